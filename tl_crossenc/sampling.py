@@ -1,0 +1,220 @@
+"""The seeded draw of passages for each query, from a collection that is read no further than it has to be.
+
+For each query, up to `per_grade` judged passages of each grade, and `easy_negatives` passages of the
+collection that are not judged for it (grade -1). The draw of a query depends on the seed, the query id and
+that query's own judgments, easy negatives also on the collection's passages and their order: other queries
+change nothing.
+
+A text enters a query's pool once. Near-duplicate ids (TREC DL 2022 judges about 5,000 ids a query, most of
+them copies) are dropped where the normalized text is there already, and another passage of the same grade
+takes the place. Grades are filled from the highest down, so a text found under two grades keeps the higher.
+Texts are fetched in blocks, in the order of the draw, one fetch for all queries, until every quota is filled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tl_crossenc.collections import Collection
+
+logger = logging.getLogger(__name__)
+
+EASY_NEGATIVE = -1
+_Fetch = Callable[[list[Any]], dict[Any, tuple[str, str]]]  # candidates -> candidate: (doc_id, text)
+_BLOCK = 64
+
+
+class PoolPair(NamedTuple):
+    """One query with one of its passages; `grade` is 0 or more as judged, -1 for an easy negative."""
+
+    query_id: str
+    query: str
+    doc_id: str
+    text: str
+    grade: int
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """How a pool is drawn.
+
+    Attributes:
+        per_grade: most passages of each grade a query; None takes all.
+        easy_negatives: passages not judged for the query to add.
+        seed: of the draw, 0 or more.
+
+    Raises:
+        ValueError: a number below its least value (1, 0, 0).
+    """
+
+    per_grade: int | None = 10
+    easy_negatives: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("per_grade", 1), ("easy_negatives", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name == "per_grade":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                or_none = " or None for all" if name == "per_grade" else ""
+                raise ValueError(f"{name} is a whole number from {least} on{or_none}, not {value!r}.")
+
+
+def normalized_text(text: str) -> str:
+    """What makes two passages one text: all but Unicode form, case and the amount of white space."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(folded.split())
+
+
+def generator(seed: int, query_id: str, grade: int) -> np.random.Generator:
+    """A random generator for (seed, query, grade) alone, the same in every process and on every machine."""
+    digest = hashlib.sha256(query_id.encode("utf-8", "surrogatepass")).digest()
+    words = np.frombuffer(digest, dtype="<u4").tolist()
+    return np.random.default_rng(np.random.SeedSequence([seed, *words], spawn_key=(grade - EASY_NEGATIVE,)))
+
+
+@dataclass
+class _Quota:
+    """What one query still lacks at one grade: `candidates` in their drawn order, `limit` distinct texts."""
+
+    query_id: str
+    grade: int
+    candidates: Sequence[Any]
+    limit: int
+    asked: int = 0
+    drawn: int = 0
+
+    def next_block(self) -> list[Any]:
+        """The candidates to look at next: at first just enough, later enough for many duplicates."""
+        lacking = self.limit - self.drawn
+        if lacking <= 0:
+            return []
+        size = lacking if self.asked == 0 else max(lacking, _BLOCK)
+        block = list(self.candidates[self.asked : self.asked + size])
+        self.asked += len(block)
+        return block
+
+
+@dataclass
+class _Draw:
+    """The pairs drawn so far by query, the normalized texts in them, and what was passed over."""
+
+    collection: Collection
+    pairs: dict[str, list[PoolPair]] = field(default_factory=dict)
+    texts: dict[str, set[str]] = field(default_factory=dict)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: int = 0
+
+    def fill(self, quotas: list[_Quota], fetch: _Fetch) -> None:
+        """Look at blocks of candidates until every quota is filled or its candidates are used up."""
+        while blocks := [(quota, block) for quota in quotas if (block := quota.next_block())]:
+            found = fetch(list(dict.fromkeys(candidate for _, block in blocks for candidate in block)))
+            for quota, block in blocks:
+                for candidate in block:
+                    if quota.drawn < quota.limit:
+                        quota.drawn += self._take(quota, candidate, found.get(candidate))
+
+    def _take(self, quota: _Quota, candidate: Any, passage: tuple[str, str] | None) -> bool:
+        query_id, grade = quota.query_id, quota.grade
+        if passage is None or not passage[1].strip():
+            if grade != EASY_NEGATIVE:
+                self.missing.append((query_id, candidate))
+            return False
+        doc_id, text = passage
+        if grade == EASY_NEGATIVE and doc_id in self.collection.qrels[query_id]:
+            return False
+        normalized = normalized_text(text)
+        if normalized in self.texts.setdefault(query_id, set()):
+            self.duplicates += grade != EASY_NEGATIVE
+            return False
+        self.texts[query_id].add(normalized)
+        query = self.collection.queries[query_id]
+        self.pairs.setdefault(query_id, []).append(PoolPair(query_id, query, doc_id, text, grade))
+        return True
+
+
+def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[str, Any]]:
+    """Draw every query's passages.
+
+    Returns:
+        Pairs by query in the collection's order, then grade descending, then doc_id; and what the draw met:
+        judged passages without a text and dropped duplicates (among those looked at, not in all the qrels),
+        queries without judgments, without passages, without a relevant one, short of easy negatives.
+
+    Raises:
+        ValueError: no judged passage has a text.
+    """
+    state = _Draw(collection)
+    _draw_judged(state, spec)
+    if not state.pairs:
+        examples = ", ".join(doc_id for _, doc_id in state.missing[:3])
+        raise ValueError(
+            f"none of the {len(state.missing)} judged passages of collection {collection.name!r} has a text "
+            f"(for example {examples}); check that its qrels and documents use the same ids."
+        )
+    if state.missing:
+        logger.warning(
+            "%s: %d judged passages have no text (for example %s); passed over",
+            *(collection.name, len(state.missing), state.missing[0][1]),
+        )
+    short = _draw_easy_negatives(state, spec) if spec.easy_negatives else []
+    if short:
+        logger.warning(
+            "%s: %d queries have fewer than %d easy negatives, for want of passages not judged for them",
+            *(collection.name, len(short), spec.easy_negatives),
+        )
+    pairs = []
+    for query_id in collection.queries:
+        pairs += sorted(state.pairs.get(query_id, []), key=lambda pair: (-pair.grade, pair.doc_id))
+    relevant = {pair.query_id for pair in pairs if pair.grade > 0}
+    counts = {
+        "duplicates_dropped": state.duplicates,
+        "missing_texts": len(state.missing),
+        "missing_examples": [doc_id for _, doc_id in state.missing[:5]],
+        "queries_unjudged": len(collection.queries) - len(collection.qrels),
+        "queries_without_passages": [q for q in collection.qrels if q not in state.pairs],
+        "queries_without_relevant": [q for q in collection.qrels if q in state.pairs and q not in relevant],
+        "queries_short_of_easy_negatives": short,
+    }
+    return pairs, counts
+
+
+def _draw_judged(state: _Draw, spec: PoolSpec) -> None:
+    by_grade: dict[int, dict[str, list[str]]] = {}
+    for query_id, grades in state.collection.qrels.items():
+        for doc_id, grade in grades.items():
+            by_grade.setdefault(grade, {}).setdefault(query_id, []).append(doc_id)
+
+    def fetch(doc_ids: list[str]) -> dict[str, tuple[str, str]]:
+        texts = state.collection.docs.get_many(doc_ids)
+        return {doc_id: (doc_id, text) for doc_id, text in texts.items()}
+
+    for grade in sorted(by_grade, reverse=True):
+        quotas = []
+        for query_id, doc_ids in by_grade[grade].items():
+            doc_ids.sort()
+            order = generator(spec.seed, query_id, grade).permutation(len(doc_ids))
+            limit = len(doc_ids) if spec.per_grade is None else spec.per_grade
+            quotas.append(_Quota(query_id, grade, [doc_ids[i] for i in order], limit))
+        state.fill(quotas, fetch)
+
+
+def _draw_easy_negatives(state: _Draw, spec: PoolSpec) -> list[str]:
+    """Draw for every query that has judged passages; the queries that got fewer than the spec asks."""
+    size, number = state.collection.docs.count(), spec.easy_negatives
+    quotas = []
+    for query_id in state.pairs:
+        # Enough positions for the unjudged ones wanted, and some to spare, even if every judged one is drawn.
+        reach = min(size, len(state.collection.qrels[query_id]) + 4 * number + 100)
+        positions = generator(spec.seed, query_id, EASY_NEGATIVE).choice(size, size=reach, replace=False)
+        quotas.append(_Quota(query_id, EASY_NEGATIVE, positions.tolist(), number))
+    state.fill(quotas, state.collection.docs.at)
+    return [quota.query_id for quota in quotas if quota.drawn < number]
