@@ -1,0 +1,323 @@
+"""The modules of the encoder, with a hook point on every activation.
+
+Hook names and shapes are those of TransformerLens 3.9's `HookedEncoder`. Modules hold no weights: they read their layer's
+slice of the shared `LayerStack`. An operation is fused (attention, LayerNorm) while no hook looks inside of it, and computed
+in the open otherwise; both give the same numbers to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from tl_crossenc.attention import AttentionInput, explicit_pattern, explicit_scores, fused_attention
+from tl_crossenc.conditions import LayerEdits
+from tl_crossenc.encoder_config import CrossEncoderConfig
+from tl_crossenc.layer_stack import K, LayerStack, Q, V
+
+
+def _gelu_new(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": _gelu_new,
+    "relu": F.relu,
+}
+
+
+def is_hooked(*points: HookPoint) -> bool:
+    """Whether any hook, forward or backward, is on one of the points."""
+    return any(
+        point._forward_hooks or point._backward_hooks or point._forward_pre_hooks or point._backward_pre_hooks
+        for point in points
+    )
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with `hook_scale` and `hook_normalized` (before weight and bias, as in TransformerLens 3.9)."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+        self.hook_scale = HookPoint()
+        self.hook_normalized = HookPoint()
+
+    def forward(
+        self,
+        x: Float[Tensor, "pair pos d_model"],
+        weight: Float[Tensor, "d_model"],
+        bias: Float[Tensor, "d_model"],
+    ) -> Float[Tensor, "pair pos d_model"]:
+        """`(x - mean) / scale * weight + bias`, with scale the standard deviation."""
+        if not is_hooked(self.hook_scale, self.hook_normalized):
+            return F.layer_norm(x, weight.shape, weight, bias, self.eps)
+        centred = x - x.mean(-1, keepdim=True)
+        scale = self.hook_scale((centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())
+        return self.hook_normalized(centred / scale) * weight + bias
+
+
+class LayerModule(nn.Module):
+    """A module of one layer. It refers to the shared stack without owning it, so that the weights are listed once."""
+
+    stack: LayerStack
+
+    def __init__(self, stack: LayerStack, layer: int):
+        super().__init__()
+        self.__dict__["stack"] = stack
+        self.layer = layer
+
+
+class Attention(LayerModule):
+    """Self-attention of one layer, without the residual connection and the LayerNorm."""
+
+    def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
+        super().__init__(stack, layer)
+        self.cfg = cfg
+        self.hook_q = HookPoint()
+        self.hook_k = HookPoint()
+        self.hook_v = HookPoint()
+        self.hook_attn_scores = HookPoint()
+        self.hook_pattern = HookPoint()
+        self.hook_z = HookPoint()
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        """Query weights, a view."""
+        return self.stack.projection(Q)[self.layer]
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        """Key weights, a view."""
+        return self.stack.projection(K)[self.layer]
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        """Value weights, a view."""
+        return self.stack.projection(V)[self.layer]
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output weights, a view."""
+        return self.stack.output()[self.layer]
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        """Query bias, a view."""
+        return self.stack.projection_bias(Q)[self.layer]
+
+    @property
+    def b_K(self) -> Float[Tensor, "head d_head"]:
+        """Key bias, a view."""
+        return self.stack.projection_bias(K)[self.layer]
+
+    @property
+    def b_V(self) -> Float[Tensor, "head d_head"]:
+        """Value bias, a view."""
+        return self.stack.projection_bias(V)[self.layer]
+
+    @property
+    def b_O(self) -> Float[Tensor, "d_model"]:
+        """Output bias, a view."""
+        return self.stack.out_bias.detach()[self.layer]
+
+    def forward(
+        self,
+        resid: Float[Tensor, "pair pos d_model"],
+        given: AttentionInput,
+        edits: LayerEdits | None = None,
+        rows: int | None = None,
+    ) -> Float[Tensor, "pair row d_model"]:
+        """What attention writes at the first `rows` positions (all by default), with `edits` applied."""
+        q, k, v = self._project(resid, rows)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        if is_hooked(self.hook_attn_scores, self.hook_pattern):
+            scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
+            pattern = self.hook_pattern(explicit_pattern(scores, given, edits))
+            z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
+        else:
+            z = fused_attention(q, k, v, given, edits)
+        z = self.hook_z(z)
+        if self.cfg.use_attn_result:
+            result = self.hook_result(torch.einsum("brhe,hed->brhd", z, self.W_O))
+            return result.sum(2) + self.stack.out_bias[self.layer]
+        return F.linear(z.flatten(2), self.stack.out_weight[self.layer], self.stack.out_bias[self.layer])
+
+    def _project(self, resid: Tensor, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        weight, bias = self.stack.qkv_weight[self.layer], self.stack.qkv_bias[self.layer]
+        heads = (self.stack.n_heads, self.stack.d_head)
+        if self.cfg.use_split_qkv_input:
+            points = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
+            inputs = [point(resid.unsqueeze(2).expand(-1, -1, heads[0], -1)) for point in points]
+            split_weight = weight.unflatten(1, heads)
+            q, k, v = (
+                torch.einsum("bphd,hed->bphe", inputs[i], split_weight[i]) + bias[i].unflatten(0, heads)
+                for i in range(3)
+            )
+            return q[:, :rows], k, v
+        if rows is None:
+            q, k, v = (
+                F.linear(resid, weight.flatten(0, 1), bias.flatten()).unflatten(2, (3, *heads)).unbind(2)
+            )
+            return q, k, v
+        q = F.linear(resid[:, :rows], weight[0], bias[0]).unflatten(2, heads)
+        k, v = (
+            F.linear(resid, weight[1:].flatten(0, 1), bias[1:].flatten()).unflatten(2, (2, *heads)).unbind(2)
+        )
+        return q, k, v
+
+
+class MLP(LayerModule):
+    """The feed-forward part of one layer, without the residual connection and the LayerNorm."""
+
+    def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
+        super().__init__(stack, layer)
+        self.activation = ACTIVATION_FUNCTIONS[cfg.act_fn]
+        self.hook_pre = HookPoint()
+        self.hook_post = HookPoint()
+
+    @property
+    def W_in(self) -> Float[Tensor, "d_model d_mlp"]:
+        """Input weights, a view."""
+        return self.stack.mlp_in_weight.detach()[self.layer].T
+
+    @property
+    def W_out(self) -> Float[Tensor, "d_mlp d_model"]:
+        """Output weights, a view."""
+        return self.stack.mlp_out_weight.detach()[self.layer].T
+
+    @property
+    def b_in(self) -> Float[Tensor, "d_mlp"]:
+        """Input bias, a view."""
+        return self.stack.mlp_in_bias.detach()[self.layer]
+
+    @property
+    def b_out(self) -> Float[Tensor, "d_model"]:
+        """Output bias, a view."""
+        return self.stack.mlp_out_bias.detach()[self.layer]
+
+    def forward(self, x: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, "pair pos d_model"]:
+        """What the MLP writes at each position."""
+        stack, layer = self.stack, self.layer
+        pre = self.hook_pre(F.linear(x, stack.mlp_in_weight[layer], stack.mlp_in_bias[layer]))
+        post = self.hook_post(self.activation(pre))
+        return F.linear(post, stack.mlp_out_weight[layer], stack.mlp_out_bias[layer])
+
+
+class BertBlock(LayerModule):
+    """One post-LN layer: `hook_resid_mid` and `hook_resid_post` come before their LayerNorm."""
+
+    def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
+        super().__init__(stack, layer)
+        self.hook_resid_pre = HookPoint()
+        self.attn = Attention(cfg, stack, layer)
+        self.hook_attn_out = HookPoint()
+        self.hook_resid_mid = HookPoint()
+        self.ln1 = LayerNorm(cfg.eps)
+        self.mlp = MLP(cfg, stack, layer)
+        self.hook_mlp_out = HookPoint()
+        self.hook_resid_post = HookPoint()
+        self.ln2 = LayerNorm(cfg.eps)
+        self.hook_normalized_resid_post = HookPoint()
+
+    def forward(
+        self,
+        resid: Float[Tensor, "pair pos d_model"],
+        given: AttentionInput,
+        edits: LayerEdits | None = None,
+        rows: int | None = None,
+    ) -> Float[Tensor, "pair row d_model"]:
+        """The residual stream after this layer, at the first `rows` positions (all by default)."""
+        stack, layer = self.stack, self.layer
+        resid = self.hook_resid_pre(resid)
+        attn_out = self.hook_attn_out(self.attn(resid, given, edits, rows))
+        resid_mid = self.hook_resid_mid(resid[:, :rows] + attn_out)
+        normalized_mid = self.ln1(resid_mid, stack.ln1_weight[layer], stack.ln1_bias[layer])
+        mlp_out = self.hook_mlp_out(self.mlp(normalized_mid))
+        resid_post = self.hook_resid_post(normalized_mid + mlp_out)
+        normalized_post = self.ln2(resid_post, stack.ln2_weight[layer], stack.ln2_bias[layer])
+        return self.hook_normalized_resid_post(normalized_post)
+
+    def reads_only_first_row(self) -> bool:
+        """Whether nobody looks at this layer's rows, so that the ones that nothing reads need not be computed.
+
+        Hooks on the residual stream before the layer, on keys and on values are free: those are always computed whole.
+        """
+        whole = {self.hook_resid_pre, self.attn.hook_k, self.attn.hook_v}
+        return not any(
+            is_hooked(module)
+            for module in self.modules()
+            if isinstance(module, HookPoint) and module not in whole
+        )
+
+
+class BertEmbed(nn.Module):
+    """Token, position and token-type embeddings, and the LayerNorm after their sum."""
+
+    def __init__(self, cfg: CrossEncoderConfig):
+        super().__init__()
+        self.W_E = nn.Parameter(torch.empty(cfg.d_vocab, cfg.d_model, dtype=cfg.dtype))
+        self.W_pos = nn.Parameter(torch.empty(cfg.n_ctx, cfg.d_model, dtype=cfg.dtype))
+        self.W_token_type = nn.Parameter(torch.empty(cfg.d_vocab_types, cfg.d_model, dtype=cfg.dtype))
+        self.ln_weight = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
+        self.ln_bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
+        self.hook_embed = HookPoint()
+        self.hook_pos_embed = HookPoint()
+        self.hook_token_type_embed = HookPoint()
+        self.ln = LayerNorm(cfg.eps)
+
+    def forward(
+        self, tokens: Int[Tensor, "pair pos"], token_type_ids: Int[Tensor, "pair pos"]
+    ) -> Float[Tensor, "pair pos d_model"]:
+        """The normalized sum of the three embeddings."""
+        embed = self.hook_embed(F.embedding(tokens, self.W_E))
+        positions = self.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1)
+        pos_embed = self.hook_pos_embed(positions)
+        type_embed = self.hook_token_type_embed(F.embedding(token_type_ids, self.W_token_type))
+        return self.ln(embed + pos_embed + type_embed, self.ln_weight, self.ln_bias)
+
+
+class BertPooler(nn.Module):
+    """`tanh(W x_CLS + b)`, with hooks before and after the tanh."""
+
+    def __init__(self, cfg: CrossEncoderConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_model, dtype=cfg.dtype))
+        self.bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
+        self.hook_pre = HookPoint()
+        self.hook_pooler_out = HookPoint()
+
+    @property
+    def W(self) -> Float[Tensor, "d_model d_model"]:
+        """Weights as (in, out), a view."""
+        return self.weight.detach().T
+
+    def forward(self, resid: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, "pair d_model"]:
+        """The pooled CLS position."""
+        pre = self.hook_pre(F.linear(resid[:, 0], self.weight, self.bias))
+        return self.hook_pooler_out(pre.tanh())
+
+
+class Classifier(nn.Module):
+    """The linear head: pooled CLS to logits."""
+
+    def __init__(self, cfg: CrossEncoderConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(cfg.n_labels, cfg.d_model, dtype=cfg.dtype))
+        self.bias = nn.Parameter(torch.empty(cfg.n_labels, dtype=cfg.dtype))
+        self.hook_logits = HookPoint()
+
+    @property
+    def W(self) -> Float[Tensor, "d_model label"]:
+        """Weights as (in, out), a view."""
+        return self.weight.detach().T
+
+    def forward(self, pooled: Float[Tensor, "pair d_model"]) -> Float[Tensor, "pair label"]:
+        """The logits."""
+        return self.hook_logits(F.linear(pooled, self.weight, self.bias))

@@ -1,0 +1,217 @@
+"""Conditions: sets of edits that are run as one, each with its layers and heads.
+
+A condition's text form round-trips (`Condition.parse(str(c)) == c`) and labels the rows of every result:
+
+    none
+    zero(DOC->QUERY)
+    zero(DOC->QUERY; layers=0-3,7; heads=1,5) + mask(CLS->ALL)
+
+Two modes. With A the attention pattern of a head after the softmax, S the scores before it, and X->Y the direction:
+
+- `zero`: A[x, y] = 0 for x in X, y in Y; the other weights stay as they are, so a row may sum to less than 1.
+- `mask`: S[x, y] = -inf; equal to `zero` followed by rescaling each row to sum to 1. A row left with nothing is all zeros.
+
+Where both modes meet in one head, the masked scores go through the softmax first and the zeros are set after.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+
+from tl_crossenc.directions import Direction, parse_directions
+from tl_crossenc.parts import N_PARTS
+
+Mode = Literal["zero", "mask"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+Indices = Iterable[int] | int | None
+_EDIT = re.compile(r"^(\w+)\(([^;()]+)((?:;[^;()]+)*)\)$")
+
+
+def format_indices(indices: Sequence[int]) -> str:
+    """`0-3,7` for (0, 1, 2, 3, 7)."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def parse_indices(text: str, what: str = "indices") -> tuple[int, ...] | None:
+    """(0, 1, 2, 3, 7) for `0-3,7`; None, which stands for all of them, for `all`.
+
+    Raises:
+        ValueError: the text is not such a list.
+    """
+    if text.strip().lower() == "all":
+        return None
+    indices: set[int] = set()
+    for run in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", run)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError(f"expected {what} such as 0-3,7 or all, got {text!r}")
+        indices.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return tuple(sorted(indices))
+
+
+def _as_indices(indices: Indices, what: str) -> tuple[int, ...] | None:
+    if indices is None:
+        return None
+    values = (indices,) if isinstance(indices, int | np.integer) else tuple(indices)
+    if any(isinstance(i, bool) or not isinstance(i, int | np.integer) or i < 0 for i in values):
+        raise ValueError(f"expected {what} as whole numbers from 0, got {values!r}")
+    return tuple(sorted({int(i) for i in values}))
+
+
+@dataclass(frozen=True, order=True)
+class DirectionAblation:
+    """One direction of attention removed in some layers and heads. None stands for all of them."""
+
+    direction: Direction
+    mode: Mode = "zero"
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"expected a mode among {', '.join(MODES)}, got {self.mode!r}")
+
+    def __str__(self) -> str:
+        layers = "" if self.layers is None else f"; layers={format_indices(self.layers) or 'none'}"
+        heads = "" if self.heads is None else f"; heads={format_indices(self.heads) or 'none'}"
+        return f"{self.mode}({self.direction}{layers}{heads})"
+
+    @classmethod
+    def parse(cls, text: str) -> tuple[DirectionAblation, ...]:
+        """The ablation written like `zero(DOC->QUERY; layers=0-3; heads=1,5)`; two of them for `X<->Y`.
+
+        Raises:
+            ValueError: the text is not of that form.
+        """
+        match = _EDIT.match(text.strip())
+        if match is None or match[1] not in MODES:
+            raise ValueError(
+                f"expected an edit such as zero(DOC->QUERY; layers=0-3; heads=1,5), with a mode among "
+                f"{', '.join(MODES)}; got {text!r}"
+            )
+        chosen: dict[str, tuple[int, ...] | None] = {"layers": None, "heads": None}
+        for setting in match[3].split(";")[1:]:
+            name, _, value = (part.strip() for part in setting.partition("="))
+            if name not in chosen:
+                raise ValueError(f"expected layers=... or heads=... in {text!r}, got {setting.strip()!r}")
+            chosen[name] = () if value == "none" else parse_indices(value, name)
+        mode: Mode = "mask" if match[1] == "mask" else "zero"
+        return tuple(
+            cls(direction, mode, chosen["layers"], chosen["heads"])
+            for direction in parse_directions(match[2])
+        )
+
+
+@dataclass(frozen=True)
+class LayerEdits:
+    """What a condition does to the attention of one layer.
+
+    Attributes:
+        zero: `[head, attender part, attended part]`, True where weights are zeroed after the softmax.
+        mask: the same for scores set to -inf before it.
+    """
+
+    zero: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def key(self) -> bytes:
+        """Equal for equal edits: what the tree over layers groups by."""
+        return self.zero.tobytes() + self.mask.tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LayerEdits) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A set of edits, run as one. The empty one is the unablated model."""
+
+    edits: tuple[DirectionAblation, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "edits", tuple(sorted(set(self.edits), key=str)))
+
+    @classmethod
+    def ablate(
+        cls,
+        directions: Direction | str | Iterable[Direction | str],
+        *,
+        layers: Indices = None,
+        heads: Indices = None,
+        mode: Mode = "zero",
+    ) -> Condition:
+        """The condition that removes `directions` in `layers` and `heads` (None: in all of them)."""
+        given = [directions] if isinstance(directions, Direction | str) else list(directions)
+        parsed: list[Direction] = []
+        for direction in given:
+            parsed.extend([direction] if isinstance(direction, Direction) else parse_directions(direction))
+        chosen = _as_indices(layers, "layers"), _as_indices(heads, "heads")
+        return cls(tuple(DirectionAblation(direction, mode, *chosen) for direction in parsed))
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """The condition with this text form.
+
+        Raises:
+            ValueError: the text is not the form of a condition.
+        """
+        if text.strip().lower() == "none":
+            return cls()
+        return cls(tuple(edit for part in text.split(" + ") for edit in DirectionAblation.parse(part)))
+
+    def __str__(self) -> str:
+        return " + ".join(str(edit) for edit in self.edits) or "none"
+
+    def __add__(self, other: Condition) -> Condition:
+        return Condition(self.edits + other.edits)
+
+    def compile(self, n_layers: int, n_heads: int) -> tuple[LayerEdits | None, ...]:
+        """The edits of each layer of a model with these sizes; None where a layer is left alone.
+
+        Raises:
+            ValueError: a layer or head lies outside of the model.
+        """
+        return _compile(self, n_layers, n_heads)
+
+
+@lru_cache(maxsize=4096)
+def _compile(condition: Condition, n_layers: int, n_heads: int) -> tuple[LayerEdits | None, ...]:
+    zero = np.zeros((n_layers, n_heads, N_PARTS, N_PARTS), dtype=bool)
+    mask = zero.copy()
+    for edit in condition.edits:
+        layers = _within(edit.layers, n_layers, "layer", edit)
+        heads = _within(edit.heads, n_heads, "head", edit)
+        target = mask if edit.mode == "mask" else zero
+        target[np.ix_(layers, heads)] |= edit.direction.grid
+    return tuple(
+        LayerEdits(zero[layer], mask[layer]) if zero[layer].any() or mask[layer].any() else None
+        for layer in range(n_layers)
+    )
+
+
+def _within(indices: tuple[int, ...] | None, size: int, what: str, edit: DirectionAblation) -> list[int]:
+    if indices is None:
+        return list(range(size))
+    outside = [index for index in indices if index >= size]
+    if outside:
+        raise ValueError(f"expected {what}s 0..{size - 1} in {edit}, got {what} {format_indices(outside)}")
+    return list(indices)
+
+
+UNABLATED = Condition()

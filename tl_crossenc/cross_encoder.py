@@ -1,0 +1,246 @@
+"""The hooked cross-encoder: a BERT reranker that takes texts and gives scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.blocks import BertPooler, Classifier
+from tl_crossenc.checkpoints import open_checkpoint
+from tl_crossenc.encoder_config import CrossEncoderConfig
+from tl_crossenc.hooked_encoder import HookedEncoder
+from tl_crossenc.pairs import EncodedPairs, PairBatch, PairEncoder, broadcast_texts
+from tl_crossenc.parts import PartMasks
+from tl_crossenc.porting import config_from_checkpoint, port_weights
+
+ReturnType = Literal["scores", "logits", "resid"]
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+
+class HookedCrossEncoder(HookedEncoder):
+    """`HookedEncoder` with pooler, classifier, tokenizer and score.
+
+    Args:
+        cfg: sizes and conventions.
+        tokenizer: a fast Hugging Face tokenizer; None leaves a model that takes raw tensors only.
+    """
+
+    def __init__(self, cfg: CrossEncoderConfig, tokenizer: Any = None):
+        super().__init__(cfg)
+        self.pooler = BertPooler(cfg)
+        self.classifier = Classifier(cfg)
+        self.tokenizer = tokenizer
+        self.encoder = None if tokenizer is None else PairEncoder(tokenizer, max_length(cfg, tokenizer))
+        self.setup()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        device: str = "auto",
+        dtype: str | torch.dtype = "float32",
+        revision: str | None = None,
+        tokenizer: Any = None,
+    ) -> Self:
+        """Port a checkpoint.
+
+        Args:
+            name: a Hugging Face hub name, a local folder, or "demo" (the small cross-encoder that comes with the package).
+            device: "cpu", "cuda", ... or "auto": a CUDA device if there is one.
+            dtype: "float32", "bfloat16" or "float64".
+            revision: a branch, tag or commit on the hub.
+            tokenizer: a fast tokenizer, or the folder or hub name of one, where the checkpoint has none of its own.
+
+        Raises:
+            ValueError: whatever is wrong with the name, the files, the weights or the device, in one sentence.
+        """
+        from tl_crossenc.tokenizers import load_tokenizer  # transformers takes seconds to import
+
+        place, kind = resolve_device(device), resolve_dtype(dtype)
+        checkpoint = open_checkpoint(name, revision)
+        cfg = config_from_checkpoint(checkpoint, kind)
+        model = cls(cfg, load_tokenizer(checkpoint, cfg, tokenizer))
+        port_weights(model, checkpoint)
+        return model.to(place).eval()
+
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        ablated = "" if self._active.edits == () else f", ablating {self._active}"
+        return (
+            f"HookedCrossEncoder({cfg.model_name}: {cfg.n_layers} layers x {cfg.n_heads} heads, d_model {cfg.d_model}, "
+            f"{cfg.n_labels} label(s), {str(self.dtype).removeprefix('torch.')} on {self.device}{ablated})"
+        )
+
+    # Texts.
+
+    def _text_encoder(self) -> PairEncoder:
+        if self.encoder is None:
+            raise ValueError(
+                "expected a model with a tokenizer to read texts; this one was made without: pass raw tensors"
+            )
+        return self.encoder
+
+    def encode_pairs(self, query: str | Sequence[str], passages: str | Sequence[str]) -> EncodedPairs:
+        """Tokenize one query against many passages, or as many queries as passages, without padding."""
+        return self._text_encoder().encode(*broadcast_texts(query, passages))
+
+    def to_pairs(self, query: str | Sequence[str], passages: str | Sequence[str]) -> PairBatch:
+        """One padded batch of pairs, on the model's device, with the part of every position.
+
+        Raises:
+            ValueError: no passages, or a query so long that it leaves no room for its passage.
+        """
+        encoded = self.encode_pairs(query, passages)
+        if len(encoded) == 0:
+            raise ValueError("expected at least one passage, got none")
+        return encoded.batch().to(self.device)
+
+    def to_tokens(
+        self, query: str | Sequence[str], passages: str | Sequence[str]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(tokens, token_type_ids, attention_mask) of the pairs, as TransformerLens 3.9's encoder gives them."""
+        pairs = self.to_pairs(query, passages)
+        return pairs.tokens, pairs.token_type_ids, pairs.attention_mask
+
+    def to_str_tokens(self, query: str, passage: str) -> list[str]:
+        """The word pieces of one pair, special tokens included."""
+        tokens = self.to_pairs(query, passage).tokens[0].tolist()
+        return self._text_encoder().tokenizer.convert_ids_to_tokens(tokens)
+
+    # Forward.
+
+    def forward(  # type: ignore[override]
+        self,
+        input: PairBatch | Tensor,
+        *,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        parts: PartMasks | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        return_type: ReturnType | None = None,
+    ) -> Tensor:
+        """Run the model.
+
+        Args:
+            input: pairs from `to_pairs`; or token ids `[pair, pos]`; or, with `start_at_layer`, the residual stream
+                `[pair, pos, d_model]` before that layer.
+            token_type_ids, attention_mask: `[pair, pos]`, required beside raw tokens.
+            parts: the parts of raw tokens, needed only while directions are being ablated.
+            start_at_layer, stop_at_layer: run only these layers; both may count from the end.
+            return_type: "scores" `[pair]` (the default for pairs), "logits" `[pair, label]` (the default for raw tensors) or
+                "resid" `[pair, pos, d_model]` (the default, and the only choice, with `stop_at_layer`).
+
+        Raises:
+            ValueError: inputs that do not fit together.
+        """
+        wanted = return_type or (
+            "resid" if stop_at_layer is not None else "scores" if isinstance(input, PairBatch) else "logits"
+        )
+        if wanted not in ("scores", "logits", "resid"):
+            raise ValueError(f"expected a return_type among scores, logits, resid, got {return_type!r}")
+        if stop_at_layer is not None and wanted != "resid":
+            raise ValueError(
+                f"expected return_type 'resid' with stop_at_layer, got {return_type!r}: the head is not run"
+            )
+        if isinstance(input, PairBatch):
+            token_type_ids, attention_mask, parts = input.token_type_ids, input.attention_mask, input.parts
+            input = input.tokens
+        resid = self.encode(
+            input,
+            token_type_ids,
+            attention_mask,
+            parts,
+            start_at_layer=start_at_layer,
+            stop_at_layer=stop_at_layer,
+            only_cls=wanted != "resid",
+        )
+        if wanted == "resid":
+            return resid
+        logits = self.run_head(resid)
+        return logits if wanted == "logits" else score_from_logits(logits)
+
+    def run_head(self, resid: Float[Tensor, "pair row d_model"]) -> Float[Tensor, "pair label"]:
+        """Logits from the residual stream after the last layer; only its first position is read."""
+        return self.classifier(self.pooler(resid))
+
+    def score(
+        self,
+        query: str | Sequence[str],
+        passages: str | Sequence[str],
+        *,
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        progress: Callable[[int], Any] | None = None,
+    ) -> Float[Tensor, "passage"]:
+        """The score of each passage for the query (or for its own query), on the CPU, in the order given.
+
+        One logit: that logit. Two: `logit[1] - logit[0]`, which ranks as MonoBERT's log-softmax does without its saturation.
+
+        Args:
+            query: one query, or as many as passages.
+            passages: the passages.
+            token_budget: padded tokens a batch; memory grows with it.
+            progress: called with the number of pairs done after each batch.
+        """
+        encoded = self.encode_pairs(query, passages)
+        scores = torch.zeros(
+            len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32
+        )
+        with torch.no_grad():
+            for indices in length_batches(encoded.lengths, token_budget):
+                scores[torch.from_numpy(indices)] = self(encoded.batch(indices)).to("cpu", scores.dtype)
+                if progress is not None:
+                    progress(len(indices))
+        return scores
+
+
+def score_from_logits(logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pair"]:
+    """One logit: that logit. Two: relevant (index 1) minus not relevant (index 0)."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+
+def max_length(cfg: CrossEncoderConfig, tokenizer: Any) -> int:
+    """The longest input: the model's positions, or the tokenizer's own limit where that is smaller."""
+    return min(cfg.n_ctx, int(getattr(tokenizer, "model_max_length", cfg.n_ctx)))
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device named, or for "auto" a CUDA device if there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"expected a device among auto, cpu, cuda, got {device!r}") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"expected a CUDA device for {device!r}, but this machine or this build of torch has none: use cpu"
+        )
+    return place
+
+
+def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The type named.
+
+    Raises:
+        ValueError: not one of those that are supported.
+    """
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
+        return dtype
+    if isinstance(dtype, str) and dtype in DTYPES:
+        return DTYPES[dtype]
+    raise ValueError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}")

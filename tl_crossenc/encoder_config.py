@@ -1,0 +1,40 @@
+"""The sizes and conventions of a hooked encoder, in TransformerLens's own configuration class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformer_lens.config.transformer_lens_config import TransformerLensConfig
+
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+"""`hidden_act` of a BERT checkpoint, as Hugging Face names them."""
+
+
+@dataclass
+class CrossEncoderConfig(TransformerLensConfig):
+    """`TransformerLensConfig` with what a cross-encoder adds.
+
+    Attributes:
+        n_labels: logits of the head, 1 or 2. The score is the one logit, or `logit[1] - logit[0]`.
+        d_vocab_types: rows of the token-type embedding.
+        model_name: what the user called the model.
+        revision: what identifies its weights: a hub commit, or `sha256:...` of the files.
+    """
+
+    n_labels: int = 1
+    d_vocab_types: int = 2
+    model_name: str = "unnamed"
+    revision: str = "unknown"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_labels not in (1, 2):
+            raise ValueError(
+                f"expected a head with 1 or 2 logits, got {self.n_labels}: this is no reranker's head"
+            )
+        if self.act_fn not in ACTIVATIONS:
+            raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)}, got {self.act_fn!r}")
+        if self.d_head * self.n_heads != self.d_model:
+            raise ValueError(
+                f"expected n_heads x d_head = d_model, got {self.n_heads} x {self.d_head} against {self.d_model}"
+            )

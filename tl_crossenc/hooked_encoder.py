@@ -1,0 +1,446 @@
+"""The hooked encoder: BERT with a hook point on every activation, in TransformerLens's own frame.
+
+`HookedEncoder` is TransformerLens's `HookedRootModule` with the hook names and tensor shapes of TransformerLens 3.9's class of
+the same name; `HookedCrossEncoder` (`cross_encoder.py`) adds pooler, classifier, texts and scores.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from tl_crossenc.attention import AttentionInput, mask_scores, zero_pattern
+from tl_crossenc.blocks import BertBlock, BertEmbed
+from tl_crossenc.conditions import UNABLATED, Condition, Indices, LayerEdits, Mode
+from tl_crossenc.directions import Direction
+from tl_crossenc.encoder_config import CrossEncoderConfig
+from tl_crossenc.layer_stack import K, LayerStack, Q, V
+from tl_crossenc.pairs import PairBatch
+from tl_crossenc.parts import PartMasks
+
+Ablation = Condition | Direction | str
+FwdHooks = list[tuple[str | Callable, Callable]]
+
+
+class HookedEncoder(HookedRootModule):
+    """Embeddings and layers. Weights are uninitialized until `porting` fills them.
+
+    Args:
+        cfg: sizes and conventions.
+    """
+
+    def __init__(self, cfg: CrossEncoderConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.embed = BertEmbed(cfg)
+        self.hook_full_embed = HookPoint()
+        self.stack = LayerStack(cfg)
+        self.blocks = nn.ModuleList(BertBlock(cfg, self.stack, layer) for layer in range(cfg.n_layers))
+        self._active = UNABLATED
+        self.setup()
+
+    # Weights, as views in TransformerLens's convention.
+
+    @property
+    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Query weights, a view: an edit in place is an edit of the model."""
+        return self.stack.projection(Q)
+
+    @property
+    def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Key weights, a view."""
+        return self.stack.projection(K)
+
+    @property
+    def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Value weights, a view."""
+        return self.stack.projection(V)
+
+    @property
+    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """Output weights, a view."""
+        return self.stack.output()
+
+    @property
+    def b_Q(self) -> Float[Tensor, "layer head d_head"]:
+        """Query biases, a view."""
+        return self.stack.projection_bias(Q)
+
+    @property
+    def b_K(self) -> Float[Tensor, "layer head d_head"]:
+        """Key biases, a view."""
+        return self.stack.projection_bias(K)
+
+    @property
+    def b_V(self) -> Float[Tensor, "layer head d_head"]:
+        """Value biases, a view."""
+        return self.stack.projection_bias(V)
+
+    @property
+    def b_O(self) -> Float[Tensor, "layer d_model"]:
+        """Output biases, a view."""
+        return self.stack.out_bias.detach()
+
+    @property
+    def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """MLP input weights, a view."""
+        return self.stack.mlp_in_weight.detach().transpose(1, 2)
+
+    @property
+    def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
+        """MLP output weights, a view."""
+        return self.stack.mlp_out_weight.detach().transpose(1, 2)
+
+    @property
+    def b_in(self) -> Float[Tensor, "layer d_mlp"]:
+        """MLP input biases, a view."""
+        return self.stack.mlp_in_bias.detach()
+
+    @property
+    def b_out(self) -> Float[Tensor, "layer d_model"]:
+        """MLP output biases, a view."""
+        return self.stack.mlp_out_bias.detach()
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Token embeddings, a view."""
+        return self.embed.W_E.detach()
+
+    @property
+    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
+        """Position embeddings, a view."""
+        return self.embed.W_pos.detach()
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """`W_Q W_K^T` of every head, `[layer, head, d_model, d_model]`, factored at rank d_head.
+
+        attender^T QK attended is the attention score before biases and the division by sqrt(d_head).
+        """
+        return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """`W_V W_O` of every head, `[layer, head, d_model, d_model]`, factored at rank d_head."""
+        return FactoredMatrix(self.W_V, self.W_O)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.W_E.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights and activations."""
+        return self.embed.W_E.dtype
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.cfg.device, self.cfg.dtype = str(self.device), self.dtype
+        return self
+
+    # Forward, whole and in steps. The steps are what experiments share prefixes with.
+
+    def attention_input(
+        self, attention_mask: Bool[Tensor, "pair pos"] | Int[Tensor, "pair pos"], parts: PartMasks | None
+    ) -> AttentionInput:
+        """What the layers need of a batch besides its activations."""
+        moved = None if parts is None else parts.to(self.device)
+        return AttentionInput(attention_mask.to(self.device).bool(), moved, self.dtype)
+
+    def run_embed(
+        self, tokens: Int[Tensor, "pair pos"], token_type_ids: Int[Tensor, "pair pos"]
+    ) -> Float[Tensor, "pair pos d_model"]:
+        """The residual stream before layer 0."""
+        return self.hook_full_embed(self.embed(tokens.to(self.device), token_type_ids.to(self.device)))
+
+    def run_layer(
+        self,
+        layer: int,
+        resid: Float[Tensor, "pair pos d_model"],
+        given: AttentionInput,
+        edits: LayerEdits | None = None,
+        *,
+        only_cls: bool = False,
+    ) -> Float[Tensor, "pair row d_model"]:
+        """The residual stream after `layer`.
+
+        With `only_cls`, nothing but the CLS position is wanted: just that row is computed, unless a hook looks at the others.
+        """
+        block = self.blocks[layer]
+        rows = 1 if only_cls and block.reads_only_first_row() else None
+        return block(resid, given, edits, rows)
+
+    def encode(
+        self,
+        tokens: Tensor,
+        token_type_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        parts: PartMasks | None,
+        *,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        only_cls: bool = False,
+    ) -> Float[Tensor, "pair row d_model"]:
+        """The residual stream after the last layer, or before `stop_at_layer`, with the active ablations applied.
+
+        With `start_at_layer`, `tokens` is the residual stream before that layer. Both may count from the end.
+        """
+        start, stop = self._layer_range(start_at_layer, stop_at_layer)
+        if attention_mask is None or (token_type_ids is None and start_at_layer is None):
+            raise ValueError(
+                "expected token_type_ids and attention_mask beside raw tokens (without them padding would be read as text "
+                "and the passage as query); pass them, or the pairs from model.to_pairs(query, passages)"
+            )
+        self._check_input(tokens, attention_mask, start_at_layer)
+        edits = self._active.compile(self.cfg.n_layers, self.cfg.n_heads)
+        given = self.attention_input(attention_mask, parts)
+        if start_at_layer is not None:
+            resid = tokens.to(self.device)
+        else:
+            resid = self.run_embed(tokens, token_type_ids)  # type: ignore[arg-type]
+        for layer in range(start, stop):
+            last = only_cls and layer == self.cfg.n_layers - 1
+            resid = self.run_layer(layer, resid, given, edits[layer], only_cls=last)
+        return resid
+
+    def forward(
+        self,
+        input: PairBatch | Tensor,
+        *,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        parts: PartMasks | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+    ) -> Float[Tensor, "pair pos d_model"]:
+        """The residual stream after the last layer (or before `stop_at_layer`)."""
+        if isinstance(input, PairBatch):
+            token_type_ids, attention_mask, parts = input.token_type_ids, input.attention_mask, input.parts
+            input = input.tokens
+        return self.encode(
+            input,
+            token_type_ids,
+            attention_mask,
+            parts,
+            start_at_layer=start_at_layer,
+            stop_at_layer=stop_at_layer,
+        )
+
+    def _layer_range(self, start: int | None, stop: int | None) -> tuple[int, int]:
+        n_layers = self.cfg.n_layers
+        bounds = []
+        for name, value, default in (("start_at_layer", start, 0), ("stop_at_layer", stop, n_layers)):
+            layer = default if value is None else value + n_layers if value < 0 else value
+            if not 0 <= layer <= n_layers:
+                raise ValueError(f"expected {name} in {-n_layers}..{n_layers}, got {value}")
+            bounds.append(layer)
+        if bounds[0] > bounds[1]:
+            raise ValueError(f"expected start_at_layer <= stop_at_layer, got {start} and {stop}")
+        return bounds[0], bounds[1]
+
+    def _check_input(self, tokens: Tensor, attention_mask: Tensor, start_at_layer: int | None) -> None:
+        if tuple(tokens.shape[:2]) != tuple(attention_mask.shape):
+            raise ValueError(
+                f"expected an attention mask of the input's shape {tuple(tokens.shape[:2])} [pair, pos], "
+                f"got {tuple(attention_mask.shape)}"
+            )
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise ValueError(
+                f"expected at most {self.cfg.n_ctx} positions, got {tokens.shape[1]}: truncate the passage"
+            )
+        wants = (
+            "residual stream of floats [pair, pos, d_model]"
+            if start_at_layer is not None
+            else "token ids [pair, pos]"
+        )
+        if tokens.is_floating_point() != (start_at_layer is not None) or tokens.ndim != (
+            3 if start_at_layer is not None else 2
+        ):
+            raise ValueError(f"expected a {wants}, got {tokens.dtype} of shape {tuple(tokens.shape)}")
+
+    # Ablations.
+
+    @contextmanager
+    def ablating(
+        self,
+        *ablations: Ablation | Iterable[Ablation],
+        layers: Indices = None,
+        heads: Indices = None,
+        mode: Mode = "zero",
+    ) -> Iterator[Self]:
+        """Remove directions of attention from every run inside of the `with` block.
+
+        Args:
+            ablations: directions (or their text), or whole conditions, which carry their own layers, heads and mode.
+            layers, heads: where the given directions are removed; everywhere by default.
+            mode: `zero` or `mask`, for the given directions.
+
+        Raises:
+            ValueError: a direction, layer or head that the model does not have.
+        """
+        condition = as_condition(*ablations, layers=layers, heads=heads, mode=mode)
+        condition.compile(self.cfg.n_layers, self.cfg.n_heads)
+        before = self._active
+        self._active = before + condition
+        try:
+            yield self
+        finally:
+            self._active = before
+
+    @property
+    def active_condition(self) -> Condition:
+        """What `ablating` removes at the moment."""
+        return self._active
+
+    def ablation_hooks(
+        self,
+        *ablations: Ablation | Iterable[Ablation],
+        pairs: PairBatch,
+        layers: Indices = None,
+        heads: Indices = None,
+        mode: Mode = "zero",
+    ) -> FwdHooks:
+        """The same edits as TransformerLens hooks on `hook_pattern` and `hook_attn_scores`, for `run_with_hooks(pairs, ...)`.
+
+        They hold for these pairs only, whose parts they carry. Hooks look at the pattern, so this is the slower way.
+        """
+        condition = as_condition(*ablations, layers=layers, heads=heads, mode=mode)
+        given = self.attention_input(pairs.attention_mask, pairs.parts)
+        hooks: FwdHooks = []
+        for layer, edits in enumerate(condition.compile(self.cfg.n_layers, self.cfg.n_heads)):
+            if edits is None:
+                continue
+            if edits.mask.any():
+                hooks.append((f"blocks.{layer}.attn.hook_attn_scores", _edit_hook(mask_scores, given, edits)))
+            if edits.zero.any():
+                hooks.append((f"blocks.{layer}.attn.hook_pattern", _edit_hook(zero_pattern, given, edits)))
+        return hooks
+
+    # TransformerLens's hook interface, with every selection checked.
+
+    def set_use_attn_result(self, use_attn_result: bool) -> None:
+        """Turn `attn.hook_result`, each head's own write to the residual stream, on or off."""
+        self.cfg.use_attn_result = use_attn_result
+        for block in self.blocks:
+            _switch(block.attn, ("hook_result",), use_attn_result)
+        self.setup()
+
+    def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
+        """Turn `attn.hook_q_input`, `hook_k_input` and `hook_v_input`, a copy of the input a head, on or off."""
+        self.cfg.use_split_qkv_input = use_split_qkv_input
+        for block in self.blocks:
+            _switch(block.attn, ("hook_q_input", "hook_k_input", "hook_v_input"), use_split_qkv_input)
+        self.setup()
+
+    def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
+        """Run and keep activations: (output, `ActivationCache`), or a plain dict with `return_cache_object=False`.
+
+        Arguments are those of TransformerLens: `names_filter`, `device`, `remove_batch_dim`, `incl_bwd`, `pos_slice`.
+        """
+        output, cache = super().run_with_cache(*args, **kwargs)
+        if not return_cache_object:
+            return output, cache
+        return output, ActivationCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
+
+    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens's caching hooks; a filter that matches no hook point is an error."""
+        for name in [names_filter] if isinstance(names_filter, str) else names_filter or ():
+            if callable(names_filter):
+                break
+            self._check_hook_name(name)
+        found = super().get_caching_hooks(names_filter, *args, **kwargs)
+        if not found[1]:
+            raise ValueError(
+                "expected a names_filter that matches at least one hook point; it matched none: see model.hook_dict"
+            )
+        return found
+
+    def _enable_hook(self, name: str | Callable, hook: Callable, dir: Any) -> None:
+        if isinstance(name, str):
+            self._check_hook_name(name)
+        elif not any(name(hook_name) for hook_name in self.hook_dict):
+            raise ValueError(
+                "expected a hook-name filter that matches at least one hook point; it matched none"
+            )
+        super()._enable_hook(name, hook, dir)
+
+    def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
+        """TransformerLens's `add_hook`; a name that matches no hook point is an error."""
+        if isinstance(name, str):
+            self._check_hook_name(name)
+        elif not any(name(hook_name) for hook_name in self.hook_dict):
+            raise ValueError(
+                "expected a hook-name filter that matches at least one hook point; it matched none"
+            )
+        super().add_hook(name, *args, **kwargs)
+
+    def _check_hook_name(self, name: str) -> None:
+        if name in self.hook_dict:
+            return
+        leaf = name.rpartition(".")[2]
+        if leaf == "hook_result":
+            hint = "call model.set_use_attn_result(True) first"
+        elif leaf in ("hook_q_input", "hook_k_input", "hook_v_input"):
+            hint = "call model.set_use_split_qkv_input(True) first"
+        else:
+            near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else "see model.hook_dict for all names"
+        raise ValueError(f"expected the name of a hook point, got {name!r}: {hint}")
+
+
+def _switch(module: nn.Module, names: Sequence[str], on: bool) -> None:
+    for name in names:
+        if on and not hasattr(module, name):
+            setattr(module, name, HookPoint())
+        elif not on and hasattr(module, name):
+            delattr(module, name)
+
+
+def _edit_hook(edit: Callable, given: AttentionInput, edits: LayerEdits) -> Callable:
+    def hook_function(activation: Tensor, hook: HookPoint) -> Tensor:
+        return edit(activation, given, edits)
+
+    return hook_function
+
+
+def as_condition(
+    *ablations: Ablation | Iterable[Ablation],
+    layers: Indices = None,
+    heads: Indices = None,
+    mode: Mode = "zero",
+) -> Condition:
+    """One condition from directions, conditions and their texts, alone or in lists.
+
+    Raises:
+        ValueError: nothing was given, or layers, heads or a mode were given beside a condition that has its own.
+    """
+    flat: list[Ablation] = []
+    for ablation in ablations:
+        flat.extend([ablation] if isinstance(ablation, Condition | Direction | str) else ablation)
+    if not flat:
+        raise ValueError(
+            "expected at least one direction or condition to ablate, such as 'DOC->QUERY'; got none"
+        )
+    condition = UNABLATED
+    for ablation in flat:
+        if isinstance(ablation, str) and ("(" in ablation or ablation.strip().lower() == "none"):
+            ablation = Condition.parse(ablation)
+        if isinstance(ablation, Condition):
+            if layers is not None or heads is not None or mode != "zero":
+                raise ValueError(
+                    f"expected layers, heads and mode inside of the condition {str(ablation)!r}, which has its own; "
+                    "they were given beside it"
+                )
+            condition = condition + ablation
+        else:
+            condition = condition + Condition.ablate(ablation, layers=layers, heads=heads, mode=mode)
+    return condition

@@ -1,0 +1,195 @@
+"""Text pairs to token batches whose parts are known. The only module that calls a tokenizer.
+
+Texts are tokenized once; the encoded pairs are kept unpadded and batches are cut from them as often as needed. Only the
+passage is ever truncated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tl_crossenc.parts import PartMasks, parts_of_sequence
+
+BLOCK = 4096
+"""Pairs tokenized at a time, so that the tokenizer's own records never fill the memory."""
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs as the model takes them, padded on the right to one length.
+
+    Attributes:
+        tokens: `[pair, pos]` token ids.
+        token_type_ids: `[pair, pos]` 0 up to the first separator, 1 after it (all 0 in families without types).
+        attention_mask: `[pair, pos]` True at real tokens.
+        parts: the part of each position.
+    """
+
+    tokens: Int[Tensor, "pair pos"]
+    token_type_ids: Int[Tensor, "pair pos"]
+    attention_mask: Bool[Tensor, "pair pos"]
+    parts: PartMasks
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __repr__(self) -> str:
+        return f"PairBatch({len(self)} pairs of up to {self.tokens.shape[1]} tokens)"
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """The same batch on another device."""
+        return PairBatch(
+            self.tokens.to(device, non_blocking=True),
+            self.token_type_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.parts.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """Many encoded pairs, end to end without padding.
+
+    Attributes:
+        tokens, token_type_ids, parts: one entry a token.
+        offsets: `[pair + 1]`; pair i has the tokens `offsets[i]:offsets[i + 1]`.
+        truncated: `[pair]`, whether the passage lost tokens.
+        pad_token_id: what fills up a batch.
+    """
+
+    tokens: np.ndarray
+    token_type_ids: np.ndarray
+    parts: np.ndarray
+    offsets: np.ndarray
+    truncated: np.ndarray
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """`[pair]`, the number of tokens."""
+        return np.diff(self.offsets)
+
+    def batch(self, indices: Sequence[int] | np.ndarray | None = None) -> PairBatch:
+        """The pairs at `indices` (all by default) as one padded batch."""
+        chosen = np.arange(len(self)) if indices is None else np.asarray(indices)
+        starts, lengths = self.offsets[chosen], self.lengths[chosen]
+        width = int(lengths.max(initial=0))
+        columns = np.arange(width)
+        real = columns < lengths[:, None]
+        source = np.where(real, starts[:, None] + columns, 0)
+        return PairBatch(
+            torch.from_numpy(np.where(real, self.tokens[source], self.pad_token_id).astype(np.int64)),
+            torch.from_numpy(np.where(real, self.token_type_ids[source], 0).astype(np.int64)),
+            torch.from_numpy(real),
+            PartMasks(torch.from_numpy(np.where(real, self.parts[source], 5).astype(np.int8))),
+        )
+
+
+class PairEncoder:
+    """A tokenizer with the model's length limit.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer that knows how to frame a pair.
+        max_length: the most tokens that the model takes, special tokens included.
+        use_types: whether the model has token types; without, all are 0.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, *, use_types: bool = True):
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"expected a fast tokenizer (its sequence_ids tell query from passage), got {type(tokenizer).__name__}: "
+                "load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.use_types = use_types
+        self.n_special = tokenizer.num_special_tokens_to_add(pair=True)
+
+    def encode(self, queries: Sequence[str], passages: Sequence[str]) -> EncodedPairs:
+        """Encode `queries[i]` with `passages[i]`.
+
+        Raises:
+            ValueError: the lists differ in length, or a query leaves no room for its passage.
+            TypeError: something that is no text.
+        """
+        if len(queries) != len(passages):
+            raise ValueError(f"expected as many queries as passages, got {len(queries)} and {len(passages)}")
+        for text in (*queries, *passages):
+            if not isinstance(text, str):
+                raise TypeError(f"expected texts, got {text!r} of type {type(text).__name__}")
+        self._check_room(queries, passages)
+        columns: tuple[list[np.ndarray], ...] = ([], [], [])
+        lengths: list[int] = []
+        truncated: list[bool] = []
+        for row in self._rows(queries, passages):
+            for column, values in zip(columns, row[:3], strict=True):
+                column.append(values)
+            lengths.append(len(row[0]))
+            truncated.append(row[3])
+        tokens, types, parts = (
+            np.concatenate(column) if column else np.zeros(0, dtype)
+            for column, dtype in zip(columns, "iii", strict=True)
+        )
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        pad = self.tokenizer.pad_token_id or 0
+        return EncodedPairs(tokens, types, parts, offsets, np.asarray(truncated, dtype=bool), pad)
+
+    def _rows(self, queries: Sequence[str], passages: Sequence[str]) -> Iterator[tuple[Any, Any, Any, bool]]:
+        for start in range(0, len(queries), BLOCK):
+            encoded = self.tokenizer(
+                list(queries[start : start + BLOCK]),
+                list(passages[start : start + BLOCK]),
+                truncation="only_second",
+                max_length=self.max_length,
+                padding=False,
+                return_token_type_ids=True,
+                return_attention_mask=False,
+            )
+            for i, ids in enumerate(encoded["input_ids"]):
+                types = encoded["token_type_ids"][i] if self.use_types else [0] * len(ids)
+                parts = parts_of_sequence(encoded.sequence_ids(i))
+                yield (
+                    np.asarray(ids, dtype=np.int32),
+                    np.asarray(types, dtype=np.int8),
+                    np.asarray(parts, dtype=np.int8),
+                    bool(encoded.encodings[i].overflowing),
+                )
+
+    def _check_room(self, queries: Sequence[str], passages: Sequence[str]) -> None:
+        """A query that leaves its passage no token would be scored without it: that is an error, not a score."""
+        has_passage: dict[str, bool] = {}
+        for query, passage in zip(queries, passages, strict=True):
+            has_passage[query] = has_passage.get(query, False) or bool(passage.strip())
+        distinct = list(has_passage)
+        for start in range(0, len(distinct), BLOCK):
+            block = distinct[start : start + BLOCK]
+            encoded = self.tokenizer(block, add_special_tokens=False, verbose=False)
+            for query, ids in zip(block, encoded["input_ids"], strict=True):
+                room = self.max_length - self.n_special - len(ids)
+                if room < int(has_passage[query]):
+                    raise ValueError(
+                        f"expected a query of at most {self.max_length - self.n_special - 1} tokens, so that the "
+                        f"{self.max_length}-token input has room for a passage; got {len(ids)} tokens in "
+                        f"{query[:60]!r}: shorten the query"
+                    )
+
+
+def broadcast_texts(query: str | Sequence[str], passages: str | Sequence[str]) -> tuple[list[str], list[str]]:
+    """One query against many passages, or lists of equal length, as two lists of equal length."""
+    texts = [passages] if isinstance(passages, str) else list(passages)
+    queries = [query] * len(texts) if isinstance(query, str) else list(query)
+    if len(queries) != len(texts):
+        raise ValueError(
+            f"expected one query, or as many queries as passages, got {len(queries)} and {len(texts)}"
+        )
+    return queries, texts

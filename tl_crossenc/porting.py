@@ -1,0 +1,179 @@
+"""Porting: a Hugging Face BERT sequence classifier's checkpoint → the weights of a hooked cross-encoder.
+
+Every key of the checkpoint is either used or on the short list `IGNORED_KEYS`; every weight of the model is filled exactly
+once; a configuration that the model would compute differently is refused. Tensors are copied one at a time into place, so
+that no second copy of the model is ever held.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tl_crossenc.blocks import BertPooler, Classifier
+from tl_crossenc.checkpoints import Checkpoint
+from tl_crossenc.encoder_config import ACTIVATIONS, CrossEncoderConfig
+from tl_crossenc.hooked_encoder import HookedEncoder
+from tl_crossenc.layer_stack import K, Q, V
+
+logger = logging.getLogger(__name__)
+
+IGNORED_KEYS = (
+    "bert.embeddings.position_ids",  # a constant 0, 1, 2, ... that older versions stored
+    "bert.embeddings.token_type_ids",  # a constant 0 that older versions stored
+    "cls.predictions.",  # the pre-training heads, which a classifier does not use
+    "cls.seq_relationship.",
+)
+
+EMBEDDINGS = {
+    "word_embeddings.weight": "W_E",
+    "position_embeddings.weight": "W_pos",
+    "token_type_embeddings.weight": "W_token_type",
+    "LayerNorm.weight": "ln_weight",
+    "LayerNorm.bias": "ln_bias",
+}
+LAYER: dict[str, tuple[str, int | None]] = {
+    "attention.self.query": ("qkv", Q),
+    "attention.self.key": ("qkv", K),
+    "attention.self.value": ("qkv", V),
+    "attention.output.dense": ("out", None),
+    "attention.output.LayerNorm": ("ln1", None),
+    "intermediate.dense": ("mlp_in", None),
+    "output.dense": ("mlp_out", None),
+    "output.LayerNorm": ("ln2", None),
+}
+
+
+def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossEncoderConfig:
+    """The hooked encoder's configuration for a BERT sequence classifier.
+
+    A configuration without `model_type`, as MonoBERT's of 2020, is taken for BERT's.
+
+    Raises:
+        ValueError: another architecture, a decoder, or a setting that the hooked encoder does not compute.
+    """
+    config = checkpoint.config
+    name = checkpoint.name
+    family = config.get("model_type", "bert")
+    architectures = config.get("architectures") or []
+    if (
+        config.get("is_encoder_decoder")
+        or config.get("is_decoder")
+        or any("Causal" in a for a in architectures)
+    ):
+        raise ValueError(
+            f"expected an encoder with a classification head (BertForSequenceClassification), got {name!r}, a "
+            f"{'decoder' if not config.get('is_encoder_decoder') else 'encoder-decoder'} model "
+            f"({', '.join(architectures) or family}): attention that looks both ways is what this tool reads"
+        )
+    if family != "bert" or any(not a.startswith("Bert") for a in architectures):
+        raise ValueError(
+            f"expected a BERT model, got {name!r}, which is {family!r} ({', '.join(architectures) or 'no architecture named'}): "
+            "other families are not supported yet"
+        )
+    refused = {
+        "position_embedding_type": (config.get("position_embedding_type", "absolute"), ("absolute",)),
+        "hidden_act": (config.get("hidden_act", "gelu"), ACTIVATIONS),
+        "add_cross_attention": (config.get("add_cross_attention", False), (False,)),
+    }
+    for setting, (value, accepted) in refused.items():
+        if value not in accepted:
+            raise ValueError(
+                f"expected {setting} among {', '.join(map(str, accepted))} in the configuration of {name!r}, got {value!r}"
+            )
+    try:
+        return CrossEncoderConfig(
+            d_model=config["hidden_size"],
+            d_head=config["hidden_size"] // config["num_attention_heads"],
+            n_heads=config["num_attention_heads"],
+            n_layers=config["num_hidden_layers"],
+            n_ctx=config["max_position_embeddings"],
+            d_mlp=config["intermediate_size"],
+            d_vocab=config["vocab_size"],
+            d_vocab_types=config.get("type_vocab_size", 2),
+            eps=config.get("layer_norm_eps", 1e-12),
+            act_fn=config.get("hidden_act", "gelu"),
+            normalization_type="LN",
+            n_labels=_n_labels(config),
+            dtype=dtype,
+            device="cpu",
+            model_name=name,
+            revision=checkpoint.revision,
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"expected {error.args[0]} in the configuration of {name!r}; it is not there"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"cannot port {name!r}: {error}") from None
+
+
+def _n_labels(config: dict[str, Any]) -> int:
+    """Logits of the head: `num_labels`, or the number of `id2label`, which Hugging Face takes to be 2 where absent."""
+    return int(config.get("num_labels") or len(config.get("id2label") or (0, 1)))
+
+
+def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
+    """Fill every weight of `model` from the checkpoint.
+
+    Raises:
+        ValueError: keys that are missing, unknown, twice there or of another shape, all of them listed.
+    """
+    slots = dict(weight_slots(model))
+    filled: set[str] = set()
+    unknown: list[str] = []
+    wrong: list[str] = []
+    with torch.no_grad():
+        for key, tensor in checkpoint.read_tensors():
+            name = canonical_key(key)
+            if name.startswith(IGNORED_KEYS):
+                continue
+            slot = slots.get(name)
+            if slot is None or name in filled:
+                unknown.append(key)
+            elif slot.shape != tensor.shape:
+                wrong.append(f"{key} {tuple(tensor.shape)} instead of {tuple(slot.shape)}")
+            else:
+                slot.copy_(tensor)
+            filled.add(name)
+    missing = sorted(slots.keys() - filled)
+    problems = [
+        f"{what}: {_listed(keys)}"
+        for what, keys in (("missing", missing), ("not known", unknown), ("of another shape", wrong))
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f"expected exactly the weights of a BERT sequence classifier with {model.cfg.n_labels} label(s) in "
+            f"{checkpoint.name!r}; {'; '.join(problems)}: is it a trained reranker, whole, and of this configuration?"
+        )
+
+
+def _listed(keys: list[str], most: int = 6) -> str:
+    shown = ", ".join(keys[:most])
+    return shown if len(keys) <= most else f"{shown} and {len(keys) - most} more"
+
+
+def canonical_key(key: str) -> str:
+    """A checkpoint's key in today's names (TensorFlow conversions call the LayerNorm's weight and bias gamma and beta)."""
+    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def weight_slots(model: HookedEncoder) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face key, the tensor that it fills, a view into the model) for every weight of the model."""
+    for key, attribute in EMBEDDINGS.items():
+        yield f"bert.embeddings.{key}", getattr(model.embed, attribute).detach()
+    for layer in range(model.cfg.n_layers):
+        for key, (kind, index) in LAYER.items():
+            for leaf in ("weight", "bias"):
+                slot = getattr(model.stack, f"{kind}_{leaf}").detach()[layer]
+                yield f"bert.encoder.layer.{layer}.{key}.{leaf}", slot if index is None else slot[index]
+    for prefix, module in (("bert.pooler.dense", "pooler"), ("classifier", "classifier")):
+        head: nn.Module = getattr(model, module)
+        if isinstance(head, BertPooler | Classifier):
+            yield f"{prefix}.weight", head.weight.detach()
+            yield f"{prefix}.bias", head.bias.detach()
