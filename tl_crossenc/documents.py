@@ -64,8 +64,7 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
 def malformed(path: Path, number: int, line: str, expected: str, came: str) -> NoReturn:
     """Raise the ValueError for a line: where, what was expected, what came, the line itself."""
     raise ValueError(
-        f"{path}, line {number}: expected {expected}, found {came} in {_short(line, 80)!r}; "
-        "correct or remove it."
+        f"{path}, line {number}: expected {expected}, found {came} in {_short(line, 80)!r}; correct or remove it."
     )
 
 

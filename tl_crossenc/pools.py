@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import json
-import os
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tl_crossenc.collections import Collection
+from tl_crossenc.files import write_atomic
 from tl_crossenc.sampling import EASY_NEGATIVE, PoolPair, PoolSpec, draw
 
 __all__ = ["Pool", "PoolPair", "PoolSpec", "build_pool"]
@@ -71,9 +70,7 @@ class Pool:
                     "relevance grade from 0 on, or -1 for an easy negative."
                 )
             if (pair.query_id, pair.doc_id) in seen:
-                raise ValueError(
-                    f"passage {pair.doc_id!r} is in the pool of query {pair.query_id!r} twice; keep one."
-                )
+                raise ValueError(f"passage {pair.doc_id!r} is in the pool of query {pair.query_id!r} twice; keep one.")
             if queries.setdefault(pair.query_id, pair.query) != pair.query:
                 raise ValueError(f"query {pair.query_id!r} has two texts; give each text an id of its own.")
             seen.add((pair.query_id, pair.doc_id))
@@ -89,12 +86,12 @@ class Pool:
             checksum.update(json.dumps(list(pair)).encode() + b"\n")
         return checksum.hexdigest()
 
-    @property
+    @cached_property
     def ranked(self) -> Pool:
         """The judged pairs, those that are ranked and evaluated."""
         return self._where(lambda pair: pair.grade > EASY_NEGATIVE)
 
-    @property
+    @cached_property
     def negatives(self) -> Pool:
         """The easy negatives."""
         return self._where(lambda pair: pair.grade == EASY_NEGATIVE)
@@ -140,16 +137,14 @@ class Pool:
         """
         missing = [column for column in PoolPair._fields if column not in frame.columns]
         if missing:
-            raise ValueError(
-                f"frame {name!r} lacks {', '.join(missing)}; expected {', '.join(PoolPair._fields)}."
-            )
+            raise ValueError(f"frame {name!r} lacks {', '.join(missing)}; expected {', '.join(PoolPair._fields)}.")
         chosen = frame[list(PoolPair._fields)]
         if chosen.empty or chosen.isna().any(axis=None):
             what = "no row" if chosen.empty else "empty cells"
-            raise ValueError(f"the frame of pool {name!r} has {what}; expected a value in every cell.")
+            raise ValueError(f"frame {name!r} has {what}; expected a value in every cell.")
         grades = pd.to_numeric(chosen["grade"], errors="coerce")
-        if not (grades == grades.round()).all():
-            raise ValueError(f"the frame of pool {name!r} has a grade that is not a whole number.")
+        if not grades.mod(1).eq(0).all():
+            raise ValueError(f"frame {name!r} has a grade that is not a whole number; expected 0, 1, 2, 3 or -1.")
         texts = [[str(cell) for cell in chosen[column]] for column in PoolPair._fields[:4]]
         pairs = [PoolPair(*row) for row in zip(*texts, [int(grade) for grade in grades], strict=True)]
         return cls(name, PoolSpec(None, 0, 0), tuple(pairs), {"source": "frame"})
@@ -162,7 +157,6 @@ class Pool:
         Raises:
             OSError: the file cannot be written; what was at `path` is untouched.
         """
-        path = Path(path)
         about = {
             "format_version": FORMAT_VERSION,
             "collection": self.collection,
@@ -173,22 +167,9 @@ class Pool:
         columns = [list(column) for column in zip(*self.pairs, strict=True)] or [[]] * len(_SCHEMA)
         schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
         table = pa.table(columns, schema=schema)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OSError(
-                f"the pool could not be written to {path} ({error.strerror or error}); check that its folder can "
-                "be written to and that its disk has room."
-            ) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
+        data = io.BytesIO()
+        pq.write_table(table, data, compression="zstd")
+        write_atomic(path, data.getvalue())
 
     @classmethod
     def load(cls, path: str | Path) -> Pool:
@@ -200,17 +181,14 @@ class Pool:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(
-                f"there is no pool file at {path}; build one with build_pool and save it."
-            )
+            raise FileNotFoundError(f"there is no pool file at {path}; build one with build_pool and save it.")
         try:
-            table = pq.ParquetFile(path).read()
+            table = pq.read_table(pa.BufferReader(path.read_bytes()))
             about = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"null"))
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a readable pool file ({error}); build the pool again."
-            ) from error
-        if not isinstance(about, dict) or table.schema.names != _SCHEMA.names:
+            cause = str(error).partition("\n")[0]
+            raise ValueError(f"{path} is not a readable pool file ({cause}); build the pool again.") from error
+        if not isinstance(about, dict) or not table.schema.equals(_SCHEMA):
             raise ValueError(f"{path} is a Parquet file but not a pool; expected one that Pool.save wrote.")
         if about.get("format_version") != FORMAT_VERSION:
             raise ValueError(
@@ -218,13 +196,12 @@ class Pool:
                 "update the package or build the pool again."
             )
         rows = zip(*(table.column(name).to_pylist() for name in _SCHEMA.names), strict=True)
-        pool = cls(
-            about["collection"],
-            PoolSpec(**about["spec"]),
-            tuple(PoolPair(*row) for row in rows),
-            about["provenance"],
-        )
-        if pool.digest != about["digest"]:
+        pairs = tuple(PoolPair(*row) for row in rows)
+        try:
+            pool = cls(about["collection"], PoolSpec(**about["spec"]), pairs, about["provenance"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} has damaged contents ({error}); build the pool again.") from error
+        if pool.digest != about.get("digest"):
             raise ValueError(f"the pairs in {path} do not match its checksum; build the pool again.")
         return pool
 

@@ -1,0 +1,253 @@
+"""The draw: sizes, seeds, near-duplicates, missing texts, easy negatives, and how little it reads."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_collections import BackwardStore, FakeDocs
+
+from tl_crossenc.collections import Collection
+from tl_crossenc.documents import IrDatasetsDocuments
+from tl_crossenc.sampling import PoolSpec, draw, normalized_text
+
+
+def make(docs, qrels, queries=None):
+    """A collection over a fake dataset; `qrels` is query_id -> doc_id -> grade."""
+    queries = queries or {query_id: f"text of {query_id}" for query_id in qrels}
+    return Collection("fake", queries, qrels, IrDatasetsDocuments(FakeDocs(docs), "fake"))
+
+
+def numbered(n, prefix="d"):
+    return {f"{prefix}{i:03}": f"passage {prefix} {i}" for i in range(n)}
+
+
+def ids(pairs, query_id, grade=None):
+    return [p.doc_id for p in pairs if p.query_id == query_id and grade in (None, p.grade)]
+
+
+def test_quotas_and_order():
+    docs = numbered(47)
+    # d000..d012 grade 3 (13), d013..d017 grade 2 (5), d018..d028 grade 1 (11), d029..d035 grade 0 (7), rest unjudged
+    grades = dict(zip(docs, [3] * 13 + [2] * 5 + [1] * 11 + [0] * 7, strict=False))
+    pairs, _ = draw(make(docs, {"qb": grades, "qa": {"d000": 1}}), PoolSpec(7, 3, seed=5))
+    assert Counter((p.query_id, p.grade) for p in pairs) == {
+        ("qb", 3): 7,
+        ("qb", 2): 5,
+        ("qb", 1): 7,
+        ("qb", 0): 7,
+        ("qb", -1): 3,
+        ("qa", 1): 1,
+        ("qa", -1): 3,
+    }
+    assert [p.query_id for p in pairs] == ["qb"] * 29 + ["qa"] * 4
+    for query_id in ("qb", "qa"):
+        mine = [(-p.grade, p.doc_id) for p in pairs if p.query_id == query_id]
+        assert mine == sorted(mine)
+    assert all(p.text == docs[p.doc_id] and p.query == f"text of {p.query_id}" for p in pairs)
+    assert all(grades.get(p.doc_id, -1) == p.grade for p in pairs if p.query_id == "qb")
+
+
+def test_none_takes_every_passage():
+    docs = numbered(211)
+    pairs, _ = draw(make(docs, {"q": {d: i % 4 for i, d in enumerate(docs)}}), PoolSpec(None, 0))
+    assert sorted(ids(pairs, "q")) == sorted(docs)
+
+
+def test_a_seed_is_repeatable_and_another_differs():
+    docs = numbered(101)
+    collection = make(docs, {"q": dict.fromkeys(list(docs)[:53], 2)})
+    drawn = [draw(collection, PoolSpec(11, 5, seed))[0] for seed in (3, 3, 4)]
+    assert drawn[0] == drawn[1]
+    assert ids(drawn[0], "q", 2) != ids(drawn[2], "q", 2)
+    assert ids(drawn[0], "q", -1) != ids(drawn[2], "q", -1)
+
+
+def test_every_passage_is_as_likely_as_another():
+    docs = numbered(7)
+    collection = make(docs, {"q": dict.fromkeys(list(docs)[:5], 1)})
+    drawn = Counter()
+    for seed in range(500):
+        drawn.update(ids(draw(collection, PoolSpec(2, 1, seed))[0], "q"))
+    # 5 judged, 2 drawn: 200 of 500 expected, sd 11; 2 unjudged, 1 drawn: 250 of 500 expected, sd 11
+    assert [drawn[d] for d in docs] == pytest.approx([200] * 5 + [250] * 2, abs=50)
+
+
+def test_other_queries_and_the_order_of_the_judgments_change_nothing():
+    docs = numbered(97)
+    grades = {d: i % 3 for i, d in enumerate(list(docs)[:61])}
+    alone, _ = draw(make(docs, {"q": grades}), PoolSpec(5, 4))
+    backward = {"p": grades, "q": dict(reversed(grades.items()))}
+    beside, _ = draw(make(docs, backward), PoolSpec(5, 4))
+    assert [p for p in beside if p.query_id == "q"] == alone
+    assert ids(beside, "p") != ids(beside, "q")  # the query enters the draw
+
+
+def test_judged_pairs_do_not_depend_on_the_rest_of_the_collection():
+    docs = numbered(41)
+    qrels = {"q": dict.fromkeys(list(docs)[:23], 1)}
+    less, _ = draw(make(docs, qrels), PoolSpec(6, 0))
+    more, _ = draw(make(numbered(9, "a") | dict(reversed(docs.items())), qrels), PoolSpec(6, 0))
+    assert less == more
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("Fleas  jump\t far.", "fleas jump far."),
+        ("\u00a0Fleas jump far. ", "fleas jump far."),
+        ("ＦＬＥＡＳ jump far.", "fleas jump far."),
+        ("Straße cafe\u0301", "STRASSE CAFÉ"),
+    ],
+)
+def test_one_text(text, same):
+    assert normalized_text(text) == normalized_text(same)
+
+
+def test_punctuation_makes_another_text():
+    assert normalized_text("Fleas jump!") != normalized_text("Fleas jump.")
+
+
+def test_near_duplicates_give_way_to_others_of_the_grade():
+    docs = {f"c{i}": ("Same  text" if i % 2 else "same TEXT") for i in range(29)} | {
+        "x1": "one",
+        "x2": "two",
+        "z": "far",
+    }
+    qrels = {"q": {d: 2 for d in docs if d != "z"}}
+    pairs, met = draw(make(docs, qrels), PoolSpec(3, 0))
+    assert {normalized_text(p.text) for p in pairs} == {"same text", "one", "two"}
+    # To find three texts it may have had to pass over up to 28 copies; across seeds it does so for most.
+    assert met["duplicates_dropped"] <= 28
+    everything, met = draw(make(docs, qrels), PoolSpec(None, 0))
+    assert len(everything) == 3
+    assert met["duplicates_dropped"] == 28
+
+
+def test_a_text_under_two_grades_keeps_the_higher():
+    docs = {"low": "A text", "high": "a  text", "other": "another", "copy": "A TEXT", "free": "free"}
+    qrels = {"q": {"low": 0, "high": 3, "other": 0}}
+    for seed in range(20):
+        pairs, met = draw(make(docs, qrels), PoolSpec(1, 5, seed))
+        # "copy" is not judged, yet its text is in the pool: no easy negative either
+        assert [(p.doc_id, p.grade) for p in pairs] == [("high", 3), ("other", 0), ("free", -1)]
+        assert met["queries_short_of_easy_negatives"] == ["q"]
+
+
+def test_the_same_text_may_serve_two_queries():
+    pairs, _ = draw(make({"d1": "text", "d2": "Text"}, {"q1": {"d1": 1}, "q2": {"d2": 1}}), PoolSpec(5, 0))
+    assert [(p.query_id, p.doc_id) for p in pairs] == [("q1", "d1"), ("q2", "d2")]
+
+
+def test_missing_and_empty_texts_are_passed_over(caplog):
+    docs = {**numbered(5), "blank": " \u3000"}
+    qrels = {"q": {**dict.fromkeys(docs, 1), **dict.fromkeys(["gone1", "gone2"], 1)}}
+    pairs, met = draw(make(docs, qrels), PoolSpec(5, 0))
+    assert ids(pairs, "q") == list(numbered(5))  # all five are found, whatever the order of the draw
+    pairs, met = draw(make(docs, qrels), PoolSpec(None, 0))
+    assert ids(pairs, "q") == list(numbered(5))
+    assert met["missing_texts"] == 3
+    assert set(met["missing_examples"]) == {"blank", "gone1", "gone2"}
+    assert "3 judged passages have no text" in caplog.text
+
+
+def test_no_text_at_all():
+    with pytest.raises(ValueError, match="none of the 2 judged passages of collection 'fake' has a text"):
+        draw(make({"d1": "text"}, {"q": {"g1": 3, "g2": 0}}), PoolSpec())
+
+
+def test_queries_that_lack_something_are_named():
+    docs = numbered(5)
+    qrels = {"none": {"d000": 0}, "gone": {"nowhere": 3}, "good": {"d001": 1}}
+    queries = {query_id: query_id for query_id in ["idle", *qrels, "idle2"]}
+    pairs, met = draw(make(docs, qrels, queries), PoolSpec(5, 1))
+    assert list(dict.fromkeys(p.query_id for p in pairs)) == ["none", "good"]
+    assert met["queries_unjudged"] == 2
+    assert met["queries_without_passages"] == ["gone"]
+    assert met["queries_without_relevant"] == ["none"]
+    assert met["queries_short_of_easy_negatives"] == []
+
+
+def test_easy_negatives_are_unjudged_distinct_and_all_that_there_are(caplog):
+    docs = {**numbered(13), "n1": "near", "n2": "NEAR", "n3": "n3", "blank": ""}
+    grades = {d: i % 4 for i, d in enumerate(numbered(13))}
+    pairs, met = draw(make(docs, {"q": grades}), PoolSpec(2, 10))
+    negatives = ids(pairs, "q", -1)
+    assert len(negatives) == 2  # n3, and one of n1 and n2, of ten asked for
+    assert set(negatives) - {"n1", "n2"} == {"n3"}
+    assert met["queries_short_of_easy_negatives"] == ["q"]
+    assert "1 queries have fewer than 10 easy negatives" in caplog.text
+    assert met["duplicates_dropped"] == 0  # counts judged passages alone
+
+
+def test_a_collection_judged_through_and_through_has_no_easy_negatives():
+    docs = numbered(401)
+    pairs, met = draw(make(docs, {"q": dict.fromkeys(docs, 1)}), PoolSpec(3, 2))
+    assert [p.grade for p in pairs] == [1, 1, 1]
+    assert met["queries_short_of_easy_negatives"] == ["q"]
+
+
+def test_the_few_unjudged_among_many_judged_are_found():
+    docs = numbered(401)
+    qrels = {"q": dict.fromkeys(list(docs)[:-3], 1)}
+    pairs, met = draw(make(docs, qrels), PoolSpec(3, 3))
+    assert ids(pairs, "q", -1) == list(docs)[-3:]
+    assert met["queries_short_of_easy_negatives"] == []
+
+
+def test_thousands_of_near_duplicates_are_not_all_read():
+    # as in TREC DL 2022: thousands of judged ids a query, copies of about a hundred texts, graded alike
+    docs = {f"m{i:04}": f"text {i % 101}" for i in range(5003)}
+    qrels = {f"q{n}": {d: int(d[1:]) % 101 % 4 for d in docs} for n in range(3)}
+    collection = make(docs, qrels)
+    pairs, met = draw(collection, PoolSpec(10, 0))
+    assert Counter((p.query_id, p.grade) for p in pairs) == {(q, g): 10 for q in qrels for g in range(4)}
+    assert all(len({p.text for p in pairs if p.query_id == q}) == 40 for q in qrels)
+    asked = collection.docs._dataset.store.asked
+    assert len(asked) <= 3 * 4 * (10 + 64)  # the first block, and one more
+    assert met["duplicates_dropped"] > 0
+
+
+texts = st.sampled_from(["one", "ONE", "two", "three", "Three ", "four", "", "five"])
+
+
+@given(
+    judged=st.lists(st.tuples(texts, st.integers(0, 3)), min_size=1, max_size=17),
+    unjudged=st.lists(texts, max_size=7),
+    per_grade=st.one_of(st.none(), st.integers(1, 4)),
+    easy=st.integers(0, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_laws_of_the_draw(judged, unjudged, per_grade, easy, seed):
+    docs = {f"j{i}": text for i, (text, _) in enumerate(judged)} | {f"u{i}": t for i, t in enumerate(unjudged)}
+    grades = {f"j{i}": grade for i, (_, grade) in enumerate(judged)}
+    collection = make(docs, {"q": grades})
+    if not any(text for text, _ in judged):
+        with pytest.raises(ValueError, match="has a text"):
+            draw(collection, PoolSpec(per_grade, easy, seed))
+        return
+    pairs, _ = draw(collection, PoolSpec(per_grade, easy, seed))
+    taken: set[str] = set()
+    for grade in (3, 2, 1, 0, -1):
+        pool = grades if grade >= 0 else {d: -1 for d in docs if d not in grades}
+        there = {docs[d].strip().lower() for d, g in pool.items() if g == grade} - taken - {""}
+        drawn = [p.text.strip().lower() for p in pairs if p.grade == grade]
+        limit = easy if grade < 0 else per_grade
+        assert len(drawn) == (len(there) if limit is None else min(limit, len(there)))
+        assert len(set(drawn)) == len(drawn)
+        assert set(drawn) <= there
+        taken |= set(drawn)
+    assert all(pool_pair.text == docs[pool_pair.doc_id] for pool_pair in pairs)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"per_grade": 0}, {"per_grade": -1}, {"easy_negatives": -1}, {"seed": -3}, {"per_grade": True}]
+)
+def test_impossible_specs(bad):
+    (name,) = bad
+    with pytest.raises(ValueError, match=f"{name} is a whole number from"):
+        PoolSpec(**bad)
+
+
+def test_the_fake_store_is_unordered_and_silent():
+    assert list(BackwardStore({"a": "1", "b": "2"}).get_many(["a", "gone", "b"])) == ["b", "a"]
