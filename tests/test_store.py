@@ -46,9 +46,7 @@ JOB = textwrap.dedent(
 
 
 def numbers(rows: int = 5) -> pa.Table:
-    return pa.table(
-        {"doc_id": [f"d{i}" for i in range(rows)], "score": np.arange(rows, dtype=np.float32) / 3}
-    )
+    return pa.table({"doc_id": [f"d{i}" for i in range(rows)], "score": np.arange(rows, dtype=np.float32) / 3})
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -276,6 +274,14 @@ def test_equal_tables_are_equal_bytes_whatever_their_chunks_metadata_and_store(t
         found[i] = contents(tmp_path / order)
     assert found[0] == found[1]
     assert found[0] != found[2]
+
+
+def test_dictionaries_of_chunks_are_stored_as_one(tmp_path):
+    whole = pa.table({"which": pa.array(["a", "b", "a", "c"]).dictionary_encode()})
+    halves = [pa.table({"which": pa.array(half).dictionary_encode()}) for half in (["a", "b"], ["a", "c"])]
+    Store(tmp_path / "whole").write(KEY, whole)
+    Store(tmp_path / "halves").write(KEY, pa.concat_tables(halves))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "halves")
 
 
 def test_nothing_stored_tells_the_time_or_the_machine(tmp_path):
@@ -591,9 +597,7 @@ def test_killed_from_outside_at_any_moment_then_run_again_is_the_undisturbed_run
     assert contents(root) == contents(tmp_path / "whole")
     assert finished.items() <= identities(root).items()
     finished = identities(root)
-    run(
-        "job(sys.argv[1], int(sys.argv[2]), after=lambda i: sys.exit('worked'))", root, cells
-    )  # nothing to do
+    run("job(sys.argv[1], int(sys.argv[2]), after=lambda i: sys.exit('worked'))", root, cells)  # nothing to do
     assert identities(root) == finished
 
 
@@ -623,9 +627,7 @@ def test_processes_that_write_the_same_cells_at_once_all_succeed(tmp_path):
     )
     command = [sys.executable, "-c", script, str(tmp_path / "together"), str(cells)]
     workers = [
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     for worker in workers:
