@@ -31,9 +31,7 @@ STALE_SECONDS = 3600.0
 
 _log = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"\..+\.tmp-([0-9a-f]{8})-([1-9][0-9]{0,9})-[0-9a-f]{16}")
-_HERE = hashlib.sha256(platform.node().encode()).hexdigest()[
-    :8
-]  # a process id means something on one machine
+_HERE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]  # a process id means something on one machine
 _in_flight: set[str] = set()  # names of the temporary files that this process is writing now
 
 
@@ -83,9 +81,7 @@ def explained(path: Path, doing: str = "write") -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         advice = "free some space and run again" if full else f"choose a place that you may {doing}"
         reason = error.strerror or str(error)
-        raise StoreError(
-            f"could not {doing} {path} ({reason}): {advice}; nothing stored was harmed"
-        ) from error
+        raise StoreError(f"could not {doing} {path} ({reason}): {advice}; nothing stored was harmed") from error
 
 
 @contextmanager

@@ -86,13 +86,9 @@ class CellKey:
         for name, value in sorted(fields.items()):
             if value is not None and not isinstance(value, str | int | float):
                 got = type(value).__name__
-                raise TypeError(
-                    f"expected text, a number or None for {name!r} in a cell key, got {got}: convert it"
-                )
+                raise TypeError(f"expected text, a number or None for {name!r} in a cell key, got {got}: convert it")
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(
-                    f"expected a finite number for {name!r} in a cell key, got {value}: use text"
-                )
+                raise ValueError(f"expected a finite number for {name!r} in a cell key, got {value}: use text")
             items.append((name, value))
         return cls(kind, tuple(items))
 
@@ -146,9 +142,7 @@ class Store:
                 if not read_only and not os.access(self.root, os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             elif read_only:
-                raise ValueError(
-                    f"expected a folder of results, {self.root} has none: name a finished job's --out"
-                )
+                raise ValueError(f"expected a folder of results, {self.root} has none: name a finished job's --out")
             else:
                 write_atomic(self.root / MARKER, _pretty({"package": "tl_crossenc", "format": FORMAT}))
         if not read_only:
@@ -173,9 +167,7 @@ class Store:
         except (pa.ArrowException, OSError) as error:
             raise self._corrupt(key, "its table is not Parquet") from error
         if table.num_rows != manifest.get("rows"):
-            raise self._corrupt(
-                key, f"it has {table.num_rows} rows, its manifest says {manifest.get('rows')}"
-            )
+            raise self._corrupt(key, f"it has {table.num_rows} rows, its manifest says {manifest.get('rows')}")
         return table
 
     def read_many(self, keys: Iterable[CellKey]) -> list[pa.Table]:
@@ -189,9 +181,7 @@ class Store:
             try:
                 manifest = json.loads(path.read_bytes())
             except FileNotFoundError:
-                raise MissingCell(
-                    f"no cell is stored for {key.canonical}: run the job that computes it"
-                ) from None
+                raise MissingCell(f"no cell is stored for {key.canonical}: run the job that computes it") from None
             except ValueError as error:
                 raise self._corrupt(key, "its manifest is not JSON") from error
             if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -229,9 +219,7 @@ class Store:
         try:
             manifest = _pretty(content).encode()
         except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"expected JSON values in a cell's meta ({error}): convert them first"
-            ) from error
+            raise type(error)(f"expected JSON values in a cell's meta ({error}): convert them first") from error
         table_path, path = self._paths(key)
         with explained(table_path):
             stored = path.read_bytes() if path.exists() else None
@@ -264,9 +252,7 @@ class Store:
 
     def _corrupt(self, key: CellKey, what: str) -> CorruptCell:
         path = self._paths(key)[0]
-        return CorruptCell(
-            f"the stored cell {path} is damaged ({what}): run its job again to compute it anew"
-        )
+        return CorruptCell(f"the stored cell {path} is damaged ({what}): run its job again to compute it anew")
 
     def _verified(self, key: CellKey) -> tuple[dict[str, Any], bytes]:
         manifest, path = self.manifest(key), self._paths(key)[0]
@@ -312,9 +298,7 @@ def _is_ours(root: Path) -> bool:
 
 def _parquet(table: pa.Table) -> bytes:
     """The table as bytes that depend on schema and rows, not on chunks or the order of the metadata."""
-    metadata = {
-        name: text for name, text in sorted((table.schema.metadata or {}).items()) if name != b"pandas"
-    }
+    metadata = {name: text for name, text in sorted((table.schema.metadata or {}).items()) if name != b"pandas"}
     sink = pa.BufferOutputStream()
     pq.write_table(
         table.replace_schema_metadata(metadata or None).combine_chunks(),
