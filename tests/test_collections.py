@@ -43,6 +43,15 @@ def test_folder_with_windows_line_ends_bom_blank_lines_and_tabs(folder):
     assert collection.docs.count() == 2
 
 
+def test_demo():
+    collection = load_collection("demo")
+    assert collection.name == "demo"
+    judged = {doc_id for grades in collection.qrels.values() for doc_id in grades}
+    assert collection.docs.get_many(judged).keys() == judged
+    assert {grade for grades in collection.qrels.values() for grade in grades.values()} == {0, 1, 2, 3}
+    assert collection.qrels.keys() == collection.queries.keys()
+
+
 def test_an_edited_folder_is_read_anew(folder):
     assert load_collection(folder).docs.get_many(["d1"]) == {"d1": "Fleas jump."}
     write_folder(folder, {**DOCS, "d1": "Fleas leap."}, QUERIES, QRELS)

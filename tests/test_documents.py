@@ -64,6 +64,14 @@ def test_a_file_that_changes_between_two_reads(path):
         docs.get_many(["d600"])
 
 
+def test_a_file_of_the_same_length_with_other_ids(path):
+    docs = FolderDocuments(path, frozenset({"d3"}))
+    docs.count()
+    path.write_text(path.read_text(encoding="utf-8").replace("d3\t", "e3\t"), encoding="utf-8")
+    with pytest.raises(ValueError, match="changed while it was being read"):
+        docs.get_many(["d3"])
+
+
 def test_ir_datasets_by_id_whatever_the_order_and_the_gaps():
     docs = IrDatasetsDocuments(FakeDocs(TEXTS), "fake")
     asked = ["d5", "nowhere", "d4", "d5"]

@@ -83,6 +83,14 @@ def test_other_queries_and_the_order_of_the_judgments_change_nothing():
     assert ids(beside, "p") != ids(beside, "q")  # the query enters the draw
 
 
+def test_grades_are_drawn_apart():
+    docs = numbered(58)
+    grades = {d: i % 2 for i, d in enumerate(docs)}  # 29 of each grade
+    pairs, _ = draw(make(docs, {"q": grades}), PoolSpec(7, 0))
+    odd, even = ([int(d[1:]) // 2 for d in ids(pairs, "q", grade)] for grade in (1, 0))
+    assert odd != even
+
+
 def test_judged_pairs_do_not_depend_on_the_rest_of_the_collection():
     docs = numbered(41)
     qrels = {"q": dict.fromkeys(list(docs)[:23], 1)}
