@@ -96,9 +96,7 @@ def row_groups(edits: LayerEdits) -> tuple[RowGroup, ...]:
         attenders_of: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
         for attender in range(N_PARTS):
             mask = tuple(edits.mask[head, attender].nonzero()[0].tolist())
-            zero = tuple(
-                part for part in edits.zero[head, attender].nonzero()[0].tolist() if part not in mask
-            )
+            zero = tuple(part for part in edits.zero[head, attender].nonzero()[0].tolist() if part not in mask)
             if zero or mask:
                 attenders_of.setdefault((zero, mask), []).append(attender)
         for (zero, mask), attenders in attenders_of.items():

@@ -13,9 +13,7 @@ import numpy as np
 DEFAULT_TOKEN_BUDGET = 4096
 
 
-def length_batches(
-    lengths: Sequence[int] | np.ndarray, token_budget: int = DEFAULT_TOKEN_BUDGET
-) -> list[np.ndarray]:
+def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFAULT_TOKEN_BUDGET) -> list[np.ndarray]:
     """Indices of the pairs of each batch, longest batch first (so that a memory that will not do shows at once).
 
     A batch's pairs x its longest pair is at most `token_budget`; a single pair longer than that is a batch of its own.

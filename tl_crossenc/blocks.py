@@ -133,9 +133,13 @@ class Attention(LayerModule):
         given: AttentionInput,
         edits: LayerEdits | None = None,
         rows: int | None = None,
+        inputs: tuple[Float[Tensor, "pair pos head d_model"], ...] | None = None,
     ) -> Float[Tensor, "pair row d_model"]:
-        """What attention writes at the first `rows` positions (all by default), with `edits` applied."""
-        q, k, v = self._project(resid, rows)
+        """What attention writes at the first `rows` positions (all by default), with `edits` applied.
+
+        With `inputs`, the queries', keys' and values' own copies of `resid` a head, those are projected in its stead.
+        """
+        q, k, v = self._project(resid, rows, inputs)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
         if is_hooked(self.hook_attn_scores, self.hook_pattern):
             scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
@@ -143,18 +147,21 @@ class Attention(LayerModule):
             z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
         else:
             z = fused_attention(q, k, v, given, edits)
+            if is_hooked(self.hook_z):
+                z = z.clone()  # a hook may edit it in place, and the kernel keeps its own output for the backward pass
         z = self.hook_z(z)
         if self.cfg.use_attn_result:
-            result = self.hook_result(torch.einsum("brhe,hed->brhd", z, self.W_O))
+            weight = self.stack.out_weight[self.layer].unflatten(1, z.shape[2:])
+            result = self.hook_result(torch.einsum("brhe,dhe->brhd", z, weight))
             return result.sum(2) + self.stack.out_bias[self.layer]
         return F.linear(z.flatten(2), self.stack.out_weight[self.layer], self.stack.out_bias[self.layer])
 
-    def _project(self, resid: Tensor, rows: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, resid: Tensor, rows: int | None, inputs: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         weight, bias = self.stack.qkv_weight[self.layer], self.stack.qkv_bias[self.layer]
         heads = (self.stack.n_heads, self.stack.d_head)
-        if self.cfg.use_split_qkv_input:
-            points = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
-            inputs = [point(resid.unsqueeze(2).expand(-1, -1, heads[0], -1)) for point in points]
+        if inputs is not None:
             split_weight = weight.unflatten(1, heads)
             q, k, v = (
                 torch.einsum("bphd,hed->bphe", inputs[i], split_weight[i]) + bias[i].unflatten(0, heads)
@@ -162,15 +169,11 @@ class Attention(LayerModule):
             )
             return q[:, :rows], k, v
         if rows is None:
-            q, k, v = (
-                F.linear(resid, weight.flatten(0, 1), bias.flatten()).unflatten(2, (3, *heads)).unbind(2)
-            )
-            return q, k, v
+            qkv = F.linear(resid, weight.flatten(0, 1), bias.flatten()).unflatten(2, (3, *heads))
+            return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # not unbind, whose views hooks may not edit in place
         q = F.linear(resid[:, :rows], weight[0], bias[0]).unflatten(2, heads)
-        k, v = (
-            F.linear(resid, weight[1:].flatten(0, 1), bias[1:].flatten()).unflatten(2, (2, *heads)).unbind(2)
-        )
-        return q, k, v
+        kv = F.linear(resid, weight[1:].flatten(0, 1), bias[1:].flatten()).unflatten(2, (2, *heads))
+        return q, kv[:, :, 0], kv[:, :, 1]
 
 
 class MLP(LayerModule):
@@ -215,6 +218,7 @@ class BertBlock(LayerModule):
 
     def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
         super().__init__(stack, layer)
+        self.cfg = cfg
         self.hook_resid_pre = HookPoint()
         self.attn = Attention(cfg, stack, layer)
         self.hook_attn_out = HookPoint()
@@ -236,7 +240,11 @@ class BertBlock(LayerModule):
         """The residual stream after this layer, at the first `rows` positions (all by default)."""
         stack, layer = self.stack, self.layer
         resid = self.hook_resid_pre(resid)
-        attn_out = self.hook_attn_out(self.attn(resid, given, edits, rows))
+        inputs = None
+        if self.cfg.use_split_qkv_input:
+            points = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
+            inputs = tuple(point(resid.unsqueeze(2).repeat(1, 1, self.cfg.n_heads, 1)) for point in points)
+        attn_out = self.hook_attn_out(self.attn(resid, given, edits, rows, inputs))
         resid_mid = self.hook_resid_mid(resid[:, :rows] + attn_out)
         normalized_mid = self.ln1(resid_mid, stack.ln1_weight[layer], stack.ln1_bias[layer])
         mlp_out = self.hook_mlp_out(self.mlp(normalized_mid))
@@ -251,9 +259,7 @@ class BertBlock(LayerModule):
         """
         whole = {self.hook_resid_pre, self.attn.hook_k, self.attn.hook_v}
         return not any(
-            is_hooked(module)
-            for module in self.modules()
-            if isinstance(module, HookPoint) and module not in whole
+            is_hooked(module) for module in self.modules() if isinstance(module, HookPoint) and module not in whole
         )
 
 
@@ -278,6 +284,8 @@ class BertEmbed(nn.Module):
         """The normalized sum of the three embeddings."""
         embed = self.hook_embed(F.embedding(tokens, self.W_E))
         positions = self.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1)
+        if is_hooked(self.hook_pos_embed):
+            positions = positions.clone()  # a hook may edit it in place, which must not reach the weights
         pos_embed = self.hook_pos_embed(positions)
         type_embed = self.hook_token_type_embed(F.embedding(token_type_ids, self.W_token_type))
         return self.ln(embed + pos_embed + type_embed, self.ln_weight, self.ln_bias)

@@ -62,18 +62,12 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         files = _local_files(folder)
         digest = None
     elif folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(
-            f"expected a model folder with config.json and weights, got {name!r}, which is no folder"
-        )
+        raise ValueError(f"expected a model folder with config.json and weights, got {name!r}, which is no folder")
     else:
         files, digest = _hub_files(name, revision)
     config = read_json(files["config.json"])
     shards = _shards(files)
-    tokenizer = (
-        files["config.json"].parent
-        if any(file in files for file in ("tokenizer.json", "vocab.txt"))
-        else None
-    )
+    tokenizer = files["config.json"].parent if any(file in files for file in ("tokenizer.json", "vocab.txt")) else None
     return Checkpoint(
         name=name,
         revision=digest or _sha256([files["config.json"], *shards]),
@@ -117,9 +111,7 @@ def _hub_files(name: str, revision: str | None) -> tuple[dict[str, Path], str | 
     try:
         config = fetch("config.json")
         if config is None:
-            raise ValueError(
-                f"expected config.json in the hub model {name!r}; it has none, so it is no model to load"
-            )
+            raise ValueError(f"expected config.json in the hub model {name!r}; it has none, so it is no model to load")
         files = {"config.json": config}
         for file in WEIGHT_FILES:
             path = fetch(file)

@@ -82,6 +82,8 @@ class DirectionAblation:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"expected a mode among {', '.join(MODES)}, got {self.mode!r}")
+        object.__setattr__(self, "layers", _as_indices(self.layers, "layers"))
+        object.__setattr__(self, "heads", _as_indices(self.heads, "heads"))
 
     def __str__(self) -> str:
         layers = "" if self.layers is None else f"; layers={format_indices(self.layers) or 'none'}"
@@ -109,8 +111,7 @@ class DirectionAblation:
             chosen[name] = () if value == "none" else parse_indices(value, name)
         mode: Mode = "mask" if match[1] == "mask" else "zero"
         return tuple(
-            cls(direction, mode, chosen["layers"], chosen["heads"])
-            for direction in parse_directions(match[2])
+            cls(direction, mode, chosen["layers"], chosen["heads"]) for direction in parse_directions(match[2])
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.blocks import BertPooler, Classifier
-from tl_crossenc.checkpoints import open_checkpoint
+from tl_crossenc.embedded import open_model
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch, PairEncoder, broadcast_texts
@@ -67,7 +67,7 @@ class HookedCrossEncoder(HookedEncoder):
         from tl_crossenc.tokenizers import load_tokenizer  # transformers takes seconds to import
 
         place, kind = resolve_device(device), resolve_dtype(dtype)
-        checkpoint = open_checkpoint(name, revision)
+        checkpoint = open_model(name, revision)
         cfg = config_from_checkpoint(checkpoint, kind)
         model = cls(cfg, load_tokenizer(checkpoint, cfg, tokenizer))
         port_weights(model, checkpoint)
@@ -105,9 +105,7 @@ class HookedCrossEncoder(HookedEncoder):
             raise ValueError("expected at least one passage, got none")
         return encoded.batch().to(self.device)
 
-    def to_tokens(
-        self, query: str | Sequence[str], passages: str | Sequence[str]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def to_tokens(self, query: str | Sequence[str], passages: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """(tokens, token_type_ids, attention_mask) of the pairs, as TransformerLens 3.9's encoder gives them."""
         pairs = self.to_pairs(query, passages)
         return pairs.tokens, pairs.token_type_ids, pairs.attention_mask
@@ -119,7 +117,7 @@ class HookedCrossEncoder(HookedEncoder):
 
     # Forward.
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: PairBatch | Tensor,
         *,
@@ -193,9 +191,7 @@ class HookedCrossEncoder(HookedEncoder):
             progress: called with the number of pairs done after each batch.
         """
         encoded = self.encode_pairs(query, passages)
-        scores = torch.zeros(
-            len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32
-        )
+        scores = torch.zeros(len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
         with torch.no_grad():
             for indices in length_batches(encoded.lengths, token_budget):
                 scores[torch.from_numpy(indices)] = self(encoded.batch(indices)).to("cpu", scores.dtype)

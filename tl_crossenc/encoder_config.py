@@ -29,9 +29,7 @@ class CrossEncoderConfig(TransformerLensConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_labels not in (1, 2):
-            raise ValueError(
-                f"expected a head with 1 or 2 logits, got {self.n_labels}: this is no reranker's head"
-            )
+            raise ValueError(f"expected a head with 1 or 2 logits, got {self.n_labels}: this is no reranker's head")
         if self.act_fn not in ACTIVATIONS:
             raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)}, got {self.act_fn!r}")
         if self.d_head * self.n_heads != self.d_model:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -175,7 +175,7 @@ class HookedEncoder(HookedRootModule):
 
         With `only_cls`, nothing but the CLS position is wanted: just that row is computed, unless a hook looks at the others.
         """
-        block = self.blocks[layer]
+        block = cast(BertBlock, self.blocks[layer])
         rows = 1 if only_cls and block.reads_only_first_row() else None
         return block(resid, given, edits, rows)
 
@@ -258,9 +258,7 @@ class HookedEncoder(HookedRootModule):
                 f"expected at most {self.cfg.n_ctx} positions, got {tokens.shape[1]}: truncate the passage"
             )
         wants = (
-            "residual stream of floats [pair, pos, d_model]"
-            if start_at_layer is not None
-            else "token ids [pair, pos]"
+            "residual stream of floats [pair, pos, d_model]" if start_at_layer is not None else "token ids [pair, pos]"
         )
         if tokens.is_floating_point() != (start_at_layer is not None) or tokens.ndim != (
             3 if start_at_layer is not None else 2
@@ -331,14 +329,14 @@ class HookedEncoder(HookedRootModule):
         """Turn `attn.hook_result`, each head's own write to the residual stream, on or off."""
         self.cfg.use_attn_result = use_attn_result
         for block in self.blocks:
-            _switch(block.attn, ("hook_result",), use_attn_result)
+            _switch(cast(BertBlock, block).attn, ("hook_result",), use_attn_result)
         self.setup()
 
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:
-        """Turn `attn.hook_q_input`, `hook_k_input` and `hook_v_input`, a copy of the input a head, on or off."""
+        """Turn the layers' `hook_q_input`, `hook_k_input` and `hook_v_input`, a copy of the input a head, on or off."""
         self.cfg.use_split_qkv_input = use_split_qkv_input
         for block in self.blocks:
-            _switch(block.attn, ("hook_q_input", "hook_k_input", "hook_v_input"), use_split_qkv_input)
+            _switch(block, ("hook_q_input", "hook_k_input", "hook_v_input"), use_split_qkv_input)
         self.setup()
 
     def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
@@ -353,10 +351,9 @@ class HookedEncoder(HookedRootModule):
 
     def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> Any:
         """TransformerLens's caching hooks; a filter that matches no hook point is an error."""
-        for name in [names_filter] if isinstance(names_filter, str) else names_filter or ():
-            if callable(names_filter):
-                break
-            self._check_hook_name(name)
+        if not callable(names_filter):
+            for name in [names_filter] if isinstance(names_filter, str) else names_filter or ():
+                self._check_hook_name(name)
         found = super().get_caching_hooks(names_filter, *args, **kwargs)
         if not found[1]:
             raise ValueError(
@@ -368,9 +365,7 @@ class HookedEncoder(HookedRootModule):
         if isinstance(name, str):
             self._check_hook_name(name)
         elif not any(name(hook_name) for hook_name in self.hook_dict):
-            raise ValueError(
-                "expected a hook-name filter that matches at least one hook point; it matched none"
-            )
+            raise ValueError("expected a hook-name filter that matches at least one hook point; it matched none")
         super()._enable_hook(name, hook, dir)
 
     def add_hook(self, name: str | Callable[[str], bool], *args: Any, **kwargs: Any) -> None:
@@ -378,9 +373,7 @@ class HookedEncoder(HookedRootModule):
         if isinstance(name, str):
             self._check_hook_name(name)
         elif not any(name(hook_name) for hook_name in self.hook_dict):
-            raise ValueError(
-                "expected a hook-name filter that matches at least one hook point; it matched none"
-            )
+            raise ValueError("expected a hook-name filter that matches at least one hook point; it matched none")
         super().add_hook(name, *args, **kwargs)
 
     def _check_hook_name(self, name: str) -> None:
@@ -427,9 +420,7 @@ def as_condition(
     for ablation in ablations:
         flat.extend([ablation] if isinstance(ablation, Condition | Direction | str) else ablation)
     if not flat:
-        raise ValueError(
-            "expected at least one direction or condition to ablate, such as 'DOC->QUERY'; got none"
-        )
+        raise ValueError("expected at least one direction or condition to ablate, such as 'DOC->QUERY'; got none")
     condition = UNABLATED
     for ablation in flat:
         if isinstance(ablation, str) and ("(" in ablation or ablation.strip().lower() == "none"):

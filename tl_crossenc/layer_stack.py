@@ -23,6 +23,19 @@ class LayerStack(nn.Module):
     `mlp_in_weight` [L, m, d], `mlp_out_weight` [L, d, m], every LayerNorm and remaining bias [L, d] or [L, m].
     """
 
+    qkv_weight: nn.Parameter
+    qkv_bias: nn.Parameter
+    out_weight: nn.Parameter
+    out_bias: nn.Parameter
+    ln1_weight: nn.Parameter
+    ln1_bias: nn.Parameter
+    mlp_in_weight: nn.Parameter
+    mlp_in_bias: nn.Parameter
+    mlp_out_weight: nn.Parameter
+    mlp_out_bias: nn.Parameter
+    ln2_weight: nn.Parameter
+    ln2_bias: nn.Parameter
+
     def __init__(self, cfg: CrossEncoderConfig):
         super().__init__()
         self.n_heads, self.d_head = cfg.n_heads, cfg.d_head

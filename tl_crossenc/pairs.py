@@ -189,7 +189,5 @@ def broadcast_texts(query: str | Sequence[str], passages: str | Sequence[str]) -
     texts = [passages] if isinstance(passages, str) else list(passages)
     queries = [query] * len(texts) if isinstance(query, str) else list(query)
     if len(queries) != len(texts):
-        raise ValueError(
-            f"expected one query, or as many queries as passages, got {len(queries)} and {len(texts)}"
-        )
+        raise ValueError(f"expected one query, or as many queries as passages, got {len(queries)} and {len(texts)}")
     return queries, texts

@@ -60,11 +60,7 @@ def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossE
     name = checkpoint.name
     family = config.get("model_type", "bert")
     architectures = config.get("architectures") or []
-    if (
-        config.get("is_encoder_decoder")
-        or config.get("is_decoder")
-        or any("Causal" in a for a in architectures)
-    ):
+    if config.get("is_encoder_decoder") or config.get("is_decoder") or any("Causal" in a for a in architectures):
         raise ValueError(
             f"expected an encoder with a classification head (BertForSequenceClassification), got {name!r}, a "
             f"{'decoder' if not config.get('is_encoder_decoder') else 'encoder-decoder'} model "
@@ -105,9 +101,7 @@ def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossE
             revision=checkpoint.revision,
         )
     except KeyError as error:
-        raise ValueError(
-            f"expected {error.args[0]} in the configuration of {name!r}; it is not there"
-        ) from None
+        raise ValueError(f"expected {error.args[0]} in the configuration of {name!r}; it is not there") from None
     except ValueError as error:
         raise ValueError(f"cannot port {name!r}: {error}") from None
 

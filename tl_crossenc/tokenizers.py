@@ -52,13 +52,13 @@ def load_tokenizer(checkpoint: Checkpoint, cfg: CrossEncoderConfig, choice: Any 
 
 def _from_folder(folder: Path) -> Any:
     """A BERT tokenizer from files. The configuration beside them may lack a `model_type`, which AutoTokenizer cannot do without."""
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
     return BertTokenizerFast.from_pretrained(str(folder))
 
 
 def _from_name(name: str) -> Any:
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast  # type: ignore[attr-defined]
 
     try:
         return BertTokenizerFast.from_pretrained(name)

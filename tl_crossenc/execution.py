@@ -1,0 +1,113 @@
+"""Many conditions over many pairs, with nothing computed twice.
+
+Conditions that edit the first l layers alike share those layers: for each batch the conditions are walked as a tree over
+layers, depth first, and each layer of each distinct prefix is run once. One residual stream a level is held, so memory does
+not grow with conditions or pairs. Ablating one direction in layers 0..l for every l of L layers costs L + L(L-1)/2 layer runs
+in place of L^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_crossenc.attention import AttentionInput
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.conditions import Condition, LayerEdits
+from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
+from tl_crossenc.pairs import EncodedPairs
+
+Progress = Callable[[int], object]
+LayerPlan = tuple[LayerEdits | None, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of every condition and what they cost.
+
+    Attributes:
+        values: `[condition, pair]`, in the order of the conditions and pairs given.
+        layers_run: layers run, a layer of a batch counted once for each pair in it.
+        layers_alone: the same had every condition been run by itself.
+    """
+
+    values: Float[np.ndarray, "condition pair"]
+    layers_run: int
+    layers_alone: int
+
+
+def run_conditions(
+    model: HookedCrossEncoder,
+    pairs: EncodedPairs,
+    conditions: Sequence[Condition],
+    *,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score every pair under every condition (on top of what `model.ablating` removes at the moment).
+
+    Args:
+        model: the model.
+        pairs: encoded pairs, from `model.encode_pairs`.
+        conditions: what to ablate; the empty condition is the unablated model.
+        token_budget: padded tokens a batch.
+        progress: called after each batch with the number of layer runs (times pairs) done.
+
+    Raises:
+        ValueError: no conditions, or a layer or head that the model does not have.
+    """
+    if not conditions:
+        raise ValueError("expected at least one condition to score under, got none")
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    plans = [(model.active_condition + condition).compile(n_layers, n_heads) for condition in conditions]
+    runs = count_layer_runs(plans)
+    dtype = np.float64 if model.dtype == torch.float64 else np.float32
+    values = np.zeros((len(conditions), len(pairs)), dtype=dtype)
+    with torch.no_grad():
+        for indices in length_batches(pairs.lengths, token_budget):
+            batch = pairs.batch(indices).to(model.device)
+            given = model.attention_input(batch.attention_mask, batch.parts)
+            resid = model.run_embed(batch.tokens, batch.token_type_ids)
+            for members, scores in _walk(model, given, plans, 0, resid, list(range(len(plans)))):
+                values[np.ix_(members, indices)] = scores.to("cpu", torch.float64).numpy()
+            if progress is not None:
+                progress(runs * len(indices))
+    return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs))
+
+
+def _walk(
+    model: HookedCrossEncoder,
+    given: AttentionInput,
+    plans: Sequence[LayerPlan],
+    layer: int,
+    resid: Tensor,
+    members: list[int],
+) -> list[tuple[list[int], Tensor]]:
+    """(conditions, their scores `[pair]`) for all `members`, whose residual stream before `layer` is the same."""
+    if layer == model.cfg.n_layers:
+        return [(members, score_from_logits(model.run_head(resid)))]
+    found = []
+    for edits, group in _branches(plans, layer, members):
+        last = layer == model.cfg.n_layers - 1
+        after = model.run_layer(layer, resid, given, edits, only_cls=last)
+        found.extend(_walk(model, given, plans, layer + 1, after, group))
+    return found
+
+
+def _branches(
+    plans: Sequence[LayerPlan], layer: int, members: Sequence[int]
+) -> list[tuple[LayerEdits | None, list[int]]]:
+    groups: dict[LayerEdits | None, list[int]] = {}
+    for member in members:
+        groups.setdefault(plans[member][layer], []).append(member)
+    return list(groups.items())
+
+
+def count_layer_runs(plans: Sequence[LayerPlan]) -> int:
+    """The layers that the tree runs for one batch."""
+    return len({plan[: layer + 1] for plan in plans for layer in range(len(plan))})
