@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
+
+from tl_crossenc.hub import HubModel
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,8 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
+TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         files, digest = _hub_files(name, revision)
     config = read_json(files["config.json"])
     shards = _shards(files)
-    tokenizer = files["config.json"].parent if any(file in files for file in ("tokenizer.json", "vocab.txt")) else None
+    tokenizer = files["config.json"].parent if any(file in files for file in VOCABULARY_FILES) else None
     return Checkpoint(
         name=name,
         revision=digest or _sha256([files["config.json"], *shards]),
@@ -90,63 +92,29 @@ def _local_files(folder: Path) -> dict[str, Path]:
 
 
 def _hub_files(name: str, revision: str | None) -> tuple[dict[str, Path], str | None]:
-    """Download what is needed of a hub model; the first kind of weight file that it has is taken."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    def fetch(file: str) -> Path | None:
-        try:
-            return Path(hf_hub_download(name, file, revision=revision))
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            return None
-
-    try:
-        config = fetch("config.json")
-        if config is None:
-            raise ValueError(f"expected config.json in the hub model {name!r}; it has none, so it is no model to load")
-        files = {"config.json": config}
-        for file in WEIGHT_FILES:
-            path = fetch(file)
-            if path is not None:
-                files[file] = path
-                if file.endswith(".index.json"):
-                    for shard in sorted(set(read_json(path)["weight_map"].values())):
-                        fetched = fetch(shard)
-                        if fetched is None:
-                            raise ValueError(
-                                f"expected the weight file {shard} in the hub model {name!r}; it is missing"
-                            )
-                        files[shard] = fetched
-                break
-        else:
-            raise ValueError(
-                f"expected weights in the hub model {name!r}, one of {', '.join(WEIGHT_FILES)}; it has none"
-            )
-        for file in TOKENIZER_FILES:
-            path = fetch(file)
-            if path is not None:
-                files[file] = path
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
-        raise ValueError(
-            f"expected 'demo', a model folder or a model on the Hugging Face hub, got {name!r}"
-            f"{f' at revision {revision!r}' if revision else ''}, which is none of them: check the name "
-            "(a private model needs a token in HF_TOKEN)"
-        ) from None
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"expected {name!r} from the Hugging Face hub, but the hub cannot be reached and the model is not in the local "
-            f"cache ({type(error).__name__}): connect once, or pass a local folder"
-        ) from error
-    commit = files["config.json"].parent.name
-    return files, commit if len(commit) == 40 else None
+    """What is needed of a hub model, and its commit; the first kind of weight file that it has is taken."""
+    hub = HubModel(name, revision)
+    config = hub.fetch("config.json")
+    if config is None:
+        raise hub.missing("config.json")
+    files = {"config.json": config}
+    for file in WEIGHT_FILES:
+        path = hub.fetch(file)
+        if path is not None:
+            files[file] = path
+            break
+    else:
+        raise hub.missing(f"a weight file, one of {', '.join(WEIGHT_FILES)},")
+    for shard in _shard_names(path) if path.name.endswith(".index.json") else ():
+        fetched = hub.fetch(shard)
+        if fetched is None:
+            raise hub.missing(f"the weight file {shard}")
+        files[shard] = fetched
+    for file in TOKENIZER_FILES:
+        path = hub.fetch(file)
+        if path is not None:
+            files[file] = path
+    return files, hub.commit
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -170,16 +138,21 @@ def _shards(files: dict[str, Path]) -> list[Path]:
     chosen = next(name for name in WEIGHT_FILES if name in files)
     if not chosen.endswith(".index.json"):
         return [files[chosen]]
-    index = read_json(files[chosen])
-    if not isinstance(index.get("weight_map"), dict):
-        raise ValueError(f"expected a weight_map in {files[chosen]}; it has none: download it again")
-    names = sorted(set(index["weight_map"].values()))
+    names = _shard_names(files[chosen])
     missing = [name for name in names if name not in files]
     if missing:
         raise ValueError(
             f"expected the weight files that {files[chosen]} names, missing: {', '.join(missing)}: download them again"
         )
     return [files[name] for name in names]
+
+
+def _shard_names(index: Path) -> list[str]:
+    """The weight files that an index names."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"expected a weight_map of file names in {index}; it has none: download it again")
+    return sorted(set(weight_map.values()))
 
 
 def _sha256(paths: list[Path]) -> str:
@@ -198,26 +171,27 @@ def read_weight_files(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
     """
     for path in paths:
         try:
-            if path.suffix == ".safetensors":
-                with safe_open(path, framework="pt") as weights:
-                    for key in weights.keys():  # noqa: SIM118 - a safetensors handle is no mapping
-                        yield key, weights.get_tensor(key)
-            else:
-                yield from _read_pickled(path)
-        except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, OSError, KeyError) as error:
+            yield from _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+        except Exception as error:  # a damaged pickle can fail in any way at all
             raise ValueError(
                 f"expected model weights in {path}, but the file is truncated, corrupt or of another kind "
                 f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): download it again"
             ) from error
 
 
+def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The file is mapped anew for each tensor: pages of it that were read count as memory until the mapping goes."""
+    with safe_open(path, framework="pt") as weights:
+        keys = list(weights.keys())
+    for key in keys:
+        with safe_open(path, framework="pt") as weights:
+            yield key, weights.get_tensor(key)
+
+
 def _read_pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Weights of a `.bin` file: mapped where its format allows (a zip, since 2020), else loaded and let go one by one."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    """Loaded whole and let go one by one. Mapped, the whole file would stay resident until its last tensor is read."""
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"expected a state dict of tensors in {path}, got {type(state).__name__}")
+        raise ValueError(f"a state dict of tensors would do, this is {type(state).__name__}")
     for key in list(state):
         yield key, state.pop(key)
