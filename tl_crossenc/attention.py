@@ -8,7 +8,8 @@ With rows r (attenders), columns c (attended), S = q k^T / sqrt(d_head) and A = 
   `zero` of X->Y: rows of X attend to the values with Y's rows set to 0 (sum_c A[r,c] v[c] loses exactly the terms of Y);
   `mask` of X->Y: rows of X attend with Y's columns at -inf, one bias per column, shared by all rows of X.
   Each set of attender parts with the same edit costs one more fused call over the span of its rows and the heads edited.
-- `part_masses`: attending to one-hot parts as values gives sum_{c in Y} A[r,c] for every part Y, in one fused call.
+- `part_masses`: attending to one-hot parts as values gives sum_{c in Y} A[r,c] for every part Y, in one fused call;
+  `column_masses` does so for any sets of positions Y.
 
 Masked rows with nothing left are all zeros, not NaN.
 """
@@ -219,16 +220,30 @@ def part_masses(
     k: Float[Tensor, "pair pos head d_head"],
     given: AttentionInput,
 ) -> Float[Tensor, "pair row head part"]:
-    """The attention that each row gives to each of the five parts, without building a pattern.
+    """The attention that each row gives to each of the five parts, without building a pattern."""
+    return column_masses(q, k, given, given.known_parts().one_hot)
+
+
+def column_masses(
+    q: Float[Tensor, "pair row head d_head"],
+    k: Float[Tensor, "pair pos head d_head"],
+    given: AttentionInput,
+    columns: Bool[Tensor, "pair pos set"],
+) -> Float[Tensor, "pair row head set"]:
+    """The attention that each row gives to each set of positions, without building a pattern.
 
     The one-hot values are filled up with zeros to the width of the queries, since the fused kernels want equal sizes.
+
+    Args:
+        q, k: queries and keys.
+        given: the batch.
+        columns: True where a position is in a set; a position may be in many sets or in none.
     """
-    d_head = q.shape[-1]
-    one_hot = given.known_parts().one_hot.to(q.dtype)
-    if d_head < N_PARTS:
-        q, k = (F.pad(tensor, (0, N_PARTS - d_head)) for tensor in (q, k))
-    values = F.pad(one_hot, (0, q.shape[-1] - N_PARTS))[:, None].expand(-1, q.shape[2], -1, -1)
+    d_head, n_sets = q.shape[-1], columns.shape[-1]
+    if d_head < n_sets:
+        q, k = (F.pad(tensor, (0, n_sets - d_head)) for tensor in (q, k))
+    values = F.pad(columns.to(q.dtype), (0, q.shape[-1] - n_sets))[:, None].expand(-1, q.shape[2], -1, -1)
     masses = F.scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), values, attn_mask=given.bias, scale=d_head**-0.5
     )
-    return masses[..., :N_PARTS].transpose(1, 2)
+    return masses[..., :n_sets].transpose(1, 2)
