@@ -102,7 +102,7 @@ def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossE
         )
     except KeyError as error:
         raise ValueError(f"expected {error.args[0]} in the configuration of {name!r}; it is not there") from None
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise ValueError(f"cannot port {name!r}: {error}") from None
 
 
@@ -115,11 +115,12 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
     """Fill every weight of `model` from the checkpoint.
 
     Raises:
-        ValueError: keys that are missing, unknown, twice there or of another shape, all of them listed.
+        ValueError: keys that are missing, unknown, twice there, or of another shape or no float type, listed.
     """
     slots = dict(weight_slots(model))
     filled: set[str] = set()
     unknown: list[str] = []
+    twice: list[str] = []
     wrong: list[str] = []
     with torch.no_grad():
         for key, tensor in checkpoint.read_tensors():
@@ -127,8 +128,12 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
             if name.startswith(IGNORED_KEYS):
                 continue
             slot = slots.get(name)
-            if slot is None or name in filled:
+            if slot is None:
                 unknown.append(key)
+            elif name in filled:
+                twice.append(key)
+            elif not tensor.is_floating_point():
+                wrong.append(f"{key} of {tensor.dtype}, no float")
             elif slot.shape != tensor.shape:
                 wrong.append(f"{key} {tuple(tensor.shape)} instead of {tuple(slot.shape)}")
             else:
@@ -137,7 +142,12 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
     missing = sorted(slots.keys() - filled)
     problems = [
         f"{what}: {_listed(keys)}"
-        for what, keys in (("missing", missing), ("not known", unknown), ("of another shape", wrong))
+        for what, keys in (
+            ("missing", missing),
+            ("not known", unknown),
+            ("twice there", twice),
+            ("of another kind", wrong),
+        )
         if keys
     ]
     if problems:
