@@ -104,10 +104,16 @@ class DirectionAblation:
                 f"{', '.join(MODES)}; got {text!r}"
             )
         chosen: dict[str, tuple[int, ...] | None] = {"layers": None, "heads": None}
+        seen: set[str] = set()
         for setting in match[3].split(";")[1:]:
             name, _, value = (part.strip() for part in setting.partition("="))
             if name not in chosen:
                 raise ValueError(f"expected layers=... or heads=... in {text!r}, got {setting.strip()!r}")
+            if name in seen:
+                raise ValueError(
+                    f"expected {name}= once in {text!r}: write all of them in one list, such as {name}=0-3,7"
+                )
+            seen.add(name)
             chosen[name] = () if value == "none" else parse_indices(value, name)
         mode: Mode = "mask" if match[1] == "mask" else "zero"
         return tuple(
