@@ -6,6 +6,7 @@ passage is ever truncated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from tl_crossenc.parts import PartMasks, parts_of_sequence
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 BLOCK = 4096
 """Pairs tokenized at a time, so that the tokenizer's own records never fill the memory."""
 
@@ -82,7 +84,9 @@ class EncodedPairs:
     def batch(self, indices: Sequence[int] | np.ndarray | None = None) -> PairBatch:
         """The pairs at `indices` (all by default) as one padded batch."""
         chosen = np.arange(len(self)) if indices is None else np.asarray(indices)
-        starts, lengths = self.offsets[chosen], self.lengths[chosen]
+        if not len(chosen):
+            chosen = chosen.astype(np.int64)
+        starts, lengths = self.offsets[:-1][chosen], self.lengths[chosen]
         width = int(lengths.max(initial=0))
         columns = np.arange(width)
         real = columns < lengths[:, None]
@@ -119,7 +123,7 @@ class PairEncoder:
         """Encode `queries[i]` with `passages[i]`.
 
         Raises:
-            ValueError: the lists differ in length, or a query leaves no room for its passage.
+            ValueError: the lists differ in length, a text is no valid Unicode, or a query leaves no room for its passage.
             TypeError: something that is no text.
         """
         if len(queries) != len(passages):
@@ -127,6 +131,10 @@ class PairEncoder:
         for text in (*queries, *passages):
             if not isinstance(text, str):
                 raise TypeError(f"expected texts, got {text!r} of type {type(text).__name__}")
+            if _SURROGATE.search(text):
+                raise ValueError(
+                    f"expected valid Unicode, got half a surrogate pair in {text[:60]!r}: decode the text's file as UTF-8"
+                )
         self._check_room(queries, passages)
         columns: tuple[list[np.ndarray], ...] = ([], [], [])
         lengths: list[int] = []
