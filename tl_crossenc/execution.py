@@ -74,7 +74,7 @@ def run_conditions(
             given = model.attention_input(batch.attention_mask, batch.parts)
             resid = model.run_embed(batch.tokens, batch.token_type_ids)
             for members, scores in _walk(model, given, plans, 0, resid, list(range(len(plans)))):
-                values[np.ix_(members, indices)] = scores.to("cpu", torch.float64).numpy()
+                values[np.ix_(np.asarray(members), indices)] = scores.to("cpu", torch.float64).numpy()
             if progress is not None:
                 progress(runs * len(indices))
     return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs))

@@ -139,6 +139,7 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
 
     config = BertConfig.from_dict(checkpoint.config)
     config._attn_implementation = "eager"
+    model: Any
     if checkpoint.folder is not None:
         model = BertForSequenceClassification.from_pretrained(
             str(checkpoint.folder), config=config, dtype=dtype, attn_implementation="eager"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
 
 from tl_crossenc.checkpoints import TOKENIZER_FILES, VOCABULARY_FILES, Checkpoint
+from tl_crossenc.embedded import BASE_PACKAGE, base_folder
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.hub import HubModel
 
@@ -37,7 +39,7 @@ def load_tokenizer(checkpoint: Checkpoint, cfg: CrossEncoderConfig, choice: Any 
         tokenizer = _from_folder(checkpoint.tokenizer_folder)
     elif cfg.d_vocab == UNCASED_VOCABULARY:
         logger.info("%s has no tokenizer files: taking bert-large-uncased's", checkpoint.name)
-        tokenizer = _from_name("bert-large-uncased")
+        tokenizer = _uncased()
     else:
         raise ValueError(
             f"expected tokenizer files (tokenizer.json or vocab.txt) beside {checkpoint.name!r}, which has none and a vocabulary "
@@ -51,6 +53,17 @@ def load_tokenizer(checkpoint: Checkpoint, cfg: CrossEncoderConfig, choice: Any 
     if len(tokenizer) < cfg.d_vocab:
         logger.warning("the tokenizer has %d word pieces, %s has %d", len(tokenizer), checkpoint.name, cfg.d_vocab)
     return tokenizer
+
+
+def _uncased() -> Any:
+    """bert-large-uncased's tokenizer; without the hub, the demo base model's, which has the same vocabulary."""
+    try:
+        return _from_name("bert-large-uncased")
+    except ValueError:
+        if importlib.util.find_spec(BASE_PACKAGE) is None:
+            raise
+        logger.info("the hub cannot be reached: taking the same vocabulary from the demo's base model")
+        return _from_folder(base_folder())
 
 
 def _from_name(name: str) -> Any:

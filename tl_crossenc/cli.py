@@ -1,0 +1,200 @@
+"""The command line: `tl-crossenc reproduce | parity | score`. Thin: arguments in, library calls, text out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status. A user's mistake is one sentence on standard error and status 2."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
+    logging.getLogger("tl_crossenc").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
+    if not arguments.debug:  # the libraries' own retries and warnings; what matters of them is in our sentence
+        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        return int(arguments.run(arguments))
+    except (ValueError, TypeError, OSError) as error:
+        if arguments.debug:
+            raise
+        sys.stderr.write(f"tl-crossenc: {_one_line(error)}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("tl-crossenc: interrupted; run the same command again to go on where it stopped\n")
+        return 130
+
+
+def _one_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tl-crossenc", description="See which attention carries query-document matching in a neural reranker."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    reproduce = _command(commands, "reproduce", _reproduce, "run the paper's experiments on a model and collections")
+    reproduce.add_argument("--model", default="demo", help="demo, a folder, or a Hugging Face hub name (default: demo)")
+    reproduce.add_argument(
+        "--collection",
+        action="append",
+        metavar="C",
+        help="demo, a folder with docs.tsv, queries.tsv and qrels.txt, trec-dl-2019 ... trec-dl-2022, or an ir_datasets id; "
+        "several times for several (default: demo)",
+    )
+    reproduce.add_argument("--out", type=Path, help="results folder (default: results/MODEL-COLLECTION)")
+    reproduce.add_argument(
+        "--mode", choices=("zero", "mask"), default="zero", help="how attention is removed (default: zero)"
+    )
+    reproduce.add_argument(
+        "--per-grade", type=_count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
+    )
+    reproduce.add_argument("--easy-negatives", type=int, default=10, help="random passages a query (default: 10)")
+    reproduce.add_argument("--seed", type=int, default=0, help="of the pool's draw (default: 0)")
+    reproduce.add_argument(
+        "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
+    )
+    reproduce.add_argument("--token-budget", type=int, help="padded tokens a batch")
+    _model_options(reproduce)
+
+    parity = _command(commands, "parity", _parity, "port a model and compare it with Hugging Face's")
+    parity.add_argument("model", metavar="MODEL")
+    _model_options(parity)
+
+    score = _command(commands, "score", _score, "score passages for a query")
+    score.add_argument("model", metavar="MODEL")
+    score.add_argument("--query", required=True)
+    score.add_argument("--passage", required=True, action="append")
+    score.add_argument(
+        "--ablate", action="append", metavar="CONDITION", help="such as 'DOC->QUERY' or 'zero(CLS->ALL; layers=0-3)'"
+    )
+    _model_options(score)
+    return parser
+
+
+def _command(commands, name: str, run, description: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=description, description=description)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, for a checkpoint that brings none")
+
+
+def _count_or_all(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or all, got {text!r}")
+    return int(text)
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+    from tl_crossenc.pools import PoolSpec
+    from tl_crossenc.reproduce import Settings, reproduce
+    from tl_crossenc.terminal import progress_bar, table1_for_terminal
+
+    collections = tuple(arguments.collection or ["demo"])
+    label = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name) for name in (arguments.model, *collections))
+    settings = Settings(
+        model=arguments.model,
+        collections=collections,
+        out=arguments.out or Path("results") / label,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        revision=arguments.revision,
+        tokenizer=arguments.tokenizer,
+        mode=arguments.mode,
+        pool=PoolSpec(arguments.per_grade, arguments.easy_negatives, arguments.seed),
+        gain=arguments.gain,
+        token_budget=arguments.token_budget or DEFAULT_TOKEN_BUDGET,
+    )
+    errors = Console(stderr=True)
+    found = reproduce(settings, lambda what: progress_bar(errors, what))
+    console = Console()
+    title = f"Table 1: {found.model_label} on {found.collection_label}, nDCG@{settings.cutoff}"
+    console.print(table1_for_terminal(found.table1.comparison, found.table1.unablated, title, found.caption))
+    done = found.table1
+    console.print(
+        f"{done.layers_run:,} pair-layers run ({done.layers_alone:,} without shared prefixes). Everything is in {settings.out}/",
+        highlight=False,
+    )
+    return 0
+
+
+def _parity(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tl_crossenc.parity import check_parity
+
+    found = check_parity(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        revision=arguments.revision,
+        tokenizer=arguments.tokenizer,
+    )
+    table = Table(title=f"Parity with Hugging Face: {found.model}", title_justify="left")
+    for column in ("compared", "values", "max abs difference", "max relative", "largest value"):
+        table.add_column(column, justify="left" if column == "compared" else "right")
+    for row in found.differences:
+        table.add_row(row.what, f"{row.compared:,}", f"{row.max_abs:.2e}", f"{row.max_rel:.2e}", f"{row.scale:.4g}")
+    console = Console()
+    console.print(table)
+    console.print(f"{found.shape}; {found.dtype} on {found.device}; revision {found.revision}", highlight=False)
+    console.print(
+        f"{'within' if found.passed else 'OUTSIDE of'} tolerance ({found.tolerance:g} x max(1, largest value))",
+        highlight=False,
+    )
+    return 0 if found.passed else 1
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from contextlib import nullcontext
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from tl_crossenc.cross_encoder import HookedCrossEncoder
+
+    model = HookedCrossEncoder.from_pretrained(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        revision=arguments.revision,
+        tokenizer=arguments.tokenizer,
+    )
+    with model.ablating(arguments.ablate) if arguments.ablate else nullcontext():
+        scores = model.score(arguments.query, arguments.passage)
+        condition = str(model.active_condition)
+    table = Table("score", "passage")
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        table.add_row(f"{scores[i]:.4f}", arguments.passage[i])
+    console = Console()
+    console.print(f"query: {arguments.query}; model: {model.cfg.model_name}; ablated: {condition}", highlight=False)
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

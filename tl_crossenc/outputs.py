@@ -1,0 +1,72 @@
+"""What `reproduce` leaves in its folder for Table 1, beside the store's cells.
+
+pools/<collection>.parquet    the frozen pools
+table1.csv .md .tex           the table, with every statistic in the CSV
+per_query.csv                 nDCG of every query under every condition, with the random ranking's and the ideal DCG
+scores.parquet                every score of every pair
+runs/<condition>.run          TREC runs
+run.json                      what was run, on what, with which versions
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tl_crossenc.evaluation import trec_run_lines
+from tl_crossenc.files import write_atomic
+
+PACKAGES = (
+    "tl-crossenc",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "ir_datasets",
+    "ir_measures",
+)
+
+
+def write_frame(path: Path, frame: pd.DataFrame, *, index: bool = True) -> None:
+    """A frame as CSV or Parquet, by the path's ending, written whole or not at all."""
+    if path.suffix == ".csv":
+        write_atomic(path, frame.to_csv(index=index, lineterminator="\n"))
+        return
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=index)
+    write_atomic(path, buffer.getvalue())
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON object with sorted keys."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+
+
+def write_runs(folder: Path, scores: pd.DataFrame, conditions: list[str]) -> None:
+    """One TREC run a condition. Queries of several collections stand in one file; their ids differ."""
+    for condition in conditions:
+        lines: list[str] = []
+        for (_, query_id), rows in scores.groupby(["collection", "query_id"], sort=False):
+            lines += trec_run_lines(query_id, rows["doc_id"], rows[condition], file_name(condition))
+        write_atomic(folder / f"{file_name(condition)}.run", "\n".join(lines) + "\n")
+
+
+def file_name(condition: str) -> str:
+    """A condition's text as a file name: `zero(DOC->QUERY; layers=0-3)` → `zero_DOC-QUERY_layers_0-3`."""
+    return re.sub(r"[^A-Za-z0-9,.+-]+", "_", condition.replace("->", "-")).strip("_")

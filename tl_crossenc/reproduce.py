@@ -1,0 +1,195 @@
+"""The main job: the paper's artefacts on one model and some collections, into one folder.
+
+A rerun computes what is missing and writes the same files again, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.collections import load_collection
+from tl_crossenc.conditions import MODES, UNABLATED, Mode
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.experiments.scoring import Progress
+from tl_crossenc.experiments.table1 import Table1, run_table1
+from tl_crossenc.outputs import file_name, versions, write_frame, write_json, write_runs
+from tl_crossenc.pools import Pool, PoolSpec, build_pool
+from tl_crossenc.published import MONOBERT_MODELS, VAST_2025_TABLE_1
+from tl_crossenc.store import Store, write_atomic
+from tl_crossenc.tables import caption, latex_table, markdown_table, table1_csv
+
+ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
+
+
+def no_progress(what: str) -> AbstractContextManager[Progress]:
+    """Progress that nobody watches."""
+    return nullcontext(lambda done, total: None)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to reproduce, on what.
+
+    Attributes:
+        model: "demo", a folder or a hub name.
+        collections: "demo", folders, `trec-dl-2019` ... `-2022`, or ir_datasets ids.
+        out: the results folder.
+        mode: of the ablations, "zero" or "mask".
+        pool: how passages are drawn.
+        cutoff: the k of nDCG@k.
+        gain: "linear" (as in trec_eval) or "exponential".
+    """
+
+    model: str
+    collections: tuple[str, ...]
+    out: Path
+    device: str = "auto"
+    dtype: str = "float32"
+    revision: str | None = None
+    tokenizer: str | None = None
+    mode: Mode = "zero"
+    pool: PoolSpec = field(default_factory=PoolSpec)
+    cutoff: int = 10
+    gain: str = "linear"
+    token_budget: int = DEFAULT_TOKEN_BUDGET
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"expected a mode among {', '.join(MODES)}, got {self.mode!r}")
+        if not self.collections:
+            raise ValueError("expected at least one collection, got none")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What `reproduce` found.
+
+    Attributes:
+        settings: what was asked for.
+        model_label: the model's name for titles.
+        collection_label: the collections' names for titles.
+        pools: one a collection.
+        table1: Table 1.
+    """
+
+    settings: Settings
+    model_label: str
+    collection_label: str
+    pools: tuple[Pool, ...]
+    table1: Table1
+
+    @property
+    def caption(self) -> str:
+        """What Table 1 shows."""
+        low, high = self.table1.unablated_interval
+        return caption(
+            self.model_label,
+            self.collection_label,
+            len(self.table1.per_query),
+            (self.table1.unablated, low, high),
+            float(self.table1.random.mean()),
+            self.table1.mode,
+        )
+
+
+def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Reproduction:
+    """Run the paper's experiments, or read them from the folder where they are done, and write everything there.
+
+    Raises:
+        ValueError: bad settings, model, collection or output folder.
+        StoreError: the folder cannot be written.
+    """
+    store = Store(settings.out, versions={name: version for name, version in versions().items() if name == "torch"})
+    pools = tuple(frozen_pool(name, settings.pool, settings.out / "pools") for name in settings.collections)
+    model = HookedCrossEncoder.from_pretrained(
+        settings.model,
+        device=settings.device,
+        dtype=settings.dtype,
+        revision=settings.revision,
+        tokenizer=settings.tokenizer,
+    )
+    with progress("Table 1") as advance:
+        table = run_table1(
+            model,
+            pools,
+            store,
+            mode=settings.mode,
+            cutoff=settings.cutoff,
+            gain=settings.gain,
+            token_budget=settings.token_budget,
+            progress=advance,
+        )
+    found = Reproduction(settings, model.cfg.model_name, ", ".join(pool.collection for pool in pools), pools, table)
+    write_table1(found)
+    write_json(settings.out / "run.json", provenance(found, model))
+    return found
+
+
+def frozen_pool(name: str, spec: PoolSpec, folder: Path) -> Pool:
+    """The pool of a collection, drawn once and kept: the collection is not read again while its file is there."""
+    label = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name if Path(name).is_dir() else name).strip("-")
+    per_grade = "all" if spec.per_grade is None else spec.per_grade
+    path = folder / f"{label}_grade-{per_grade}_easy-{spec.easy_negatives}_seed-{spec.seed}.parquet"
+    if path.exists():
+        return Pool.load(path)
+    pool = build_pool(load_collection(name), spec)
+    pool.save(path)
+    return pool
+
+
+def is_monobert(model_name: str) -> bool:
+    """Whether the paper's numbers are this model's."""
+    return model_name in MONOBERT_MODELS or "monobert-large" in Path(model_name).name
+
+
+def write_table1(found: Reproduction) -> None:
+    """Write Table 1 in every form, the per-query values, the runs and the scores."""
+    table, out = found.table1, found.settings.out
+    published = VAST_2025_TABLE_1 if is_monobert(found.model_label) else None
+    write_frame(out / "table1.csv", table1_csv(table.comparison, published))
+    text = markdown_table(table.comparison, table.unablated)
+    write_atomic(out / "table1.md", f"{text}\n{found.caption}\n")
+    write_atomic(out / "table1.tex", latex_table(table.comparison, table.unablated, found.caption))
+    per_query = table.per_query.copy()
+    per_query.insert(0, "random", table.random)
+    per_query.insert(1, "ideal_dcg", table.ideal_dcg)
+    write_frame(out / "per_query.csv", per_query)
+    write_frame(out / "tie_rate.csv", table.tie_rate)
+    write_frame(out / "scores.parquet", table.scores, index=False)
+    write_runs(out / "runs", table.scores, [str(UNABLATED), *_conditions(table)])
+
+
+def _conditions(table: Table1) -> Sequence[str]:
+    return [name for name in table.per_query.columns if name != str(UNABLATED)]
+
+
+def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, object]:
+    """What was run, on what, with which versions. No times: a rerun writes the same bytes."""
+    settings = asdict(found.settings)
+    settings["out"] = None
+    return {
+        "settings": settings,
+        "model": {
+            "name": found.model_label,
+            "revision": model.cfg.revision,
+            "layers": model.cfg.n_layers,
+            "heads": model.cfg.n_heads,
+            "d_model": model.cfg.d_model,
+            "labels": model.cfg.n_labels,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device),
+        },
+        "pools": [
+            {"collection": pool.collection, "digest": pool.digest, "provenance": pool.provenance}
+            for pool in found.pools
+        ],
+        "runs": {
+            condition: f"{file_name(condition)}.run" for condition in [str(UNABLATED), *_conditions(found.table1)]
+        },
+        "versions": versions(),
+    }

@@ -1,0 +1,50 @@
+"""What is shown in a terminal: tables and progress, through rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tl_crossenc.tables import SIDES, cell_text
+
+
+class RateColumn(ProgressColumn):
+    """Work done a second, in pairs through one layer."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, or nothing before there is one."""
+        return Text("" if task.speed is None else f"{task.speed:,.0f} pair-layers/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and remaining time; yields what to call with (done, total). Nothing is drawn when nothing is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, RateColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield advance
+
+
+def table1_for_terminal(comparison: pd.DataFrame, unablated: float, title: str, caption: str) -> Table:
+    """Table 1 as a rich table: decreases bold, marks as in `tables`."""
+    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
+    table.add_column("attender \\ attended", style="bold")
+    for side in SIDES:
+        table.add_column(side, justify="right")
+    for attender in SIDES:
+        shown = []
+        for attended in SIDES:
+            value, marks, decrease = cell_text(comparison.loc[f"{attender}->{attended}"], unablated)
+            shown.append(Text(f"{value}{marks:<2}", style="bold" if decrease else ""))
+        table.add_row(attender, *shown, end_section=attender == SIDES[-2])
+    return table
