@@ -118,6 +118,8 @@ def fused_attention(
     """z, what each row reads, by `scaled_dot_product_attention`; `row` are the first positions, usually all."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     groups = row_groups(edits) if edits is not None else ()
+    if groups:
+        given.known_parts()  # even where an edit removes all there is, as the explicit path asks for them
     everywhere = [group for group in groups if group.heads is None and len(group.attenders) == N_PARTS]
     if everywhere:
         return _edited_rows(q, k, v, given, everywhere[0]).transpose(1, 2)

@@ -77,6 +77,8 @@ class LayerModule(nn.Module):
 class Attention(LayerModule):
     """Self-attention of one layer, without the residual connection and the LayerNorm."""
 
+    hook_result: HookPoint  # there while cfg.use_attn_result
+
     def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
         super().__init__(stack, layer)
         self.cfg = cfg
@@ -215,6 +217,10 @@ class MLP(LayerModule):
 
 class BertBlock(LayerModule):
     """One post-LN layer: `hook_resid_mid` and `hook_resid_post` come before their LayerNorm."""
+
+    hook_q_input: HookPoint  # there while cfg.use_split_qkv_input, as are the next two
+    hook_k_input: HookPoint
+    hook_v_input: HookPoint
 
     def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
         super().__init__(stack, layer)

@@ -29,7 +29,7 @@ from tl_crossenc.parts import N_PARTS
 
 Mode = Literal["zero", "mask"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-Indices = Iterable[int] | int | None
+Indices = Iterable[int | np.integer] | int | np.integer | None
 _EDIT = re.compile(r"^(\w+)\(([^;()]+)((?:;[^;()]+)*)\)$")
 
 

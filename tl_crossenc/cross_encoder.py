@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ class HookedCrossEncoder(HookedEncoder):
         dtype: str | torch.dtype = "float32",
         revision: str | None = None,
         tokenizer: Any = None,
-    ) -> Self:
+    ) -> HookedCrossEncoder:
         """Port a checkpoint.
 
         Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -142,7 +142,7 @@ class HookedEncoder(HookedRootModule):
         """The type of the weights and activations."""
         return self.embed.W_E.dtype
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)
         self.cfg.device, self.cfg.dtype = str(self.device), self.dtype
         return self
@@ -200,7 +200,7 @@ class HookedEncoder(HookedRootModule):
                 "expected token_type_ids and attention_mask beside raw tokens (without them padding would be read as text "
                 "and the passage as query); pass them, or the pairs from model.to_pairs(query, passages)"
             )
-        self._check_input(tokens, attention_mask, start_at_layer)
+        self._check_input(tokens, token_type_ids, attention_mask, parts, start_at_layer)
         edits = self._active.compile(self.cfg.n_layers, self.cfg.n_heads)
         given = self.attention_input(attention_mask, parts)
         if start_at_layer is not None:
@@ -247,23 +247,33 @@ class HookedEncoder(HookedRootModule):
             raise ValueError(f"expected start_at_layer <= stop_at_layer, got {start} and {stop}")
         return bounds[0], bounds[1]
 
-    def _check_input(self, tokens: Tensor, attention_mask: Tensor, start_at_layer: int | None) -> None:
-        if tuple(tokens.shape[:2]) != tuple(attention_mask.shape):
-            raise ValueError(
-                f"expected an attention mask of the input's shape {tuple(tokens.shape[:2])} [pair, pos], "
-                f"got {tuple(attention_mask.shape)}"
-            )
+    def _check_input(
+        self,
+        tokens: Tensor,
+        token_type_ids: Tensor | None,
+        attention_mask: Tensor,
+        parts: PartMasks | None,
+        start_at_layer: int | None,
+    ) -> None:
+        from_resid = start_at_layer is not None
+        wants = f"residual stream of floats [pair, pos, {self.cfg.d_model}]" if from_resid else "token ids [pair, pos]"
+        fits = tokens.ndim == 3 and tokens.shape[2] == self.cfg.d_model if from_resid else tokens.ndim == 2
+        if tokens.is_floating_point() != from_resid or not fits:
+            raise ValueError(f"expected a {wants}, got {tokens.dtype} of shape {tuple(tokens.shape)}")
+        beside = {
+            "an attention mask": attention_mask,
+            "token_type_ids": None if from_resid else token_type_ids,
+            "parts": None if parts is None else parts.codes,
+        }
+        for what, tensor in beside.items():
+            if tensor is not None and tensor.shape != tokens.shape[:2]:
+                raise ValueError(
+                    f"expected {what} of the input's shape {tuple(tokens.shape[:2])} [pair, pos], got {tuple(tensor.shape)}"
+                )
         if tokens.shape[1] > self.cfg.n_ctx:
             raise ValueError(
                 f"expected at most {self.cfg.n_ctx} positions, got {tokens.shape[1]}: truncate the passage"
             )
-        wants = (
-            "residual stream of floats [pair, pos, d_model]" if start_at_layer is not None else "token ids [pair, pos]"
-        )
-        if tokens.is_floating_point() != (start_at_layer is not None) or tokens.ndim != (
-            3 if start_at_layer is not None else 2
-        ):
-            raise ValueError(f"expected a {wants}, got {tokens.dtype} of shape {tuple(tokens.shape)}")
 
     # Ablations.
 
@@ -274,7 +284,7 @@ class HookedEncoder(HookedRootModule):
         layers: Indices = None,
         heads: Indices = None,
         mode: Mode = "zero",
-    ) -> Iterator[Self]:
+    ) -> Iterator[HookedEncoder]:
         """Remove directions of attention from every run inside of the `with` block.
 
         Args:
