@@ -1,0 +1,44 @@
+"""Fixtures: a tiny BERT classifier of each head, its ports, and a padded batch of uneven pairs."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """Four unpadded pairs, one with a one-word passage, one with an empty one."""
+    from tiny_models import tiny_rows
+
+    return tiny_rows()
+
+
+@pytest.fixture
+def batch(rows):
+    """The four pairs as one padded batch."""
+    from tiny_models import to_batch
+
+    return to_batch(rows)
+
+
+@pytest.fixture(params=[1, 2], ids=["1-label", "2-labels"])
+def any_hf(request):
+    """A tiny Hugging Face classifier with 1 label, then with 2."""
+    from tiny_models import tiny_hf
+
+    return tiny_hf(request.param, seed=request.param)
+
+
+@pytest.fixture
+def hf():
+    """A tiny Hugging Face classifier with 2 labels."""
+    from tiny_models import tiny_hf
+
+    return tiny_hf()
+
+
+@pytest.fixture
+def model(hf):
+    """Its port in float64."""
+    from tiny_models import port
+
+    return port(hf, torch.float64)
