@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s: %(message)s"
     )
     logging.getLogger("tl_crossenc").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
-    if not arguments.debug:  # the libraries' own retries and warnings; what matters of them is in our sentence
-        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-        logging.getLogger("transformers").setLevel(logging.ERROR)
+    if not arguments.debug:  # the hub's own retries; what matters of them is in our sentence
+        os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
+    logging.getLogger("transformers").setLevel(logging.INFO if arguments.debug else logging.ERROR)
     try:
         return int(arguments.run(arguments))
     except (ValueError, TypeError, OSError) as error:
