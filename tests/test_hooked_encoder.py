@@ -621,6 +621,17 @@ def test_shapes_that_do_not_fit(model, batch):
         model(torch.zeros(n, width, 19).double(), attention_mask=batch.attention_mask, start_at_layer=1)
 
 
+def test_ids_that_the_model_has_no_embedding_for(model, batch):
+    beside = raw(batch)
+    for wrong in (97, -1):
+        tokens = batch.tokens.clone()
+        tokens[1, 2] = wrong
+        with pytest.raises(ValueError, match=rf"token ids 0\.\.96, got {wrong}"):
+            model(tokens, **beside)
+    with pytest.raises(ValueError, match=r"token_type_ids 0\.\.1, got 2"):
+        model(batch.tokens, **{**beside, "token_type_ids": batch.token_type_ids + 1})
+
+
 def test_input_longer_than_the_positions(model):
     shortest = to_batch(tiny_rows(sizes=[(5, N_CTX - 8)]))
     assert model(shortest).shape == (1,)

@@ -275,6 +275,18 @@ class HookedEncoder(HookedRootModule):
                 f"expected at most {self.cfg.n_ctx} positions, got {tokens.shape[1]}: truncate the passage"
             )
 
+        if from_resid or tokens.device.type != "cpu" or not tokens.numel():
+            return  # looking at the ids would wait for the device
+        for what, ids, size in (
+            ("token ids", tokens, self.cfg.d_vocab),
+            ("token_type_ids", token_type_ids, self.cfg.d_vocab_types),
+        ):
+            low, high = (0, 0) if ids is None or ids.device.type != "cpu" else map(int, ids.aminmax())
+            if low < 0 or high >= size:
+                raise ValueError(
+                    f"expected {what} 0..{size - 1}, got {low if low < 0 else high}: use the model's tokenizer"
+                )
+
     # Ablations.
 
     @contextmanager
