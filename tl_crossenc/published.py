@@ -25,3 +25,20 @@ VAST_2025_TABLE_1: dict[str, float] = {
 
 VAST_2025_SIGNIFICANT = frozenset({"CLS->ALL", "QUERY->ALL", "DOC->DOC", "DOC->ALL"})
 """Directions starred there: a decrease with p <= .05 under the two-tailed Student's t-test."""
+
+ZHAN_2020 = "Zhan et al. 2020 (BERT-base, MS MARCO passage dev)"
+ZHAN_2020_SEP_MASS = (0.03, 0.06, 0.08, 0.20, 0.43, 0.54, 0.49, 0.56, 0.53, 0.53, 0.21, 0.16)
+"""Mean attention mass on both separators in each of the 12 layers, first to last."""
+
+ZHAN_2020_CLS_MASS = (0.08, 0.24, 0.22, 0.13)
+ZHAN_2020_CLS_MASS_LATER = 0.03
+"""Mean attention mass on CLS in the first four layers; in each later one it is at most `ZHAN_2020_CLS_MASS_LATER`."""
+
+ZHAN_2020_CUT_LAYERS = (0, 2, 4, 6, 8, 10, 11)
+ZHAN_2020_MRR: dict[str, tuple[float, ...]] = {
+    "query-to-document": (0.334, 0.336, 0.334, 0.327, 0.327, 0.321, 0.314),
+    "document-to-query": (0.334, 0.334, 0.317, 0.309, 0.307, 0.298, 0.293),
+    "both": (0.334, 0.335, 0.307, 0.286, 0.283, 0.253, 0.200),
+}
+"""MRR@10 with the mask in the first n layers, for each n of `ZHAN_2020_CUT_LAYERS`; after the softmax, not renormalized. Their
+query-to-document mask cuts the whole query row, CLS and SEPs too."""

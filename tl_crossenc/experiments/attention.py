@@ -1,0 +1,245 @@
+"""Attention by direction of some pools, from the store where it is there, else measured and stored.
+
+Mass and density of every direction are measured once for each query, grade, layer and head; `attention_flow.py` defines them.
+`matching.py` and `sinks.py` read their results off what comes out here.
+
+A cell is (model revision, dtype, device kind, pool, shard of the pool). A shard's batches depend on the shard alone, so a cell's
+bytes do not depend on which other cells were computed beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tl_crossenc.attention_flow import (
+    ATTENDED,
+    ATTENDERS,
+    QUANTITIES,
+    AttentionFlow,
+    Moments,
+    measure_attention,
+)
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.directions import Direction
+from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES
+from tl_crossenc.pools import Pool
+from tl_crossenc.store import CellKey, Store
+
+FULL_STOPS = (".", "Ġ.", "▁.")
+"""A full stop in the vocabularies of BERT, byte-level BPE and SentencePiece."""
+
+
+class Group(NamedTuple):
+    """The pairs of one query and one grade."""
+
+    collection: str
+    query_id: str
+    grade: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention by direction on some collections.
+
+    Attributes:
+        by_direction: a row a (layer, head, attender, attended, grade, quantity): mean and variance over pairs, n_pairs. NaN where
+            no pair counts (an empty part).
+        flow: the moments behind it, by `Group`: what per-query values are read from.
+        grades: the grades there are, in order.
+        n_layers, n_heads: of the model.
+        pairs_run: pairs that the model ran for this; 0 when everything was stored.
+        model: the model's name.
+    """
+
+    by_direction: pd.DataFrame
+    flow: AttentionFlow = field(repr=False)
+    grades: tuple[int, ...]
+    n_layers: int
+    n_heads: int
+    pairs_run: int
+    model: str
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of the flow."""
+        return cast(tuple[Group, ...], self.flow.groups)
+
+    def per_query(self, direction: Direction | str, quantity: str = "mass") -> pd.DataFrame:
+        """A row a (collection, query_id, grade, layer, head): the mean over the query's pairs of that grade, and n_pairs.
+
+        Groups without a pair that counts are left out.
+
+        Raises:
+            ValueError: the attended side is ALL, or the quantity is unknown.
+        """
+        flow = self.only(direction, quantity)
+        places = product(self.groups, range(self.n_layers), range(self.n_heads))
+        frame = pd.DataFrame(
+            [(*group, layer, head) for group, layer, head in places], columns=[*Group._fields, "layer", "head"]
+        )
+        frame["mean"] = flow.moments.mean.reshape(-1)
+        frame["n_pairs"] = flow.moments.count.reshape(-1).repeat(self.n_layers * self.n_heads)
+        return frame.loc[frame["n_pairs"] > 0].reset_index(drop=True)
+
+    def only(self, direction: Direction | str, quantity: str = "mass") -> AttentionFlow:
+        """The flow of one direction and one quantity, axes kept at size 1.
+
+        Raises:
+            ValueError: the attended side is ALL, or the quantity is unknown.
+        """
+        chosen = Direction.parse(direction) if isinstance(direction, str) else direction
+        if chosen.attended is None:
+            raise ValueError(f"expected a part on the attended side, got {chosen}: the mass on ALL is always 1")
+        if quantity not in QUANTITIES:
+            raise ValueError(f"expected a quantity among {', '.join(QUANTITIES)}, got {quantity!r}")
+        attender = len(ATTENDERS) - 1 if chosen.attender is None else int(chosen.attender)
+        q, y = QUANTITIES.index(quantity), int(chosen.attended)
+        cell = (..., slice(q, q + 1), slice(attender, attender + 1), slice(y, y + 1))
+        moments = self.flow.moments
+        return AttentionFlow(self.flow.groups, Moments(moments.count[cell], moments.mean[cell], moments.m2[cell]))
+
+
+def run_attention(
+    model: HookedCrossEncoder,
+    pools: Sequence[Pool],
+    store: Store,
+    *,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    progress: Progress | None = None,
+) -> Attention:
+    """Measure attention by direction over all pairs of all pools, easy negatives included, computing only missing cells.
+
+    Raises:
+        ValueError: no pool, pools without a pair, or two pools of one name.
+    """
+    names = [pool.collection for pool in pools]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected pools of distinct collections, got {', '.join(names)}: give each a name of its own")
+    if not any(len(pool) for pool in pools):
+        raise ValueError(f"expected at least one pool with passages, got {len(pools)} pools without: check the qrels")
+    shards = [
+        (pool, i, pool.pairs[start : start + SHARD])
+        for pool in pools
+        for i, start in enumerate(range(0, len(pool), SHARD))
+    ]
+    stops = full_stop_ids(model)
+    keys = [cell_key(model, pool, i, stops, token_budget) for pool, i, _ in shards]
+    absent = set(store.missing(keys))
+    layers = model.cfg.n_layers
+    total = layers * sum(len(pairs) for (_, _, pairs), key in zip(shards, keys, strict=True) if key in absent)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += layers * count
+        if progress is not None:
+            progress(done, total)
+
+    flows = [AttentionFlow.empty(layers, model.cfg.n_heads)]
+    for (pool, _, pairs), key in zip(shards, keys, strict=True):
+        if key in absent:
+            encoded = model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
+            groups = [(pair.query_id, pair.grade) for pair in pairs]
+            measured = measure_attention(
+                model, encoded, groups, full_stops=stops, token_budget=token_budget, progress=advance
+            )
+            about = {"model": model.cfg.model_name, "collection": pool.collection}
+            store.write(key, flow_to_table(measured), about)
+            absent.discard(key)
+        flows.append(_named(flow_from_table(store.read(key), layers, model.cfg.n_heads), pool))
+    flow = AttentionFlow.join(flows)
+    by_grade = flow.regroup(lambda group: cast(Group, group).grade)
+    return Attention(
+        by_direction=_by_direction(by_grade),
+        flow=flow,
+        grades=tuple(sorted(cast(tuple[int, ...], by_grade.groups))),
+        n_layers=layers,
+        n_heads=model.cfg.n_heads,
+        pairs_run=done // layers,
+        model=model.cfg.model_name,
+    )
+
+
+def full_stop_ids(model: HookedCrossEncoder) -> tuple[int, ...]:
+    """The token ids that are full stops in the model's vocabulary."""
+    vocabulary = {} if model.tokenizer is None else model.tokenizer.get_vocab()
+    return tuple(sorted(vocabulary[text] for text in FULL_STOPS if text in vocabulary))
+
+
+def cell_key(model: HookedCrossEncoder, pool: Pool, shard: int, stops: Sequence[int], token_budget: int) -> CellKey:
+    """The key of one cell of moments."""
+    return CellKey.of(
+        "attention",
+        revision=model.cfg.revision,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type,
+        pool=pool.digest,
+        full_stops=",".join(map(str, stops)),
+        shard=shard,
+        shard_size=SHARD,
+        token_budget=token_budget,
+    )
+
+
+def flow_to_table(flow: AttentionFlow) -> pa.Table:
+    """A row a (query_id, grade, layer, head, attender, attended): count, mean and M2 of both quantities."""
+    moments = flow.moments
+    shape = (*moments.mean.shape[:3], len(ATTENDERS), len(ATTENDED))
+    places = np.indices(shape).reshape(len(shape), -1)
+    groups = cast(tuple[tuple[str, int], ...], flow.groups)
+    names = pa.array([group[0] for group in groups], pa.string())
+    grades = np.asarray([group[1] for group in groups], dtype=np.int32)
+    columns: dict[str, Any] = {"query_id": names.take(pa.array(places[0])), "grade": grades[places[0]]}
+    columns |= {name: pa.array(places[i], pa.int16()) for i, name in ((1, "layer"), (2, "head"))}
+    columns["attender"] = pa.array(ATTENDERS).take(pa.array(places[3]))
+    columns["attended"] = pa.array(ATTENDED).take(pa.array(places[4]))
+    for i, quantity in enumerate(QUANTITIES):
+        columns[f"{quantity}_n"] = np.broadcast_to(moments.count[:, :, :, i], shape).reshape(-1)
+        columns[f"{quantity}_mean"] = moments.mean[:, :, :, i].reshape(-1)
+        columns[f"{quantity}_m2"] = moments.m2[:, :, :, i].reshape(-1)
+    return pa.table(columns)
+
+
+def flow_from_table(table: pa.Table, n_layers: int, n_heads: int) -> AttentionFlow:
+    """The flow that `flow_to_table` wrote."""
+    shape = (-1, n_layers, n_heads, len(ATTENDERS), len(ATTENDED))
+    step = int(np.prod(shape[1:]))
+    groups = zip(table["query_id"].to_pylist()[::step], table["grade"].to_pylist()[::step], strict=True)
+
+    def stacked(kind: str) -> np.ndarray:
+        return np.stack([table[f"{name}_{kind}"].to_numpy().reshape(shape) for name in QUANTITIES], axis=3)
+
+    return AttentionFlow(tuple(groups), Moments(stacked("n")[:, :1, :1], stacked("mean"), stacked("m2")))
+
+
+def _named(flow: AttentionFlow, pool: Pool) -> AttentionFlow:
+    named = [Group(pool.collection, *cast(tuple[str, int], group)) for group in flow.groups]
+    return AttentionFlow(tuple(named), flow.moments)
+
+
+def _by_direction(by_grade: AttentionFlow) -> pd.DataFrame:
+    grades = cast(tuple[int, ...], by_grade.groups)
+    order = np.argsort(grades)
+    moments, cells = by_grade.moments, (..., slice(N_PARTS), slice(N_PARTS))
+    means, variances = moments.observed_mean[cells][order], moments.variance[cells][order]
+    axes = {
+        "grade": sorted(grades),
+        "layer": range(means.shape[1]),
+        "head": range(means.shape[2]),
+        "quantity": QUANTITIES,
+        "attender": REAL_PART_NAMES,
+        "attended": REAL_PART_NAMES,
+    }
+    frame = pd.MultiIndex.from_product(axes.values(), names=axes.keys()).to_frame(index=False)
+    frame["mean"], frame["variance"] = means.reshape(-1), variances.reshape(-1)
+    frame["n_pairs"] = np.broadcast_to(moments.count[cells][order], means.shape).reshape(-1)
+    return frame[["layer", "head", "attender", "attended", "grade", "quantity", "mean", "variance", "n_pairs"]]
