@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction, direction_grid
-from tl_crossenc.evaluation import per_query_ndcg
-from tl_crossenc.experiments.scoring import PoolScores, Progress, score_pool
+from tl_crossenc.experiments.ranking import rank_under
+from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.pools import Pool
 from tl_crossenc.significance import compare, mean_interval
 from tl_crossenc.store import Store
@@ -87,64 +86,34 @@ def run_table1(
     Raises:
         ValueError: no pool, or a pool without passages to rank.
     """
-    if not pools:
-        raise ValueError("expected at least one pool, got none")
     chosen = table1_conditions(mode)
-    conditions = [UNABLATED, *chosen.values()]
-    frames, score_frames, cost = [], [], np.zeros(2, dtype=np.int64)
-    for pool in pools:
-        ranked = pool.ranked
-        if len(ranked) == 0:
-            raise ValueError(f"expected passages to rank in the pool of {pool.collection}, got none: check its qrels")
-        found = score_pool(model, ranked, conditions, store, token_budget=token_budget, progress=progress)
-        cost += (found.layers_run, found.layers_alone)
-        score_frames.append(_score_frame(ranked, found))
-        frames.append(_evaluate(ranked, found, cutoff, gain, str(model.dtype).removeprefix("torch.")))
-    evaluated = pd.concat(frames)
-    per_query = evaluated["ndcg"]
+    ranked = rank_under(
+        model,
+        pools,
+        store,
+        [UNABLATED, *chosen.values()],
+        cutoff=cutoff,
+        gain=gain,
+        token_budget=token_budget,
+        progress=progress,
+    )
+    per_query, tie_rate = ranked.ndcg, ranked.values["tie_rate"]
     comparison = compare(
         per_query[str(UNABLATED)],
         {str(direction): per_query[str(condition)] for direction, condition in chosen.items()},
     )
-    tie_rate = evaluated["tie_rate"]
     comparison["tie_rate"] = [float(tie_rate[str(condition)].mean()) for condition in chosen.values()]
     return Table1(
         directions=tuple(chosen),
         mode=mode,
         per_query=per_query,
-        random=evaluated["random", str(UNABLATED)].rename("random"),
-        ideal_dcg=evaluated["ideal_dcg", str(UNABLATED)].rename("ideal_dcg"),
+        random=ranked.values["random", str(UNABLATED)].rename("random"),
+        ideal_dcg=ranked.values["ideal_dcg", str(UNABLATED)].rename("ideal_dcg"),
         tie_rate=tie_rate,
         comparison=comparison,
-        scores=pd.concat(score_frames, ignore_index=True),
+        scores=ranked.scores,
         cutoff=cutoff,
         gain=gain,
-        layers_run=int(cost[0]),
-        layers_alone=int(cost[1]),
+        layers_run=ranked.layers_run,
+        layers_alone=ranked.layers_alone,
     )
-
-
-def _evaluate(pool: Pool, found: PoolScores, cutoff: int, gain: str, dtype: str) -> pd.DataFrame:
-    """Per-query values of every condition: columns (value, condition), rows (collection, query_id)."""
-    ids = [pair.query_id for pair in pool.pairs], [pair.doc_id for pair in pool.pairs]
-    grades = [pair.grade for pair in pool.pairs]
-    columns = {
-        str(condition): per_query_ndcg(*ids, grades, scores, cutoff=cutoff, gain=gain, dtype=dtype)
-        for condition, scores in zip(found.conditions, found.values, strict=True)
-    }
-    frame = pd.concat(columns, axis=1).swaplevel(axis=1)
-    frame.index = pd.MultiIndex.from_product([[pool.collection], frame.index], names=["collection", "query_id"])
-    return frame
-
-
-def _score_frame(pool: Pool, found: PoolScores) -> pd.DataFrame:
-    frame = pd.DataFrame(
-        {
-            "collection": pool.collection,
-            "query_id": [pair.query_id for pair in pool.pairs],
-            "doc_id": [pair.doc_id for pair in pool.pairs],
-            "grade": [pair.grade for pair in pool.pairs],
-        }
-    )
-    columns = {str(condition): values for condition, values in zip(found.conditions, found.values, strict=True)}
-    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
