@@ -1,0 +1,270 @@
+"""Figure 2 of Vast et al. 2025: does a head seek query-passage attention, and does it seek what is alike?
+
+Per head, the contrast q^T A d - d^T A d of the part means against the alignment of A's singular vectors (`qk.py`), and the test
+of the decomposition that both rest on (`qk_terms.py`). q and d are means over all pairs of all pools together; the decomposition
+is measured on `max_pairs` of those pairs, drawn with a seed.
+
+Relative contrasts are in standard deviations of that head's own score: contrast / sqrt(d_head) divided by the standard deviation
+of E_i^T A E_j / sqrt(d_head) over the QUERY->DOC token pairs of the sample (DOC->QUERY for the other contrast), without biases.
+So a contrast of 1 moves a score by as much as one token differs from another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.directions import Direction
+from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.pools import Pool, PoolPair
+from tl_crossenc.qk import (
+    MATCHED_PARTS,
+    MeanScores,
+    PartMoments,
+    Spectrum,
+    Weighting,
+    divide,
+    mean_scores,
+    part_moments,
+    spectrum,
+)
+from tl_crossenc.qk_terms import TERM_DIRECTIONS, TERMS, TermMoments, term_moments
+from tl_crossenc.store import CellKey, Store
+
+Moments = TypeVar("Moments", PartMoments, TermMoments)
+
+
+@dataclass(frozen=True)
+class QKAlignment:
+    """Figure 2 as data, a row a head unless said otherwise; raw values are those of A = W_Q W_K^T, logits those / sqrt(d_head).
+
+    Attributes:
+        heads: layer, head, trace, sum_sigma, alignment (trace / sum_sigma); for `contrast` and `other_contrast`, and for both
+            with the biases (`contrast_biased`, ...): raw, `..._logit`, `..._relative` (see the module); `score_sd`, the
+            QUERY->DOC standard deviation that `contrast_relative` divides by, in logits.
+        products: a row a head, direction (attender mean -> attended mean) and with or without biases: raw, logit.
+        spectrum: a row a head and number k = 1.. of directions kept: sigma, overlap (u_k . v_k), cumulative, cumulative_alignment.
+        decomposition: a row a direction and head: token_pairs, mean_square and variance (logits squared), then for each term
+            `share_...`, `variance_share_...`, `square_ratio_...`, and epsilon_ratio, two_term_r2, row_r2, match_lift.
+        layers: a row a layer and part: tokens, norm of the mean, spread (RMS distance from it).
+        collections: of the pools.
+        weighting: of the tokens in the means.
+        pairs: pairs behind the means.
+        sampled: pairs behind the decomposition.
+        seed: of that sample.
+    """
+
+    heads: pd.DataFrame
+    products: pd.DataFrame
+    spectrum: pd.DataFrame
+    decomposition: pd.DataFrame
+    layers: pd.DataFrame
+    collections: tuple[str, ...]
+    weighting: Weighting
+    pairs: int
+    sampled: int
+    seed: int
+
+
+def run_qk_alignment(
+    model: HookedCrossEncoder,
+    pools: Sequence[Pool],
+    store: Store,
+    *,
+    weighting: Weighting = "token",
+    max_pairs: int = 512,
+    seed: int = 0,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    progress: Progress | None = None,
+) -> QKAlignment:
+    """Compute Figure 2 over all pairs of all pools together, easy negatives among them where a pool has them.
+
+    Args:
+        model: the model, with what it ablates at the moment.
+        pools: one or more.
+        store: for the sums of each shard of a pool.
+        weighting: see `qk.part_moments`.
+        max_pairs: pairs for the decomposition, at least 1; all where there are fewer.
+        seed: of the draw of those.
+        token_budget: padded tokens a batch.
+        progress: as in `scoring.py`; the last layer is never run.
+
+    Raises:
+        Unavailable: there are no pairs, or none of them has both query and passage tokens.
+        ValueError: `max_pairs` is not positive, the weighting is unknown, or the model gave numbers that are not finite.
+    """
+    if max_pairs < 1:
+        raise ValueError(f"expected max_pairs of at least 1, got {max_pairs}")
+    everything = [pair for pool in pools for pair in pool.pairs]
+    if not everything:
+        raise Unavailable("the query-key contrasts need pairs of a query and a passage, and there are none.")
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(everything))[:max_pairs])
+    sample = [everything[i] for i in chosen]
+    drawn = {"pools": "+".join(pool.digest for pool in pools), "max_pairs": max_pairs, "seed": seed}
+    given = {"weighting": weighting, "token_budget": token_budget}
+    mean_cells = [
+        (_key(model, "qk-means", pool=pool.digest, shard=i, **given), pairs)
+        for pool in pools
+        for i, pairs in _shards(pool.pairs)
+    ]
+    term_cells = [(_key(model, "qk-terms", shard=i, **drawn, **given), pairs) for i, pairs in _shards(sample)]
+    run = _Run(model, store, [*mean_cells, *term_cells], progress)
+
+    cfg = model.cfg
+    moments = PartMoments.empty(cfg.n_layers, cfg.d_model)
+    for key, pairs in mean_cells:
+        moments += run.cell(
+            key, pairs, moments, lambda e: part_moments(model, e, weighting=weighting, token_budget=token_budget)
+        )
+    for part, weight in zip(MATCHED_PARTS, moments.weight, strict=True):
+        if weight == 0:
+            raise Unavailable(f"the query-key contrasts need {part.name} tokens, and no pair has any.")
+    terms = TermMoments.empty(cfg.n_layers, cfg.n_heads)
+    for key, pairs in term_cells:
+        terms += run.cell(key, pairs, terms, lambda e: term_moments(model, e, moments.mean, token_budget=token_budget))
+    if not terms.count.all():
+        raise Unavailable(
+            f"the score decomposition needs pairs with both query and passage tokens, and none of {len(sample)} has both."
+        )
+    shape, found = spectrum(model.W_Q, model.W_K), mean_scores(model, moments.mean)
+    return QKAlignment(
+        heads=_head_frame(shape, found, terms),
+        products=_product_frame(found),
+        spectrum=_spectrum_frame(shape),
+        decomposition=_decomposition_frame(terms),
+        layers=_layer_frame(moments),
+        collections=tuple(pool.collection for pool in pools),
+        weighting=weighting,
+        pairs=len(everything),
+        sampled=len(sample),
+        seed=seed,
+    )
+
+
+# Cells.
+
+
+class _Run:
+    """The cells of a run: which are missing, and how far it is."""
+
+    def __init__(
+        self,
+        model: HookedCrossEncoder,
+        store: Store,
+        cells: Sequence[tuple[CellKey, Sequence[PoolPair]]],
+        progress: Progress | None,
+    ):
+        self.model, self.store, self.progress = model, store, progress
+        self.missing = set(store.missing(key for key, _ in cells))
+        self.layers = model.cfg.n_layers - 1
+        self.total = self.layers * sum(len(pairs) for key, pairs in dict(cells).items() if key in self.missing)
+        self.done = 0
+
+    def cell(
+        self, key: CellKey, pairs: Sequence[PoolPair], like: Moments, compute: Callable[[EncodedPairs], Moments]
+    ) -> Moments:
+        """The moments of a cell, computed and stored if missing; one row, each field a flat list."""
+        if key in self.missing:
+            moments = compute(self.model.encode_pairs([p.query for p in pairs], [p.text for p in pairs]))
+            columns = {f.name: np.asarray(getattr(moments, f.name), dtype=np.float64) for f in fields(moments)}
+            for name, values in columns.items():
+                if not np.isfinite(values).all():
+                    raise ValueError(
+                        f"expected finite activations, but {name} of the part means or scores has NaN or infinite "
+                        "values: check the checkpoint's weights, or use dtype float32"
+                    )
+            table = pa.table({name: pa.array([values.ravel()]) for name, values in columns.items()})
+            self.store.write(key, table, {"model": self.model.cfg.model_name})
+            self.missing.remove(key)
+            self.done += self.layers * len(pairs)
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+        row = self.store.read(key).to_pylist()[0]
+        shaped = {f.name: getattr(like, f.name) for f in fields(like)}
+        return type(like)(
+            **{name: np.asarray(row[name]).reshape(v.shape).astype(v.dtype) for name, v in shaped.items()}
+        )
+
+
+def _shards(pairs: Sequence[PoolPair]) -> Iterator[tuple[int, Sequence[PoolPair]]]:
+    for start in range(0, len(pairs), SHARD):
+        yield start // SHARD, pairs[start : start + SHARD]
+
+
+def _key(model: HookedCrossEncoder, kind: str, **rest: Any) -> CellKey:
+    return CellKey.of(
+        kind,
+        revision=model.cfg.revision,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type,
+        condition=str(model.active_condition),
+        shard_size=SHARD,
+        **rest,
+    )
+
+
+# Frames: every column is an array with the axes of the index, in their order.
+
+
+def _frame(axes: dict[str, Sequence[Any]], columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product(axes.values(), names=axes.keys())
+    return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
+
+
+def _heads(like: np.ndarray) -> dict[str, Sequence[Any]]:
+    return {"layer": range(like.shape[0]), "head": range(like.shape[1])}
+
+
+def _head_frame(shape: Spectrum, found: MeanScores, terms: TermMoments) -> pd.DataFrame:
+    score_sd = np.sqrt(terms.variance)
+    columns = {"trace": shape.trace, "sum_sigma": shape.sum_sigma, "alignment": shape.alignment}
+    for name, sd in (("contrast", score_sd[0]), ("other_contrast", score_sd[1])):
+        for column in (name, f"{name}_biased"):
+            raw = getattr(found, column)
+            logit = raw / found.scale
+            columns |= {column: raw, f"{column}_logit": logit, f"{column}_relative": divide(logit, sd)}
+    return _frame(_heads(shape.trace), columns | {"score_sd": score_sd[0]})
+
+
+def _product_frame(found: MeanScores) -> pd.DataFrame:
+    directions = [str(Direction(row, column)) for row in MATCHED_PARTS for column in MATCHED_PARTS]
+    raw = np.stack([found.plain, found.biased], 2)
+    axes = _heads(raw) | {"biases": [False, True], "direction": directions}
+    return _frame(axes, {"raw": raw, "logit": raw / found.scale})
+
+
+def _spectrum_frame(shape: Spectrum) -> pd.DataFrame:
+    axes = _heads(shape.sigma) | {"k": range(1, shape.sigma.shape[2] + 1)}
+    names = ("sigma", "overlap", "cumulative", "cumulative_alignment")
+    return _frame(axes, {name: getattr(shape, name) for name in names})
+
+
+def _decomposition_frame(terms: TermMoments) -> pd.DataFrame:
+    columns = {
+        "token_pairs": np.broadcast_to(terms.count[:, None, None], terms.variance.shape).astype(np.int64),
+        "mean_square": terms.mean_square,
+        "variance": terms.variance,
+    }
+    parts = {"share": terms.shares, "variance_share": terms.variance_shares, "square_ratio": terms.square_ratios}
+    for name, values in parts.items():
+        columns |= {f"{name}_{term}": values[..., i] for i, term in enumerate(TERMS)}
+    for name in ("epsilon_ratio", "two_term_r2", "row_r2", "match_lift"):
+        columns[name] = getattr(terms, name)
+    axes = {"direction": [str(direction) for direction in TERM_DIRECTIONS]} | _heads(terms.variance[0])
+    return _frame(axes, columns)
+
+
+def _layer_frame(moments: PartMoments) -> pd.DataFrame:
+    axes = {"layer": range(len(moments.mean)), "part": [part.name for part in MATCHED_PARTS]}
+    tokens = np.broadcast_to(moments.tokens, moments.square.shape)
+    norm = np.linalg.norm(moments.mean, axis=-1)
+    return _frame(axes, {"tokens": tokens, "norm": norm, "spread": moments.spread})
