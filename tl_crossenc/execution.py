@@ -75,6 +75,7 @@ def run_conditions(
             resid = model.run_embed(batch.tokens, batch.token_type_ids)
             for members, scores in _walk(model, given, plans, 0, resid, list(range(len(plans)))):
                 values[np.ix_(np.asarray(members), indices)] = scores.to("cpu", torch.float64).numpy()
+            del resid
             if progress is not None:
                 progress(runs * len(indices))
     return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs))
@@ -96,6 +97,7 @@ def _walk(
         last = layer == model.cfg.n_layers - 1
         after = model.run_layer(layer, resid, given, edits, only_cls=last)
         found.extend(_walk(model, given, plans, layer + 1, after, group))
+        del after  # before the next branch's is made
     return found
 
 
