@@ -1,12 +1,17 @@
 """Scores of a pool under conditions, from the store where they are there, else computed and stored.
 
-A cell is (model revision, dtype, device kind, pool, condition, shard of the pool). A shard's batches depend on the shard
-alone, so a cell's bytes do not depend on which other cells were computed beside it.
+A cell is (model revision, tokenizer, dtype, device kind, pool, condition, shard of the pool). A shard's batches depend on the
+shard alone, so a cell's bytes do not depend on which other cells were computed beside it.
+
+Limit. The key knows the checkpoint, not what was done to the weights after it was read: score an edited model into a store of
+its own. Hooks are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,21 +60,23 @@ def score_pool(
     """Score every pair of the pool under every condition, computing only the cells that are missing.
 
     Raises:
-        ValueError: the model gave a score that is no finite number; nothing of that shard is stored then.
+        ValueError: no conditions, a model with hooks on it, or a score that is no finite number; nothing of that shard is
+            stored then.
     """
+    if not conditions:
+        raise ValueError("expected at least one condition to score under, got none")
+    identity = model_identity(model)
     distinct = list(dict.fromkeys(conditions))
     shards = [range(start, min(start + SHARD, len(pool))) for start in range(0, len(pool), SHARD)]
     keys = {
-        (condition, i): cell_key(model, pool, condition, i, token_budget)
+        (condition, i): cell_key(identity, pool, model.active_condition + condition, i, token_budget)
         for condition in distinct
         for i in range(len(shards))
     }
     absent = set(store.missing(keys.values()))
     todo = [[condition for condition in distinct if keys[condition, i] in absent] for i in range(len(shards))]
-    runs = [
-        count_layer_runs([c.compile(model.cfg.n_layers, model.cfg.n_heads) for c in missing]) if missing else 0
-        for missing in todo
-    ]
+    plans = {c: (model.active_condition + c).compile(model.cfg.n_layers, model.cfg.n_heads) for c in distinct}
+    runs = [count_layer_runs([plans[condition] for condition in missing]) for missing in todo]
     total = sum(run * len(shard) for run, shard in zip(runs, shards, strict=True))
     done = 0
     alone = 0
@@ -109,15 +116,42 @@ def score_pool(
     return PoolScores(tuple(conditions), values, done, alone)
 
 
-def cell_key(model: HookedCrossEncoder, pool: Pool, condition: Condition, shard: int, token_budget: int) -> CellKey:
-    """The key of one cell of scores."""
+def model_identity(model: HookedCrossEncoder) -> dict[str, str]:
+    """What of the model a stored result depends on: its checkpoint, tokenizer, dtype and kind of device.
+
+    Raises:
+        ValueError: the model has hooks on it, which no key can tell.
+    """
+    hooked = [name for name, point in model.hook_dict.items() if point.has_hooks(dir="both")]
+    if hooked:
+        raise ValueError(
+            f"expected a model without hooks, since stored results would not tell of them; got hooks on {', '.join(hooked[:3])}: "
+            "call model.reset_hooks(), or use model.ablating(...)"
+        )
+    return {
+        "revision": model.cfg.revision,
+        "tokenizer": _tokenizer_digest(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+    }
+
+
+def _tokenizer_digest(model: HookedCrossEncoder) -> str:
+    """SHA-256 of what the tokenizer does and of the length it cuts to; the truncation last used does not matter."""
+    if model.encoder is None:
+        return "none"
+    rules = json.loads(model.encoder.tokenizer.backend_tokenizer.to_str())
+    rules.update(truncation=None, padding=None, max_length=model.encoder.max_length)
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+
+
+def cell_key(identity: Mapping[str, str], pool: Pool, condition: Condition, shard: int, token_budget: int) -> CellKey:
+    """The key of one cell of scores, `condition` being all that is ablated."""
     return CellKey.of(
         "scores",
-        revision=model.cfg.revision,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=model.device.type,
+        **identity,
         pool=pool.digest,
-        condition=str(model.active_condition + condition),
+        condition=str(condition),
         shard=shard,
         shard_size=SHARD,
         token_budget=token_budget,
