@@ -14,13 +14,19 @@ import pandas as pd
 SIDES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")
 PAPER_MARK, OURS_MARK = "*", "†"
 DIGITS = 3
+LATEX = {
+    **{character: "\\" + character for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
+    **{"→": r"$\to$", "†": r"$\dagger$", "≤": r"$\leq$"},
+}
 
 
 def cell_text(row: pd.Series, unablated: float, digits: int = DIGITS) -> tuple[str, str, bool]:
     """(value, marks, whether it is a decrease at the precision shown) of one row of `significance.compare`."""
-    decrease = round(row["mean"], digits) < round(unablated, digits)
+    value = f"{row['mean']:.{digits}f}"
     marks = (PAPER_MARK if row["decrease_paper"] else "") + (OURS_MARK if row["decrease_holm"] else "")
-    return f"{row['mean']:.{digits}f}", marks, bool(decrease)
+    return value, marks, float(value) < float(f"{unablated:.{digits}f}")  # numpy rounds ties other than text does
 
 
 def _grid(comparison: pd.DataFrame, unablated: float) -> list[list[tuple[str, str, bool]]]:
@@ -31,9 +37,14 @@ def markdown_table(comparison: pd.DataFrame, unablated: float) -> str:
     """Table 1 in Markdown."""
     lines = ["| attender \\ attended | " + " | ".join(SIDES) + " |", "|---" * (len(SIDES) + 1) + "|"]
     for side, cells in zip(SIDES, _grid(comparison, unablated), strict=True):
-        shown = [f"**{value}**{marks}" if bold else f"{value}{marks}" for value, marks, bold in cells]
+        shown = [(f"**{value}**" if bold else value) + markdown(marks) for value, marks, bold in cells]
         lines.append(f"| {side} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def markdown(text: str) -> str:
+    """Text in which Markdown sees no emphasis."""
+    return text.replace("\\", "\\\\").replace("*", "\\*")
 
 
 def latex_table(comparison: pd.DataFrame, unablated: float, caption: str) -> str:
@@ -59,9 +70,7 @@ def latex_table(comparison: pd.DataFrame, unablated: float, caption: str) -> str
 
 
 def _latex(text: str) -> str:
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text.replace("->", r"$\to$").replace("†", r"$\dagger$").replace("≤", r"$\leq$")
+    return "".join(LATEX.get(character, character) for character in text.replace("->", "→"))
 
 
 def table1_csv(comparison: pd.DataFrame, published: Mapping[str, float] | None = None) -> pd.DataFrame:
