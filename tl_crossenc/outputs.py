@@ -4,7 +4,7 @@ pools/<collection>.parquet    the frozen pools
 table1.csv .md .tex           the table, with every statistic in the CSV
 per_query.csv                 nDCG of every query under every condition, with the random ranking's and the ideal DCG
 scores.parquet                every score of every pair
-runs/<condition>.run          TREC runs
+runs/<collection>/            TREC runs, <condition>.run
 run.json                      what was run, on what, with which versions
 """
 
@@ -59,14 +59,16 @@ def versions() -> dict[str, str]:
 
 
 def write_runs(folder: Path, scores: pd.DataFrame, conditions: list[str]) -> None:
-    """One TREC run a condition. Queries of several collections stand in one file; their ids differ."""
-    for condition in conditions:
-        lines: list[str] = []
-        for (_, query_id), rows in scores.groupby(["collection", "query_id"], sort=False):
-            lines += trec_run_lines(query_id, rows["doc_id"], rows[condition], file_name(condition))
-        write_atomic(folder / f"{file_name(condition)}.run", "\n".join(lines) + "\n")
+    """One TREC run a collection and condition (query ids of two collections may be the same)."""
+    for collection, pairs in scores.groupby("collection", sort=False):
+        by_query = list(pairs.groupby("query_id", sort=False))
+        for condition in conditions:
+            lines: list[str] = []
+            for query_id, rows in by_query:
+                lines += trec_run_lines(query_id, rows["doc_id"], rows[condition], file_name(condition))
+            write_atomic(folder / file_name(str(collection)) / f"{file_name(condition)}.run", "\n".join(lines) + "\n")
 
 
 def file_name(condition: str) -> str:
-    """A condition's text as a file name: `zero(DOC->QUERY; layers=0-3)` → `zero_DOC-QUERY_layers_0-3`."""
-    return re.sub(r"[^A-Za-z0-9,.+-]+", "_", condition.replace("->", "-")).strip("_")
+    """A condition's or collection's text as a file name: `zero(DOC->QUERY; layers=0-3)` → `zero_DOC-QUERY_layers_0-3`."""
+    return re.sub(r"[^\w,.+-]+", "_", condition.replace("->", "-")).strip("_") or "unnamed"
