@@ -5,14 +5,16 @@ A rerun computes what is missing and writes the same files again, byte for byte.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
-from tl_crossenc.collections import load_collection
+from tl_crossenc.collections import TREC_DL, load_collection
 from tl_crossenc.conditions import MODES, UNABLATED, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.scoring import Progress
@@ -21,7 +23,7 @@ from tl_crossenc.outputs import file_name, versions, write_frame, write_json, wr
 from tl_crossenc.pools import Pool, PoolSpec, build_pool
 from tl_crossenc.published import MONOBERT_MODELS, VAST_2025_TABLE_1
 from tl_crossenc.store import Store, write_atomic
-from tl_crossenc.tables import caption, latex_table, markdown_table, table1_csv
+from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, table1_csv
 
 ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
 
@@ -131,15 +133,56 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
 
 
 def frozen_pool(name: str, spec: PoolSpec, folder: Path) -> Pool:
-    """The pool of a collection, drawn once and kept: the collection is not read again while its file is there."""
-    label = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name if Path(name).is_dir() else name).strip("-")
+    """The pool of a collection, drawn once and kept: it is not drawn again while its file is there.
+
+    Raises:
+        ValueError: the pool kept is that of another collection, or its folder's files are no longer those it was drawn from.
+    """
+    source = _collection_folder(name)
+    title = name if source is None or name == "demo" else source.name
+    label = re.sub(r"[^\w.]+", "-", title).strip("-") or "unnamed"
     per_grade = "all" if spec.per_grade is None else spec.per_grade
     path = folder / f"{label}_grade-{per_grade}_easy-{spec.easy_negatives}_seed-{spec.seed}.parquet"
     if path.exists():
-        return Pool.load(path)
+        pool = Pool.load(path)
+        if pool.collection != title:
+            raise ValueError(
+                f"expected the pool of {title!r} in {path}, got that of {pool.collection!r}: choose another --out"
+            )
+        changed = _changed(pool, source)
+        if changed:
+            raise ValueError(
+                f"expected {source} as it was when {path} was drawn from it, but {', '.join(changed)} changed since: choose "
+                "another --out, or delete that pool to draw it anew"
+            )
+        return pool
     pool = build_pool(load_collection(name), spec)
     pool.save(path)
     return pool
+
+
+def _collection_folder(name: str) -> Path | None:
+    """The folder whose files a collection's name means; None for one of ir_datasets'."""
+    if name == "demo":
+        return Path(str(files("tl_crossenc.demo"))) / "collection"
+    folder = Path(name).expanduser().resolve()
+    return folder if name not in TREC_DL and folder.is_dir() else None
+
+
+def _changed(pool: Pool, source: Path | None) -> list[str]:
+    """The collection's files that are no longer those that the pool was drawn from."""
+    recorded = pool.provenance.get("collection", {})
+    if source is None or recorded.get("source") != "folder":
+        return []
+    digests = {**recorded["sha256"], "docs.tsv": recorded["docs"]["sha256"]}
+    return [file for file, digest in digests.items() if _sha256(source / file) != digest]
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def is_monobert(model_name: str) -> bool:
@@ -153,7 +196,7 @@ def write_table1(found: Reproduction) -> None:
     published = VAST_2025_TABLE_1 if is_monobert(found.model_label) else None
     write_frame(out / "table1.csv", table1_csv(table.comparison, published))
     text = markdown_table(table.comparison, table.unablated)
-    write_atomic(out / "table1.md", f"{text}\n{found.caption}\n")
+    write_atomic(out / "table1.md", f"{text}\n{markdown(found.caption)}\n")
     write_atomic(out / "table1.tex", latex_table(table.comparison, table.unablated, found.caption))
     per_query = table.per_query.copy()
     per_query.insert(0, "random", table.random)
