@@ -6,6 +6,7 @@ real positions, and the logits of both attention paths (fused, and in the open w
 
 from __future__ import annotations
 
+import math
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -69,8 +70,10 @@ class ParityCertificate:
 
     @property
     def passed(self) -> bool:
-        """Whether every difference is within `tolerance * max(1, scale)`. NaN is not."""
-        return all(d.max_abs <= self.tolerance * max(1.0, d.scale) for d in self.differences)
+        """Whether every difference is within `tolerance * max(1, scale)`. NaN and infinity are not."""
+        return all(
+            math.isfinite(d.max_abs) and d.max_abs <= self.tolerance * max(1.0, d.scale) for d in self.differences
+        )
 
 
 def certify(model: HookedCrossEncoder, reference: Any, pairs: PairBatch) -> ParityCertificate:
