@@ -53,10 +53,16 @@ def rank_under(
     """Rank the pools' graded passages (easy negatives left out) under every condition.
 
     Raises:
-        ValueError: no pool, or a pool without passages to rank.
+        ValueError: no pool, two pools of one name, or a pool without passages to rank.
     """
     if not pools:
         raise ValueError("expected at least one pool, got none")
+    names = [pool.collection for pool in pools]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"expected collections of different names, got {', '.join(names)}: results are told apart by the name, so leave one "
+            "out or rename its folder"
+        )
     values, scores, run, alone = [], [], 0, 0
     for pool in pools:
         ranked = pool.ranked
