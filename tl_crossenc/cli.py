@@ -30,6 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"tl-crossenc: {_one_line(error)}\n")
         return 2
+    except (RuntimeError, MemoryError, ImportError) as error:
+        if arguments.debug:
+            raise
+        full = isinstance(error, MemoryError) or "out of memory" in str(error)
+        hint = "use a smaller --token-budget or another device" if full else "run again with --debug to see where"
+        sys.stderr.write(f"tl-crossenc: {type(error).__name__}: {_one_line(error)[:300]}: {hint}\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("tl-crossenc: interrupted; run the same command again to go on where it stopped\n")
         return 130
@@ -66,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
     )
-    reproduce.add_argument("--token-budget", type=int, help="padded tokens a batch")
+    reproduce.add_argument("--token-budget", type=_count, help="padded tokens a batch")
     _model_options(reproduce)
 
     parity = _command(commands, "parity", _parity, "port a model and compare it with Hugging Face's")
@@ -98,12 +105,25 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, for a checkpoint that brings none")
 
 
-def _count_or_all(text: str) -> int | None:
-    if text == "all":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, or all, got {text!r}")
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
+
+
+def _count_or_all(text: str) -> int | None:
+    return None if text == "all" else _count(text)
+
+
+def _say(text: str) -> None:
+    """A line on standard output as it is: texts of the user's are no markup, and paths are not broken over lines."""
+    from rich.console import Console
+
+    Console().print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _last_name(name: str) -> str:
+    return (Path(name).expanduser().resolve() if Path(name).is_dir() else Path(name)).name
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -115,7 +135,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from tl_crossenc.terminal import progress_bar, table1_for_terminal
 
     collections = tuple(arguments.collection or ["demo"])
-    label = "-".join(re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name) for name in (arguments.model, *collections))
+    label = "-".join(re.sub(r"[^\w.]+", "-", _last_name(name)) for name in (arguments.model, *collections))
     settings = Settings(
         model=arguments.model,
         collections=collections,
@@ -131,20 +151,18 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     )
     errors = Console(stderr=True)
     found = reproduce(settings, lambda what: progress_bar(errors, what))
-    console = Console()
     title = f"Table 1: {found.model_label} on {found.collection_label}, nDCG@{settings.cutoff}"
-    console.print(table1_for_terminal(found.table1.comparison, found.table1.unablated, title, found.caption))
+    Console().print(table1_for_terminal(found.table1.comparison, found.table1.unablated, title, found.caption))
     done = found.table1
-    console.print(
-        f"{done.layers_run:,} pair-layers run ({done.layers_alone:,} without shared prefixes). Everything is in {settings.out}/",
-        highlight=False,
-    )
+    _say(f"{done.layers_run:,} pair-layers run ({done.layers_alone:,} without shared prefixes).")
+    _say(f"Everything is in {settings.out}/")
     return 0
 
 
 def _parity(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from tl_crossenc.parity import check_parity
 
@@ -155,18 +173,14 @@ def _parity(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         tokenizer=arguments.tokenizer,
     )
-    table = Table(title=f"Parity with Hugging Face: {found.model}", title_justify="left")
+    table = Table(title=Text(f"Parity with Hugging Face: {found.model}"), title_justify="left")
     for column in ("compared", "values", "max abs difference", "max relative", "largest value"):
         table.add_column(column, justify="left" if column == "compared" else "right")
     for row in found.differences:
         table.add_row(row.what, f"{row.compared:,}", f"{row.max_abs:.2e}", f"{row.max_rel:.2e}", f"{row.scale:.4g}")
-    console = Console()
-    console.print(table)
-    console.print(f"{found.shape}; {found.dtype} on {found.device}; revision {found.revision}", highlight=False)
-    console.print(
-        f"{'within' if found.passed else 'OUTSIDE of'} tolerance ({found.tolerance:g} x max(1, largest value))",
-        highlight=False,
-    )
+    Console().print(table)
+    _say(f"{found.shape}; {found.dtype} on {found.device}; revision {found.revision}")
+    _say(f"{'within' if found.passed else 'OUTSIDE of'} tolerance ({found.tolerance:g} x max(1, largest value))")
     return 0 if found.passed else 1
 
 
@@ -175,6 +189,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from tl_crossenc.cross_encoder import HookedCrossEncoder
 
@@ -188,12 +203,15 @@ def _score(arguments: argparse.Namespace) -> int:
     with model.ablating(arguments.ablate) if arguments.ablate else nullcontext():
         scores = model.score(arguments.query, arguments.passage)
         condition = str(model.active_condition)
+    if not bool(scores.isfinite().all()):
+        raise ValueError(
+            f"expected finite scores, got {scores.tolist()}: check the checkpoint's weights, or use --dtype float32"
+        )
     table = Table("score", "passage")
     for i in scores.argsort(descending=True, stable=True).tolist():
-        table.add_row(f"{scores[i]:.4f}", arguments.passage[i])
-    console = Console()
-    console.print(f"query: {arguments.query}; model: {model.cfg.model_name}; ablated: {condition}", highlight=False)
-    console.print(table)
+        table.add_row(f"{scores[i]:.4f}", Text(arguments.passage[i]))
+    _say(f"query: {arguments.query}; model: {model.cfg.model_name}; ablated: {condition}")
+    Console().print(table)
     return 0
 
 

@@ -37,7 +37,7 @@ def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], N
 
 def table1_for_terminal(comparison: pd.DataFrame, unablated: float, title: str, caption: str) -> Table:
     """Table 1 as a rich table: decreases bold, marks as in `tables`."""
-    table = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
+    table = Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
     table.add_column("attender \\ attended", style="bold")
     for side in SIDES:
         table.add_column(side, justify="right")
@@ -45,6 +45,6 @@ def table1_for_terminal(comparison: pd.DataFrame, unablated: float, title: str, 
         shown = []
         for attended in SIDES:
             value, marks, decrease = cell_text(comparison.loc[f"{attender}->{attended}"], unablated)
-            shown.append(Text(f"{value}{marks:<2}", style="bold" if decrease else ""))
+            shown.append(Text(value, style="bold" if decrease else "").append(f"{marks:<2}"))
         table.add_row(attender, *shown, end_section=attender == SIDES[-2])
     return table
