@@ -183,12 +183,11 @@ def measure_attention(
             f"expected a model with nothing ablated, but {model.active_condition} is active: measure outside of `ablating`"
         )
     flow = AttentionFlow.empty(model.cfg.n_layers, model.cfg.n_heads)
-    with torch.no_grad():
-        for indices in length_batches(pairs.lengths, token_budget):
-            moments = pair_moments(model, pairs.batch(indices).to(model.device), full_stops)
-            flow = AttentionFlow.join([flow, AttentionFlow.gather([groups[i] for i in indices], moments)])
-            if progress is not None:
-                progress(len(indices))
+    for indices in length_batches(pairs.lengths, token_budget):
+        moments = pair_moments(model, pairs.batch(indices).to(model.device), full_stops)
+        flow = AttentionFlow.join([flow, AttentionFlow.gather([groups[i] for i in indices], moments)])
+        if progress is not None:
+            progress(len(indices))
     return flow
 
 
@@ -242,5 +241,6 @@ def _row_means(
     hooks: FwdHooks = []
     for layer in range(model.cfg.n_layers):
         hooks += [(f"blocks.{layer}.attn.hook_q", hold), (f"blocks.{layer}.attn.hook_k", measure)]
-    model.run_with_hooks(batch, fwd_hooks=hooks)
+    with torch.no_grad():
+        model.run_with_hooks(batch, fwd_hooks=hooks)
     return torch.stack(found, dim=1)

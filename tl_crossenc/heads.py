@@ -60,7 +60,7 @@ def resolve_heads(text: str, folder: str | os.PathLike[str]) -> tuple[Head, ...]
     """The heads that a user named: `3.7,4.1`, or `@name` or `@name:count` of a list kept in the folder of results.
 
     Raises:
-        ValueError: the text is neither, there is no such list, or it is shorter than the count.
+        ValueError: the text is neither, there is no such list, or it is empty or shorter than the count.
     """
     if not text.strip().startswith("@"):
         return parse_heads(text)
@@ -68,6 +68,10 @@ def resolve_heads(text: str, folder: str | os.PathLike[str]) -> tuple[Head, ...]
     if match is None:
         raise ValueError(f"expected a kept list of heads such as @matching or @matching:5, got {text!r}")
     heads = load_heads(folder, match[1])
+    if not heads:
+        raise ValueError(
+            f"expected heads to act on, but @{match[1]} has no heads: no head passed; name some as 3.7,4.1"
+        )
     count = len(heads) if match[2] is None else int(match[2])
     if not 1 <= count <= len(heads):
         raise ValueError(
@@ -123,15 +127,16 @@ def load_heads(folder: str | os.PathLike[str], name: str) -> tuple[Head, ...]:
     """
     path = _path(folder, name)
     try:
-        content = json.loads(path.read_bytes())
-        heads = parse_heads(",".join(content["heads"])) if content["heads"] else ()
+        kept = json.loads(path.read_bytes())["heads"]
+        if not isinstance(kept, list):
+            raise TypeError("its heads are no list")
+        return parse_heads(",".join(kept)) if kept else ()
     except FileNotFoundError:
         raise ValueError(
             f"expected the heads @{name} in {path}, but there is no such file: run the experiment that finds them first"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"expected a list of heads in {path}, but it cannot be read ({error}): make it anew") from None
-    return heads
 
 
 def _path(folder: str | os.PathLike[str], name: str) -> Path:

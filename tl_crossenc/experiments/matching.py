@@ -60,7 +60,7 @@ def query_means(
         Unavailable: no passage of the grades asked for, or no query where both sides have a pair that counts.
         ValueError: a grade on both sides, none on one, or a direction or quantity that is not measured.
     """
-    relevant, negative = set(relevant_grades), {against} if isinstance(against, int) else set(against)
+    relevant, negative = set(relevant_grades), set(_grades(against))
     if not relevant or not negative or relevant & negative:
         raise ValueError(
             f"expected grades on both sides and none on both, got relevant {sorted(relevant)} and against {sorted(negative)}"
@@ -116,7 +116,7 @@ def matching_heads(
         ValueError: no direction, or grades, directions or a quantity that make no sense.
     """
     chosen = _directions(directions)
-    relevant_grades, against = tuple(relevant_grades), against if isinstance(against, int) else tuple(against)
+    relevant_grades, against = tuple(relevant_grades), _grades(against)
     frames = []
     for direction in chosen:
         means = query_means(attention, direction, relevant_grades=relevant_grades, against=against, quantity=quantity)
@@ -165,6 +165,10 @@ def _directions(directions: Sequence[Direction | str]) -> tuple[Direction, ...]:
     if not chosen:
         raise ValueError("expected at least one direction, such as QUERY->DOC; got none")
     return tuple(dict.fromkeys(chosen))
+
+
+def _grades(grades: int | Iterable[int]) -> tuple[int, ...]:
+    return tuple(grades) if isinstance(grades, Iterable) else (grades,)
 
 
 def _listed(grades: Iterable[int]) -> str:
