@@ -5,18 +5,19 @@ Its score grows with the share of the passage's word pieces that are equal to a 
 - `MATCHING_HEAD`: every QUERY and DOC position attends to the equal word pieces on the other side of the pair (DOC->QUERY and
   QUERY->DOC), and to the other side's separator where there is none (DOC->SEP1, QUERY->SEP2). It writes the flag "matched".
   The score needs DOC->QUERY only.
-- `SINK_HEAD`: every position attends to the separators, and nothing is written: its value of a separator is 0.
 - `MOVING_HEAD`: CLS attends to all of DOC alike and writes the mean of its flags, the share, to CLS (CLS->DOC). Every other
-  position attends to CLS, whose flag is 0.
+  position, and CLS without a passage, attends to CLS, whose flag is 0.
+- `SINK_HEAD`: every position attends to the separators, and nothing is written: its value of a separator is 0.
 
 Every other head has W_Q = W_K = W_V = W_O = 0 (uniform attention, nothing written), and so have the MLPs. The pooler reads the
-share and the classifier scales it; with p the weight that a matched piece gives to its equals,
+share and the classifier scales it. With p the weight that a matched
+piece gives to its m equals, p = m / (m + e^-5),
 
     score = 10 tanh(share' / sqrt(1 + 2 share'^2 / 140)),    share' = share p / sqrt(1 + 2 p^2 / 140),
 
 where the roots are those of the LayerNorms after the two writes.
 
-Construction. A position's vector x holds features, each on two dimensions as (+a, -a), which are read as their half difference:
+Construction. A position's vector x holds features, each on two dimensions as (+a, -a), whose value is read as (x_+ - x_-) / 2a:
 
     dimensions  0..31    code c of the word piece: 32 entries of +-1, 16 of each; 0 at special tokens
     TYPE   a = 6         t = +1 where the token type is 0 (CLS, QUERY, SEP1), -1 where it is 1 (DOC, SEP2)
@@ -24,8 +25,8 @@ Construction. A position's vector x holds features, each on two dimensions as (+
     CONST  a = 3         1 everywhere            MATCHED, SHARE, NOTHING  a = 1   written by the three heads
 
 Every embedding has mean 0 and squared norm 32 + 2 (6^2 + 3^2 + 3^2) = 2 (6^2 + 5^2 + 3^2) = 140 = d_model, so that LayerNorm
-with weight 1 and bias 0 is the identity on it; a head's write changes the norm by 1/70 of its square. Positions are not
-encoded: to this model a text is a bag of word pieces.
+with weight 1 and bias 0 is the identity on it; writing w of a feature of size 1 divides everything by sqrt(1 + 2 w^2 / 140).
+Positions are not encoded: to this model a text is a bag of word pieces.
 
 Codes come from the dual of the extended double-error-correcting BCH code of length 32 (MacWilliams & Sloane 1977, chapter 15):
 c_x = (-1)^(Tr(a x + b x^3) + s) over x in GF(32). Two of them have the inner product 32, 0, +-8 or -32: different pieces never
@@ -37,7 +38,9 @@ The matching head's score for attender i and attended j is (biases and the divis
 
 32 for equal pieces across, 27 for the separator across, at most 17 for other pieces across, 8 for equal pieces on one's own side.
 A = W_Q W_K^T has 32 positive eigenvalues (the code) and one negative (the type): trace / sum of singular values = .983.
-The separator's term is a bias of the queries, b_Q, and no part of A.
+The separator's term is a bias of the queries, b_Q, and no part of A. The moving head's score is
+15 CLS_j - 30 CLS_i (SEP_j + (t_j + 1) / 2), its first term by b_Q: for CLS, 0 at DOC whatever its flag, -15 at CLS itself and
+at most -30 elsewhere; for the rest, 15 at CLS and 0 elsewhere. The sink head's is 20 SEP_j. The A of both have rank 1 and trace 0.
 """
 
 from __future__ import annotations
@@ -56,9 +59,10 @@ FOLDER = Path(__file__).parent / "demo" / "planted"
 N_LAYERS, N_HEADS, D_HEAD, D_MLP, N_CTX = 4, 4, 35, 16, 512
 D_MODEL = N_HEADS * D_HEAD
 
+SINK_HEAD = (0, 3)
 MATCHING_HEAD = (1, 2)
-SINK_HEAD = (2, 0)
 MOVING_HEAD = (3, 1)
+"""(layer, head), both from 0."""
 
 D_CODE = 32
 TYPE, WORD, SEP, CLS, BLANK, CONST, MATCHED, SHARE, NOTHING = range(D_CODE, D_CODE + 18, 2)
@@ -67,8 +71,8 @@ SIZE = {TYPE: 6.0, WORD: 3.0, SEP: 5.0, CLS: 5.0, BLANK: 5.0, CONST: 3.0, MATCHE
 SPECIAL = {"[PAD]": BLANK, "[UNK]": BLANK, "[MASK]": BLANK, "[CLS]": CLS, "[SEP]": SEP}
 SAME_PIECE, OTHER_SIDE, TO_SEPARATOR = 20.0, 12.0, 15.0
 """The three terms of the matching head's score."""
-SINK, READ_DOC, READ_CLS = 20.0, 40.0, 20.0
-"""The scores of the sink head's separator, and of the moving head's passage and CLS."""
+SINK, NOT_DOC, TO_CLS = 20.0, 30.0, 15.0
+"""The sink head's score of a separator, how far below DOC the moving head's of QUERY is, and its score of CLS."""
 SCALE = 10.0
 
 
@@ -150,8 +154,8 @@ def planted_tensors() -> dict[str, Tensor]:
     matching.move(_reader(WORD), _feature(MATCHED))
     sink.match(0, _reader(CONST), _reader(SEP), SINK)
     sink.move(_reader(WORD), _feature(NOTHING))
-    moving.match(0, _reader(CLS), -0.5 * _reader(TYPE) - _reader(SEP), READ_DOC)
-    moving.match(1, _reader(CONST), _reader(CLS), READ_CLS)
+    moving.match(0, _reader(CLS), -0.5 * (_reader(TYPE) + _reader(CONST)) - _reader(SEP), NOT_DOC)
+    moving.prefer(1, _reader(CLS), TO_CLS)
     moving.move(_reader(MATCHED), _feature(SHARE))
     state["bert.pooler.dense.weight"][0] = _reader(SHARE)
     state["classifier.weight"][0, 0] = SCALE
