@@ -24,6 +24,7 @@ from tl_crossenc.experiments.attention import (
 from tl_crossenc.experiments.matching import matching_heads, passing_heads, query_means
 from tl_crossenc.experiments.sinks import SINKS, measure_sinks
 from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.planted import MATCHING_HEAD, SINK_HEAD
 from tl_crossenc.pools import Pool, PoolPair, PoolSpec
 from tl_crossenc.store import Store
 
@@ -415,3 +416,38 @@ def test_cells_come_back_bit_for_bit(found):
     assert back.groups == flow.groups
     for name in ("count", "mean", "m2"):
         assert np.array_equal(getattr(back.moments, name), getattr(flow.moments, name))
+
+
+def test_the_planted_heads_are_found(tmp_path):
+    """In a model whose weights are set by hand, the matching head alone passes, and the sinking head alone looks at separators."""
+    planted = HookedCrossEncoder.from_pretrained("planted")
+    rng = np.random.default_rng(3)
+    words = [
+        "garlic",
+        "onion",
+        "pepper",
+        "sugar",
+        "butter",
+        "bread",
+        "river",
+        "mountain",
+        "forest",
+        "window",
+        "table",
+        "paper",
+        "summer",
+        "winter",
+    ]
+    pairs = []
+    for i in range(6):
+        query = [str(word) for word in rng.choice(words, 3, replace=False)]
+        others = [word for word in words if word not in query]
+        for j, (grade, n_matches) in enumerate(((3, 3), (2, 2), (0, 1), (-1, 0), (-1, 0))):
+            text = " ".join([*query[:n_matches], *rng.choice(others, 7 - n_matches, replace=False)])
+            pairs.append(PoolPair(f"q{i}", " ".join(query), f"d{j}", text, grade))
+    found = run_attention(planted, [Pool("bags", PoolSpec(None, 0, 0), tuple(pairs))], Store(tmp_path))
+    assert passing_heads(matching_heads(found)) == (MATCHING_HEAD,)
+    assert passing_heads(matching_heads(found, quantity="density")) == (MATCHING_HEAD,)
+    separators = measure_sinks(found).by_head.query("sink == 'SEP' and attender == 'ALL'")
+    full = separators.loc[separators["mass"] > 0.99, ["layer", "head"]]
+    assert [tuple(row) for row in full.to_numpy().tolist()] == [SINK_HEAD]
