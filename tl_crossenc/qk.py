@@ -130,7 +130,7 @@ def part_moments(
     model: HookedEncoder,
     pairs: EncodedPairs,
     *,
-    weighting: Weighting = "token",
+    weighting: Weighting | str = "token",
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> PartMoments:
     """q, d and their spread at every layer's `hook_resid_pre`, with what `model.ablating` removes at the moment.

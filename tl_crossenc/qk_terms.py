@@ -11,12 +11,15 @@ and j in the attended part with mean n,
 and eps_ij = attender + attended. All are divided by sqrt(d_head), as the softmax sees them; biases are left out, as in the paper.
 Every (i, j) with both tokens in the same pair counts once; only sums of terms and of their products are kept.
 
-Reading. `shares`: cov-style shares of the mean square of s, E[term s] / E[s^2], which sum to 1 (a share may be negative);
+Reading. `shares`: E[term s] / E[s^2], shares of the mean square of s, which sum to 1 (one may be negative);
 `variance_shares`: the same of the variance, cov(term, s) / var(s). `epsilon_ratio` = RMS(eps) / RMS(s). `two_term_r2` =
 1 - E[eps^2] / var(s), the R^2 of the paper's right-hand side as it stands (negative: worse than the mean of s). A row's softmax
 ignores what is constant in the row (constant and attender), so `row_r2` = 1 - sum (attended)^2 / sum s^2, both centred in each row
 over the attended part, says how well the interaction alone gives the differences that the softmax sees. `match_lift`: how much
 larger the interaction is where both tokens are the same word piece than elsewhere, in its standard deviations.
+
+Limits. A head whose scores are exactly 0 has NaN everywhere; one whose scores are rounding error has shares of rounding error, so
+read them beside `mean_square`. Biases, which the paper leaves out, add terms in one token only: they would count as eps.
 """
 
 from __future__ import annotations
@@ -84,7 +87,7 @@ class TermMoments:
     @property
     def variance(self) -> Float[np.ndarray, "direction layer head"]:
         """var(s) over token pairs."""
-        return self._covariance.sum((-2, -1))
+        return self._covariance.sum((-2, -1)).clip(min=0)
 
     @property
     def _covariance(self) -> np.ndarray:
@@ -168,7 +171,7 @@ def term_moments(
             def measure(layer: int, resid: Tensor, batch=batch, found=found, counted=counted) -> None:
                 projected = [_project(model, layer, resid, batch, part, means) for part in range(len(MATCHED_PARTS))]
                 for d, (row, column) in enumerate(ORIENTATIONS):
-                    _add_terms(found, (d, layer), projected[row], projected[column], *counted[d])
+                    _fill_terms(found, (d, layer), projected[row], projected[column], *counted[d])
 
             visit_residuals(model, batch, measure)
             total = total + found
@@ -206,10 +209,10 @@ def _pairs_of_tokens(
     return kept, kept & (tokens[:, low:high, None] == tokens[:, None, left:right])
 
 
-def _add_terms(
+def _fill_terms(
     into: TermMoments, at: tuple[int, int], rows: _Projected, columns: _Projected, kept: Tensor, equal: Tensor
 ) -> None:
-    """Add the sums over one batch's token pairs of one layer."""
+    """Fill in the sums over one batch's token pairs of one direction and layer."""
     keep = kept[:, None].double()
     interaction = rows.q @ columns.k.transpose(-2, -1)
     constant = (rows.mean_q * columns.mean_k).sum(-1)[:, None, None].expand_as(interaction)

@@ -69,7 +69,7 @@ class QKAlignment:
     decomposition: pd.DataFrame
     layers: pd.DataFrame
     collections: tuple[str, ...]
-    weighting: Weighting
+    weighting: str
     pairs: int
     sampled: int
     seed: int
@@ -80,7 +80,7 @@ def run_qk_alignment(
     pools: Sequence[Pool],
     store: Store,
     *,
-    weighting: Weighting = "token",
+    weighting: Weighting | str = "token",
     max_pairs: int = 512,
     seed: int = 0,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
@@ -257,6 +257,7 @@ def _decomposition_frame(terms: TermMoments) -> pd.DataFrame:
     parts = {"share": terms.shares, "variance_share": terms.variance_shares, "square_ratio": terms.square_ratios}
     for name, values in parts.items():
         columns |= {f"{name}_{term}": values[..., i] for i, term in enumerate(TERMS)}
+    del columns["variance_share_constant"]  # always 0
     for name in ("epsilon_ratio", "two_term_r2", "row_r2", "match_lift"):
         columns[name] = getattr(terms, name)
     axes = {"direction": [str(direction) for direction in TERM_DIRECTIONS]} | _heads(terms.variance[0])
