@@ -5,7 +5,10 @@ import pytest
 from planted_texts import graded_pool
 
 from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.directions import parse_directions
 from tl_crossenc.experiments.attention import run_attention
+from tl_crossenc.experiments.head_ablation import run_head_ablation
+from tl_crossenc.experiments.layers import run_layer_sweep
 from tl_crossenc.experiments.matching import matching_heads, passing_heads
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
 from tl_crossenc.experiments.sinks import measure_sinks
@@ -106,3 +109,27 @@ def test_only_the_matching_heads_scores_are_all_interaction(alignment, direction
     assert terms["match_lift"].idxmax() == MATCHING_HEAD
     assert terms["match_lift"][MATCHING_HEAD] > 2
     assert terms["variance"].idxmax() == MATCHING_HEAD
+
+
+@pytest.mark.parametrize("span", ["up_to", "from", "only"])
+def test_figure_1a_falls_to_a_random_ranking_at_the_layer_of_the_head_that_reads_the_direction(
+    planted, pool, tmp_path, span
+):
+    layer_of = {"DOC->QUERY": MATCHING_HEAD[0], "CLS->DOC": MOVING_HEAD[0], "QUERY->DOC": None, "ALL->SEP2": None}
+    directions = [direction for text in layer_of for direction in parse_directions(text)]
+    sweep = run_layer_sweep(planted, [pool], Store(tmp_path), directions=directions, span=span)
+    assert sweep.unablated[0] == 1.0
+    assert sweep.random < 0.8
+    assert len(sweep.curve) == 16
+    for _, row in sweep.curve.iterrows():
+        layers = {"up_to": range(row["layer"] + 1), "from": range(row["layer"], 4), "only": [row["layer"]]}[span]
+        hit = layer_of[str(row["direction"])] in layers
+        assert row["mean"] == pytest.approx(sweep.random if hit else 1.0, abs=1e-9), row["condition"]
+
+
+def test_ablating_the_matching_head_matters_and_random_heads_do_not(planted, pool, tmp_path):
+    found = run_head_ablation(planted, [pool], Store(tmp_path), [MATCHING_HEAD, SINK_HEAD], counts=(1, 2), n_draws=3)
+    ranked = found.curve[found.curve["kind"] == "ranked"]
+    assert ranked["mean"].to_numpy() == pytest.approx(found.random, abs=1e-9)
+    between = found.curve[(found.curve["kind"] == "random") & (found.curve["scope"] == "QUERY<->DOC")]
+    assert (between["mean"] == 1.0).all()
