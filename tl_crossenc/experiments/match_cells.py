@@ -1,0 +1,230 @@
+"""What the store keeps of the attention weights between QUERY and DOC tokens.
+
+A cell is (kind, model revision, vocabulary, dtype, device kind, pool, shard of the pool), of three kinds:
+
+    match-sums          by query and grade: masses of every layer and head, exact
+    match-histograms    by grade: weights of every layer, head and kind of match
+    match-pairs         by passage, for permutations: weights of every layer (its heads added up) and kind, and of the chosen heads
+                        (kinds added up)
+
+Grades are kept apart, so that other groups, comparisons and more permutations need no model. The last kind is the large one,
+2 x 81 x (3 layers + chosen heads) counts a passage before compression; it is read a shard at a time, so that memory does not grow
+with the pool. A shard's batches depend on the shard alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
+from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.heads import format_heads
+from tl_crossenc.pools import Pool, PoolPair
+from tl_crossenc.store import CellKey, Store
+from tl_crossenc.token_matches import KINDS, N_BINS, PairMatches, Tally, measure_matches
+
+ALL_KINDS = "all"
+Heads = tuple[tuple[int, int], ...]
+
+
+class Place(NamedTuple):
+    """Where a passage's histogram is from."""
+
+    layer: int
+    head: str
+    direction: str
+    kind: str
+
+
+class MatchCells:
+    """The cells of some pools.
+
+    Args:
+        model: with a tokenizer.
+        pools: none empty.
+        store: of the cells.
+        heads: those kept by passage.
+        token_budget: padded tokens a batch.
+
+    Raises:
+        ValueError: the model has no tokenizer.
+    """
+
+    def __init__(
+        self, model: HookedCrossEncoder, pools: Sequence[Pool], store: Store, heads: Heads, token_budget: int
+    ) -> None:
+        if model.tokenizer is None:
+            raise ValueError(
+                "expected a model with a tokenizer to read texts; this one was made without: pass tokenizer="
+            )
+        self.model, self.store, self.heads, self.token_budget = model, store, heads, token_budget
+        self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
+        self.passages = [(pool, pair) for pool in pools for pair in pool.pairs]
+        pieces = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
+        self.pieces = [piece or "" for piece in pieces]
+        self._vocabulary = hashlib.sha256("\n".join(self.pieces).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        self._shards = [(pool, i, pool.pairs[i : i + SHARD]) for pool in pools for i in range(0, len(pool), SHARD)]
+        self._keys = [
+            {kind: self._key(kind, pool, start // SHARD) for kind in ("sums", "histograms", "pairs")}
+            for pool, start, _ in self._shards
+        ]
+
+    def fill(self, progress: Progress | None = None) -> int:
+        """Compute what is missing.
+
+        Returns:
+            The number of passages that the model ran.
+        """
+        absent = set(self.store.missing(key for keys in self._keys for key in keys.values()))
+        todo = [i for i, keys in enumerate(self._keys) if absent & set(keys.values())]
+        total = self.n_layers * sum(len(self._shards[i][2]) for i in todo)
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += self.n_layers * count
+            if progress is not None:
+                progress(done, total)
+
+        for i in todo:
+            pool, _, pairs = self._shards[i]
+            about = {"model": self.model.cfg.model_name, "collection": pool.collection}
+            for kind, table in _Measured(self, pairs, advance).tables().items():
+                self.store.write(self._keys[i][kind], table, about)
+        return done // self.n_layers
+
+    def sums(self) -> Tally:
+        """`PairMatches.sums` by (collection, query_id, grade)."""
+        shape = (2, self.n_layers, self.n_heads, len(KINDS))
+        shapes = {"pairs": (), "token_pairs": shape[-1:], "token_share": shape[-1:], "mass": shape}
+        found = []
+        for (pool, _, _), keys in zip(self._shards, self._keys, strict=True):
+            table = self.store.read(keys["sums"])
+            names = zip(table["query_id"].to_pylist(), table["grade"].to_pylist(), strict=True)
+            totals = {name: _array(table, name, one) for name, one in shapes.items()}
+            found.append(Tally(tuple((pool.collection, *name) for name in names), totals))
+        return Tally.join(found)
+
+    def histograms(self) -> Tally:
+        """`PairMatches.histograms` by grade."""
+        shape = (2, self.n_layers, self.n_heads, len(KINDS), N_BINS)
+        tables = [self.store.read(keys["histograms"]) for keys in self._keys]
+        return Tally.join(
+            Tally(tuple(table["grade"].to_pylist()), {"counts": _array(table, "counts", shape)}) for table in tables
+        )
+
+    def pair_histograms(self) -> Iterator[tuple[int, np.ndarray]]:
+        """A shard at a time: the place of its first passage in `passages`, and counts, float64 `[passage, place * bin]`."""
+        start = 0
+        for keys in self._keys:
+            table = self.store.read(keys["pairs"])
+            counts = [_array(table, name, (-1,)) for name in ("by_layer", "by_head")]
+            yield start, np.concatenate(counts, axis=1).astype(np.float64)
+            start += len(table)
+
+    def rows(self, counts: np.ndarray) -> tuple[list[Place], np.ndarray]:
+        """Name the histograms of `pair_histograms`, with those of all kinds together added.
+
+        Args:
+            counts: `[..., place * bin]`.
+
+        Returns:
+            The places, and `[..., place, bin]` in their order.
+        """
+        lead = counts.shape[:-1]
+        split = 2 * self.n_layers * len(KINDS) * N_BINS
+        by_layer = counts[..., :split].reshape(*lead, 2, self.n_layers, len(KINDS), N_BINS)
+        by_layer = np.concatenate([by_layer, by_layer.sum(-2, keepdims=True)], axis=-2)
+        places = [
+            Place(layer, ALL_HEADS, direction, kind)
+            for direction in DIRECTION_NAMES
+            for layer in range(self.n_layers)
+            for kind in (*KINDS, ALL_KINDS)
+        ]
+        places += [
+            Place(lay, str(head), direction, ALL_KINDS) for direction in DIRECTION_NAMES for lay, head in self.heads
+        ]
+        parts = [by_layer.reshape(*lead, -1, N_BINS), counts[..., split:].reshape(*lead, 2 * len(self.heads), N_BINS)]
+        return places, np.concatenate(parts, axis=-2)
+
+    def _key(self, kind: str, pool: Pool, shard: int) -> CellKey:
+        return CellKey.of(
+            f"match-{kind}",
+            revision=self.model.cfg.revision,
+            vocabulary=self._vocabulary,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+            device=self.model.device.type,
+            pool=pool.digest,
+            shard=shard,
+            shard_size=SHARD,
+            token_budget=self.token_budget,
+            heads=format_heads(self.heads) if kind == "pairs" else None,
+        )
+
+
+class _Measured:
+    """What a shard's passages gave."""
+
+    def __init__(self, cells: MatchCells, pairs: Sequence[PoolPair], advance: Callable[[int], None]) -> None:
+        self.pairs, self.advance = pairs, advance
+        self.layers, self.heads = (np.array([head[axis] for head in cells.heads], dtype=int) for axis in (0, 1))
+        self.sums: list[Tally] = []
+        self.histograms: list[Tally] = []
+        self.by_layer = np.zeros((len(pairs), 2 * cells.n_layers * len(KINDS) * N_BINS), np.uint32)
+        self.by_head = np.zeros((len(pairs), 2 * len(cells.heads) * N_BINS), np.uint32)
+        encoded = cells.model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
+        measure_matches(cells.model, encoded, cells.pieces, self.add, token_budget=cells.token_budget)
+
+    def add(self, indices: np.ndarray, found: PairMatches) -> None:
+        """Take in a batch."""
+        self.sums.append(found.sums([(self.pairs[i].query_id, self.pairs[i].grade) for i in indices]))
+        self.histograms.append(found.histograms([self.pairs[i].grade for i in indices]))
+        self.by_layer[indices] = found.counts.sum(3).reshape(len(indices), -1)
+        by_head = found.counts[:, :, self.layers, self.heads].sum(3)
+        self.by_head[indices] = by_head.reshape(len(indices), -1)
+        self.advance(len(indices))
+
+    def tables(self) -> dict[str, pa.Table]:
+        """A table a kind of cell."""
+        sums, histograms = Tally.join(self.sums), Tally.join(self.histograms)
+        queries, grades = zip(*sums.groups, strict=True)
+        return {
+            "sums": pa.table(
+                {
+                    "query_id": pa.array(queries, pa.string()),
+                    "grade": pa.array(grades, pa.int32()),
+                    **{name: _lists(values) for name, values in sums.totals.items()},
+                }
+            ),
+            "histograms": pa.table(
+                {"grade": pa.array(histograms.groups, pa.int32()), "counts": _lists(histograms.totals["counts"])}
+            ),
+            "pairs": pa.table(
+                {
+                    "query_id": pa.array([pair.query_id for pair in self.pairs], pa.string()),
+                    "doc_id": pa.array([pair.doc_id for pair in self.pairs], pa.string()),
+                    "by_layer": _lists(self.by_layer),
+                    "by_head": _lists(self.by_head),
+                }
+            ),
+        }
+
+
+def _lists(values: np.ndarray) -> pa.Array:
+    """An array as a column of its rows, each flat."""
+    flat = np.ascontiguousarray(values).reshape(len(values), -1)
+    offsets = np.arange(len(values) + 1, dtype=np.int64) * flat.shape[1]
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat.reshape(-1)))
+
+
+def _array(table: pa.Table, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array that `_lists` made a column of; -1 in the shape may be 0."""
+    flat = table[name].combine_chunks().flatten().to_numpy()
+    width = flat.size // max(len(table), 1)
+    return flat.reshape(len(table), *(width if size == -1 else size for size in shape))
