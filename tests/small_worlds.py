@@ -1,0 +1,75 @@
+"""A tiny reranker and tiny collections on disk, and a model whose every use is an error: what the main job runs on in tests."""
+
+import helpers
+import tiny_collections
+
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+
+TOPICS = ("flea", "egg", "bread", "sponge", "quilt")
+CONTEXT = 61
+
+
+def model_folder(folder, *, seed=0, layout="safetensors", n_labels=2, config=None, state=None, vocabulary=True):
+    """A random two-layer BERT classifier with a vocabulary, as a user would have it in a folder."""
+    chosen = config or helpers.small_config(n_labels, max_position_embeddings=CONTEXT)
+    weights = state or helpers.random_weights(chosen, n_labels, seed=seed)
+    helpers.write_checkpoint(folder, chosen, weights, layout)
+    return helpers.write_vocabulary(folder) if vocabulary else folder
+
+
+def tiny_model(folder, dtype="float64", **settings):
+    """The ported model of `model_folder`."""
+    return HookedCrossEncoder.from_pretrained(str(model_folder(folder, **settings)), dtype=dtype, device="cpu")
+
+
+def collection_folder(folder, *, n_queries=5, per_grade=(3, 2, 2, 2), prefix="", n_more=17):
+    """Queries with distinct passages of grades 0..3 (`per_grade` of each, one fewer for every other query), and unjudged ones."""
+    docs, queries, qrels = {}, {}, []
+    for q in range(n_queries):
+        query_id = f"{prefix}q{q}"
+        queries[query_id] = f"how do {TOPICS[q % 5]} rise {q}"
+        for grade, count in enumerate(per_grade):
+            for i in range(max(1, count - q % 2)):
+                doc_id = f"{prefix}d{q}-{grade}-{i}"
+                docs[doc_id] = " ".join(
+                    [TOPICS[(q + grade) % 5], "lay the eggs"[: 4 * grade], str(grade * 7 + i), "é " * i]
+                )
+                qrels.append((query_id, doc_id, grade))
+    for i in range(n_more):
+        docs[f"{prefix}x{i}"] = f"the {TOPICS[i % 5]} {i}"
+    return tiny_collections.write_folder(folder, docs, queries, qrels)
+
+
+def forbid_model_work(monkeypatch):
+    """From here on every layer that a model runs is an error."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr(HookedCrossEncoder, "run_layer", refuse)
+    monkeypatch.setattr(HookedCrossEncoder, "run_embed", refuse)
+    monkeypatch.setattr(HookedCrossEncoder, "forward", refuse)
+
+
+def count_layers(monkeypatch):
+    """A list that grows by (layer, pairs) with every layer run."""
+    calls = []
+    run_layer = HookedCrossEncoder.run_layer
+
+    def counted(self, layer, resid, *args, **kwargs):
+        calls.append((layer, len(resid)))
+        return run_layer(self, layer, resid, *args, **kwargs)
+
+    monkeypatch.setattr(HookedCrossEncoder, "run_layer", counted)
+    return calls
+
+
+def snapshot(folder):
+    """Path under the folder → bytes, of every file."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def identities(folder):
+    """Path → (inode, time of last change), of every file: what a rewrite changes even where the bytes stay."""
+    found = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
