@@ -188,6 +188,14 @@ def test_the_sample_is_seeded_and_bounded(model, pools, tmp_path):
     assert set(other.decomposition["token_pairs"]) == {words}  # every word of these texts is one word piece
 
 
+@pytest.mark.parametrize("changed", [{"max_pairs": 7}, {"seed": 1}, {"weighting": "pair"}])
+def test_settings_do_not_share_cells(model, pools, store, tmp_path, changed):
+    run_qk_alignment(model, pools, store, max_pairs=5)
+    beside = run_qk_alignment(model, pools, store, **{"max_pairs": 5, **changed})
+    alone = run_qk_alignment(model, pools, Store(tmp_path / "alone"), **{"max_pairs": 5, **changed})
+    assert same(beside, alone)
+
+
 @pytest.mark.parametrize(
     ("pools", "reason"),
     [
