@@ -11,9 +11,9 @@ where F are the cumulative distributions on the bins' centres; on equal bins thi
 how many passages of each label it has; queries with one label only are left out, of the distance too. With B permutations,
 p = (1 + #{null distance >= distance}) / (1 + B): never below 1 / (1 + B).
 
-**Many heads.** `p_holm` is Holm's correction over a family (all heads and directions; or all layers and directions of one
-kind). Its least value is (size of the family) / (1 + B), so that it needs many permutations. `p_max` (Westfall & Young 1993, single step)
-compares each standardized distance with the largest one of the family under each permutation: the same guarantee, with few.
+**Many heads.** `p_holm` is Holm's correction over a family (all heads and directions; or all layers and directions of one kind).
+Its least value is (size of the family) / (1 + B), so that it needs many permutations. `p_max` (Westfall & Young 1993, single
+step) compares each standardized distance with the largest one of the family under each permutation: the same guarantee, with few.
 
 Limits. Weights of one passage are not independent, which permuting whole passages respects. A longer passage gives smaller
 QUERY->DOC weights: where the groups differ in length, a distance says that too; compare the masses and lifts beside it.
