@@ -32,7 +32,9 @@ def by_words(ids):
     """The word of each piece, by joining the pieces to a text and splitting it again."""
     texts = [PIECES[i] for i in ids]
     whole = " ".join(texts).replace(" ##", "\N{ZERO WIDTH SPACE}").split(" ")
-    return [word.replace("\N{ZERO WIDTH SPACE}", "").lower() for word in whole for _ in word.split("\N{ZERO WIDTH SPACE}")]
+    return [
+        word.replace("\N{ZERO WIDTH SPACE}", "").lower() for word in whole for _ in word.split("\N{ZERO WIDTH SPACE}")
+    ]
 
 
 def slow(hf, rows):
@@ -194,7 +196,9 @@ def test_group_totals_are_sums_over_its_pairs(model):
 
 def test_merging_is_associative_and_regrouping_is_merging(model):
     found = measured(model, ROWS)
-    singles = [PairMatches(*(getattr(found, n)[i : i + 1] for n in ("token_pairs", "mass", "counts"))) for i in range(5)]
+    singles = [
+        PairMatches(*(getattr(found, n)[i : i + 1] for n in ("token_pairs", "mass", "counts"))) for i in range(5)
+    ]
     tallies = [one.histograms([name]) for one, name in zip(singles, NAMES, strict=True)]
     left = Tally.join([Tally.join(tallies[:2]), *tallies[2:]])
     right = Tally.join([tallies[0], Tally.join(tallies[1:])])

@@ -38,12 +38,12 @@ ROUNDING = 1e-9
 def wasserstein(a: Float[np.ndarray, "*rows bin"], b: Float[np.ndarray, "*rows bin"]) -> Float[np.ndarray, "*rows"]:
     """The first Wasserstein distance of two histograms on the bins' centres, in decades; NaN where one is empty."""
     gap = np.cumsum(_shares(a) - _shares(b), axis=-1)
-    return np.abs(gap[..., :-1]).sum(-1) * BIN_WIDTH
+    return np.asarray(np.abs(gap[..., :-1]).sum(-1) * BIN_WIDTH)
 
 
 def mean_shift(a: Float[np.ndarray, "*rows bin"], b: Float[np.ndarray, "*rows bin"]) -> Float[np.ndarray, "*rows"]:
     """The mean log10 weight of `a` less that of `b`; NaN where one is empty."""
-    return (_shares(a) - _shares(b)) @ CENTRES
+    return np.asarray((_shares(a) - _shares(b)) @ CENTRES)
 
 
 def _shares(counts: Float[np.ndarray, "*rows bin"]) -> Float[np.ndarray, "*rows bin"]:

@@ -31,7 +31,7 @@ from tl_crossenc.heads import check_heads, format_heads
 from tl_crossenc.pools import Pool
 from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.store import Store
-from tl_crossenc.token_matches import EDGES, KINDS, N_BINS, TOKEN_BUDGET, Tally
+from tl_crossenc.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
 
 GROUPS: dict[str, tuple[int, ...]] = {"relevant": (2, 3), "hard": (0,), "easy": (EASY_NEGATIVE,)}
 """Name -> grades. The first group is the one that the others are compared with."""
@@ -187,8 +187,7 @@ def _histogram_frame(histograms: Tally, groups: Mapping[str, tuple[int, ...]], h
     layers, numbers = (np.array([head[axis] for head in heads], dtype=int) for axis in (0, 1))
     shown = np.concatenate([counts.sum(3), counts[:, :, layers, numbers]], axis=2)
     places = [(layer, ALL_HEADS) for layer in range(n_layers)] + [(layer, str(head)) for layer, head in heads]
-    index = pd.MultiIndex.from_product([groups, DIRECTION_NAMES, range(len(places)), KINDS, range(N_BINS)])
-    group, direction, place, kind, slot = (np.asarray(codes) for codes in index.codes)
+    group, direction, place, kind, slot = np.indices(shown.shape).reshape(5, -1)
     return pd.DataFrame(
         {
             "layer": np.array([layer for layer, _ in places])[place],

@@ -59,7 +59,7 @@ class QueryMasses(NamedTuple):
 
 
 def query_masses(sums: Tally, groups: Mapping[str, Iterable[int]]) -> QueryMasses:
-    """Per-query values of each group, from sums by (collection, query, grade)."""
+    """Per-query values of each group, from sums by (collection, query, grade); sorted by group, collection and query."""
     group_of = {grade: name for name, grades in groups.items() for grade in grades}
 
     def rename(name: object) -> QueryGroup | None:
@@ -67,8 +67,11 @@ def query_masses(sums: Tally, groups: Mapping[str, Iterable[int]]) -> QueryMasse
         return QueryGroup(collection, query_id, group_of[grade]) if grade in group_of else None
 
     merged = sums.regroup(rename)
-    kept = merged.totals["pairs"] > 0
-    names = tuple(cast(QueryGroup, name) for name, keep in zip(merged.groups, kept, strict=True) if keep)
+    rank = {name: i for i, name in enumerate(groups)}
+    found = cast(tuple[QueryGroup, ...], merged.groups)
+    kept = [i for i, n_pairs in enumerate(merged.totals["pairs"]) if n_pairs > 0]
+    kept.sort(key=lambda i: (rank[found[i].group], found[i].collection, found[i].query_id))
+    names = tuple(found[i] for i in kept)
     totals = {name: values[kept] for name, values in merged.totals.items()}
     pairs = totals["pairs"]
     pair_share = totals["token_share"] / pairs[:, None]
@@ -112,8 +115,8 @@ def mass_frame(values: QueryMasses, heads: Sequence[tuple[int, int]]) -> pd.Data
 def per_query_frame(values: QueryMasses, heads: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """A row a (collection, query_id, group, layer, head, direction, kind): mass, share, pair_share, lift, n_pairs."""
     chosen = places(values, heads)
-    index = pd.MultiIndex.from_product([range(len(values.groups)), range(len(chosen)), DIRECTION_NAMES, KINDS])
-    row, place, direction, kind = (np.asarray(codes) for codes in index.codes)
+    shape = (len(values.groups), len(chosen), len(DIRECTION_NAMES), len(KINDS))
+    row, place, direction, kind = np.indices(shape).reshape(4, -1)
     layer, head = np.array([p[0] for p in chosen])[place], np.array([p[1] for p in chosen])[place]
     names = [values.groups[i] for i in row]
     columns: dict[str, object] = {field: [getattr(n, field) for n in names] for field in QueryGroup._fields}
