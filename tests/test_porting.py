@@ -497,3 +497,11 @@ def test_monobert_loads_from_the_hub():
         "how do fleas reproduce", ["Fleas lay eggs on their host, and the larvae hatch.", "Paris is in France."]
     )
     assert relevant > off_topic
+
+
+def test_weights_that_are_not_numbers_are_refused():
+    key = "bert.encoder.layer.0.output.dense.bias"
+    broken = {**STATE, key: STATE[key].clone().index_fill_(0, torch.tensor(2), float("nan"))}
+    found = checkpoint(state=broken)
+    with pytest.raises(ValueError, match=f"NaN or infinite: {key}"):
+        port_weights(HookedCrossEncoder(config_from_checkpoint(found, torch.float32)), found)

@@ -53,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     reproduce = _command(commands, "reproduce", _reproduce, "run the paper's experiments on a model and collections")
-    reproduce.add_argument("--model", default="demo", help="demo, a folder, or a Hugging Face hub name (default: demo)")
+    reproduce.add_argument(
+        "--model",
+        default="demo",
+        help="demo, planted, a folder with a checkpoint or a LoRA adapter, or a Hugging Face hub name (default: demo)",
+    )
     reproduce.add_argument(
         "--collection",
         action="append",

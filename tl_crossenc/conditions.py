@@ -30,6 +30,7 @@ from tl_crossenc.parts import N_PARTS
 Mode = Literal["zero", "mask"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 Indices = Iterable[int | np.integer] | int | np.integer | None
+MOST_INDICES = 10_000
 _EDIT = re.compile(r"^(\w+)\(([^;()]+)((?:;[^;()]+)*)\)$")
 
 
@@ -57,6 +58,8 @@ def parse_indices(text: str, what: str = "indices") -> tuple[int, ...] | None:
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", run)
         if match is None or (match[2] and int(match[2]) < int(match[1])):
             raise ValueError(f"expected {what} such as 0-3,7 or all, got {text!r}")
+        if int(match[2] or match[1]) >= MOST_INDICES:
+            raise ValueError(f"expected {what} below {MOST_INDICES}, got {text!r}: no model has so many")
         indices.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(sorted(indices))
 
@@ -70,7 +73,7 @@ def _as_indices(indices: Indices, what: str) -> tuple[int, ...] | None:
     return tuple(sorted({int(i) for i in values}))
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class DirectionAblation:
     """One direction of attention removed in some layers and heads. None stands for all of them."""
 
@@ -163,8 +166,14 @@ class Condition:
         heads: Indices = None,
         mode: Mode = "zero",
     ) -> Condition:
-        """The condition that removes `directions` in `layers` and `heads` (None: in all of them)."""
+        """The condition that removes `directions` in `layers` and `heads` (None: in all of them).
+
+        Raises:
+            ValueError: no direction, or layers, heads or a mode that make no sense.
+        """
         given = [directions] if isinstance(directions, Direction | str) else list(directions)
+        if not given:
+            raise ValueError("expected at least one direction to ablate, such as 'DOC->QUERY'; got none")
         parsed: list[Direction] = []
         for direction in given:
             parsed.extend([direction] if isinstance(direction, Direction) else parse_directions(direction))

@@ -39,7 +39,11 @@ class HookedCrossEncoder(HookedEncoder):
         self.pooler = BertPooler(cfg)
         self.classifier = Classifier(cfg)
         self.tokenizer = tokenizer
-        self.encoder = None if tokenizer is None else PairEncoder(tokenizer, max_length(cfg, tokenizer))
+        self.encoder = (
+            None
+            if tokenizer is None
+            else PairEncoder(tokenizer, max_length(cfg, tokenizer), use_types=cfg.d_vocab_types > 1)
+        )
         self.setup()
 
     @classmethod
@@ -55,7 +59,8 @@ class HookedCrossEncoder(HookedEncoder):
         """Port a checkpoint.
 
         Args:
-            name: a Hugging Face hub name, a local folder, or "demo" (the small cross-encoder that comes with the package).
+            name: a Hugging Face hub name; a local folder with a checkpoint, or with a LoRA adapter over one; "demo" (the small
+                cross-encoder that comes with the package); or "planted" (one built by hand, with a known answer).
             device: "cpu", "cuda", ... or "auto": a CUDA device if there is one.
             dtype: "float32", "bfloat16" or "float64".
             revision: a branch, tag or commit on the hub.
@@ -152,6 +157,8 @@ class HookedCrossEncoder(HookedEncoder):
                 f"expected return_type 'resid' with stop_at_layer, got {return_type!r}: the head is not run"
             )
         if isinstance(input, PairBatch):
+            if token_type_ids is not None or attention_mask is not None or parts is not None:
+                raise ValueError("expected nothing beside pairs, which carry their own types, mask and parts; got more")
             token_type_ids, attention_mask, parts = input.token_type_ids, input.attention_mask, input.parts
             input = input.tokens
         resid = self.encode(

@@ -18,7 +18,7 @@ ALL = "ALL"
 _ARROW = re.compile(r"^\s*(\w+)\s*(<?)\s*->\s*(\w+)\s*$")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Direction:
     """One (attender part, attended part). None stands for ALL.
 
@@ -32,7 +32,7 @@ class Direction:
 
     def __post_init__(self) -> None:
         for side in (self.attender, self.attended):
-            if side is not None and side not in REAL_PARTS:
+            if side is not None and not (isinstance(side, Part) and side in REAL_PARTS):
                 raise ValueError(f"expected a part among {', '.join(REAL_PART_NAMES)} or ALL, got {side!r}")
 
     @classmethod

@@ -224,6 +224,8 @@ class HookedEncoder(HookedRootModule):
     ) -> Float[Tensor, "pair pos d_model"]:
         """The residual stream after the last layer (or before `stop_at_layer`)."""
         if isinstance(input, PairBatch):
+            if token_type_ids is not None or attention_mask is not None or parts is not None:
+                raise ValueError("expected nothing beside pairs, which carry their own types, mask and parts; got more")
             token_type_ids, attention_mask, parts = input.token_type_ids, input.attention_mask, input.parts
             input = input.tokens
         return self.encode(

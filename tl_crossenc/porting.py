@@ -122,6 +122,7 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
     unknown: list[str] = []
     twice: list[str] = []
     wrong: list[str] = []
+    broken: list[str] = []
     with torch.no_grad():
         for key, tensor in checkpoint.read_tensors():
             name = canonical_key(key)
@@ -136,6 +137,8 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
                 wrong.append(f"{key} of {tensor.dtype}, no float")
             elif slot.shape != tensor.shape:
                 wrong.append(f"{key} {tuple(tensor.shape)} instead of {tuple(slot.shape)}")
+            elif not bool(torch.isfinite(tensor).all()):
+                broken.append(key)
             else:
                 slot.copy_(tensor)
             filled.add(name)
@@ -147,6 +150,7 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
             ("not known", unknown),
             ("twice there", twice),
             ("of another kind", wrong),
+            ("NaN or infinite", broken),
         )
         if keys
     ]
@@ -177,7 +181,7 @@ def weight_slots(model: HookedEncoder) -> Iterator[tuple[str, Tensor]]:
                 slot = getattr(model.stack, f"{kind}_{leaf}").detach()[layer]
                 yield f"bert.encoder.layer.{layer}.{key}.{leaf}", slot if index is None else slot[index]
     for prefix, module in (("bert.pooler.dense", "pooler"), ("classifier", "classifier")):
-        head: nn.Module = getattr(model, module)
+        head: nn.Module | None = getattr(model, module, None)
         if isinstance(head, BertPooler | Classifier):
             yield f"{prefix}.weight", head.weight.detach()
             yield f"{prefix}.bias", head.bias.detach()
