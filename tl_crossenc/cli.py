@@ -1,4 +1,4 @@
-"""The command line: `tl-crossenc reproduce | parity | score`. Thin: arguments in, library calls, text out."""
+"""The command line: `tl-crossenc reproduce | compare-masks | parity | score`. Thin: arguments in, library calls, text out."""
 
 from __future__ import annotations
 
@@ -80,6 +80,25 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--token-budget", type=_count, help="padded tokens a batch")
     _model_options(reproduce)
 
+    masks = _command(
+        commands, "compare-masks", _compare_masks, "put the masks of three papers in one table, each in both modes"
+    )
+    masks.add_argument("--model", default="demo", help="as for reproduce (default: demo)")
+    masks.add_argument("--collection", action="append", metavar="C", help="as for reproduce (default: demo)")
+    masks.add_argument("--out", type=Path, help="results folder (default: results/masks-MODEL-COLLECTION)")
+    masks.add_argument(
+        "--preset",
+        action="append",
+        metavar="P",
+        help="such as zhan-q2d, or zhan-q2d:4 for the first four layers; several times for several (default: all that are compared)",
+    )
+    masks.add_argument(
+        "--per-grade", type=_count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
+    )
+    masks.add_argument("--seed", type=int, default=0, help="of the pool's draw (default: 0)")
+    masks.add_argument("--token-budget", type=_count, help="padded tokens a batch")
+    _model_options(masks)
+
     parity = _command(commands, "parity", _parity, "port a model and compare it with Hugging Face's")
     parity.add_argument("model", metavar="MODEL")
     _model_options(parity)
@@ -89,7 +108,10 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--query", required=True)
     score.add_argument("--passage", required=True, action="append")
     score.add_argument(
-        "--ablate", action="append", metavar="CONDITION", help="such as 'DOC->QUERY' or 'zero(CLS->ALL; layers=0-3)'"
+        "--ablate",
+        action="append",
+        metavar="CONDITION",
+        help="such as 'DOC->QUERY', 'zero(CLS->ALL; layers=0-3)' or '@zhan-q2d:4'",
     )
     _model_options(score)
     return parser
@@ -163,6 +185,56 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare_masks(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+    from tl_crossenc.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
+    from tl_crossenc.files import write_atomic
+    from tl_crossenc.outputs import versions, write_frame
+    from tl_crossenc.pools import PoolSpec
+    from tl_crossenc.presets import COMPARED
+    from tl_crossenc.reproduce import frozen_pool
+    from tl_crossenc.store import Store
+    from tl_crossenc.tables import markdown, masks_caption, masks_markdown
+    from tl_crossenc.terminal import masks_for_terminal, progress_bar
+
+    collections = arguments.collection or ["demo"]
+    label = "-".join(re.sub(r"[^\w.]+", "-", _last_name(name)) for name in (arguments.model, *collections))
+    out = arguments.out or Path("results") / f"masks-{label}"
+    presets = arguments.preset or COMPARED
+    model = HookedCrossEncoder.from_pretrained(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        revision=arguments.revision,
+        tokenizer=arguments.tokenizer,
+    )
+    mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
+    spec = PoolSpec(arguments.per_grade, 0, arguments.seed)
+    pools = [frozen_pool(name, spec, out / "pools") for name in collections]
+    store = Store(out, versions={"torch": versions()["torch"]})
+    with progress_bar(Console(stderr=True), "masks") as advance:
+        found = run_compare_masks(
+            model,
+            pools,
+            store,
+            presets=presets,
+            token_budget=arguments.token_budget or DEFAULT_TOKEN_BUDGET,
+            progress=advance,
+        )
+    names = ", ".join(pool.collection for pool in pools)
+    caption = masks_caption(model.cfg.model_name, names, found.table, found.unablated, found.random, found.cutoff)
+    write_frame(out / "compare_masks.csv", found.table, index=False)
+    write_frame(out / "compare_masks_per_query.csv", found.per_query)
+    write_atomic(out / "compare_masks.md", f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
+    title = f"Masks of three papers: {model.cfg.model_name} on {names}"
+    Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
+    _say(f"Everything is in {out}/")
+    return 0
+
+
 def _parity(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
@@ -178,8 +250,8 @@ def _parity(arguments: argparse.Namespace) -> int:
         tokenizer=arguments.tokenizer,
     )
     table = Table(title=Text(f"Parity with Hugging Face: {found.model}"), title_justify="left")
-    for column in ("compared", "values", "max abs difference", "max relative", "largest value"):
-        table.add_column(column, justify="left" if column == "compared" else "right")
+    for column in ("compared", "values", "max abs", "max relative", "largest value"):
+        table.add_column(column, justify="left" if column == "compared" else "right", no_wrap=True)
     for row in found.differences:
         table.add_row(row.what, f"{row.compared:,}", f"{row.max_abs:.2e}", f"{row.max_rel:.2e}", f"{row.scale:.4g}")
     Console().print(table)
@@ -196,6 +268,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from rich.text import Text
 
     from tl_crossenc.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.presets import resolve_ablations
 
     model = HookedCrossEncoder.from_pretrained(
         arguments.model,
@@ -204,7 +277,8 @@ def _score(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         tokenizer=arguments.tokenizer,
     )
-    with model.ablating(arguments.ablate) if arguments.ablate else nullcontext():
+    ablations = resolve_ablations(arguments.ablate or [], model.cfg.n_layers)
+    with model.ablating(ablations) if ablations else nullcontext():
         scores = model.score(arguments.query, arguments.passage)
         condition = str(model.active_condition)
     if not bool(scores.isfinite().all()):
