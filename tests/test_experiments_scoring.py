@@ -128,7 +128,9 @@ def test_progress_ends_at_the_total_also_under_an_active_ablation(reranker, pool
     for active in (UNABLATED, Condition.ablate("CLS->ALL", layers=[0])):
         steps = []
         with reranker.ablating(active):
-            found = score_pool(reranker, pool, CONDITIONS, store, token_budget=50, progress=lambda *s: steps.append(s))
+            found = score_pool(
+                reranker, pool, CONDITIONS, store, token_budget=50, progress=lambda *s, into=steps: into.append(s)
+            )
         assert len(steps) > 1
         assert {total for _, total in steps} == {found.layers_run}
         assert steps[-1][0] == found.layers_run

@@ -1,0 +1,171 @@
+"""The one-way order of imports, and what the library never does, read from its source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tl_crossenc
+
+ROOT = Path(tl_crossenc.__file__).parent
+# A module may import from those above it alone. `experiments/*` may import from each other without circles.
+ORDER = [
+    "files",
+    "parts",
+    "directions",
+    "conditions",
+    "heads",
+    "encoder_config",
+    "layer_stack",
+    "attention",
+    "blocks",
+    "batching",
+    "pairs",
+    "hooked_encoder",
+    "hub",
+    "checkpoints",
+    "adapters",
+    "planted",
+    "embedded",
+    "porting",
+    "tokenizers",
+    "cross_encoder",
+    "parity",
+    "documents",
+    "collections",
+    "sampling",
+    "pools",
+    "execution",
+    "attention_flow",
+    "token_matches",
+    "qk",
+    "qk_terms",
+    "patching",
+    "evaluation",
+    "significance",
+    "store",
+    "published",
+    "experiments",
+    "tables",
+    "terminal",
+    "outputs",
+    "figures",
+    "report",
+    "reproduce",
+    "cli",
+]
+WITHOUT_TORCH = ("collections", "pools", "evaluation", "significance", "store", "tables", "figures", "report")
+EXEMPT = {"__init__"}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def family(module):
+    """The name under which a module stands in `ORDER`: `experiments` for all of them, `patching` for `patching_paths`."""
+    top = module.partition(".")[0]
+    return top if top in ORDER else next((name for name in ORDER if name == "patching" and top.startswith(name)), top)
+
+
+def imports(path):
+    """(line, dotted module) of every import in a file, those inside of functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = ["tl_crossenc", *path.relative_to(ROOT).parts[:-1]]
+                base = ".".join([*package[: len(package) - node.level + 1], *([base] if base else [])])
+            yield node.lineno, base
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+
+
+def own_imports(module):
+    """(line, module of this package) of every import of one."""
+    for line, name in imports(MODULES[module]):
+        if name.startswith("tl_crossenc.") and name.removeprefix("tl_crossenc.") in MODULES:
+            yield line, name.removeprefix("tl_crossenc.")
+
+
+def test_every_module_has_its_place_in_the_order():
+    strangers = {m for m in MODULES if family(m) not in ORDER and m not in EXEMPT and not m.startswith("demo.")}
+    assert not strangers, "put them into ORDER (and ARCHITECTURE.md)"
+
+
+def test_imports_point_up_the_order_only():
+    wrong = []
+    for module in MODULES:
+        if family(module) not in ORDER:
+            continue
+        place = ORDER.index(family(module))
+        for line, other in own_imports(module):
+            allowed = ORDER.index(family(other)) < place or (family(other) == family(module) and other != module)
+            if not allowed:
+                wrong.append(f"{module}.py:{line} imports {other}")
+    assert not wrong
+
+
+def test_no_circles():
+    graph = {module: {other for _, other in own_imports(module)} for module in MODULES if module != "__init__"}
+    done = set()
+    while ready := {
+        module for module in graph.keys() - done if graph[module] <= done | {"__init__", "experiments.__init__"}
+    }:
+        done |= ready
+    assert graph.keys() == done
+
+
+def test_no_module_imports_from_the_package_itself():
+    """`from tl_crossenc import X` would hide which module is meant; only users write it."""
+    for module, path in MODULES.items():
+        names = {name for _, name in imports(path)}
+        public = {f"tl_crossenc.{name}" for name in tl_crossenc.__all__}
+        assert module == "__init__" or not names & public, module
+
+
+@pytest.mark.parametrize("module", [m for m in WITHOUT_TORCH if m in MODULES])
+def test_what_never_imports_torch(module):
+    reached, queue = set(), [module]
+    while queue:
+        at = queue.pop()
+        if at in reached:
+            continue
+        reached.add(at)
+        outside = {name.partition(".")[0] for _, name in imports(MODULES[at])}
+        assert not outside & {"torch", "transformers", "transformer_lens", "safetensors"}, f"{module} reaches {at}"
+        queue += [other for _, other in own_imports(at)]
+
+
+def test_what_never_imports_torch_runs_without_it():
+    names = ", ".join(f"tl_crossenc.{module}" for module in WITHOUT_TORCH if module in MODULES)
+    code = f"import sys, {names}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_print_and_no_assert_in_the_library(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        assert not isinstance(node, ast.Assert), f"{module}.py:{node.lineno} asserts"
+        called = node.func if isinstance(node, ast.Call) else None
+        assert not (isinstance(called, ast.Name) and called.id == "print"), f"{module}.py:{node.lineno} prints"
+
+
+def test_the_checks_would_notice(tmp_path):
+    """The reader of imports sees every form of them."""
+    source = "import torch.nn as nn\ndef f():\n    from tl_crossenc.cli import main\nfrom . import store\nfrom .files import staged\n"
+    path = ROOT / "never_written.py"
+    found = {name for _, name in _imports_of(source, path)}
+    assert {"torch.nn", "tl_crossenc.cli", "tl_crossenc.store", "tl_crossenc.files"} <= found
+
+
+def _imports_of(source, path):
+    class Source:
+        def read_text(self, encoding):
+            return source
+
+        def relative_to(self, other):
+            return path.relative_to(other)
+
+    return list(imports(Source()))

