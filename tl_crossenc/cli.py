@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--preset",
         action="append",
         metavar="P",
-        help="such as zhan-q2d, or zhan-q2d:4 for the first four layers; several times for several (default: all that are compared)",
+        help="such as zhan-q2d, or zhan-q2d:4 for the first four layers; several times for several (default: all compared)",
     )
     masks.add_argument(
         "--per-grade", type=_count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
@@ -212,9 +212,9 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
         tokenizer=arguments.tokenizer,
     )
     mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
+    store = Store(out, versions={"torch": versions()["torch"]})
     spec = PoolSpec(arguments.per_grade, 0, arguments.seed)
     pools = [frozen_pool(name, spec, out / "pools") for name in collections]
-    store = Store(out, versions={"torch": versions()["torch"]})
     with progress_bar(Console(stderr=True), "masks") as advance:
         found = run_compare_masks(
             model,

@@ -96,3 +96,49 @@ def caption(
         f"{PAPER_MARK}: p ≤ .05 under an unpaired two-tailed Student's t-test (the paper's). "
         f"{OURS_MARK}: p ≤ .05 under a paired one with Holm's correction over 36 conditions."
     )
+
+
+def masks_cells(table: pd.DataFrame, cutoff: int = 10) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of `compare_masks.MaskComparison.table` as texts, one row a preset and mode."""
+    header = ["mask", "mode", f"nDCG@{cutoff}", "difference", "95 % interval", "p (Holm)", "published"]
+    return header, [_masks_row(row) for _, row in table.iterrows()]
+
+
+def _masks_row(row: pd.Series) -> list[str]:
+    published = ""
+    if not pd.isna(row["published"]):
+        published = f"{row['published']:.3f} of {row['published_unablated']:.3f} {row['published_measure']}"
+    return [
+        row["preset"],
+        row["mode"],
+        f"{row['mean']:.{DIGITS}f}" + (OURS_MARK if row["decrease_holm"] else ""),
+        f"{row['difference']:+.{DIGITS}f}",
+        f"[{row['diff_low']:+.{DIGITS}f}, {row['diff_high']:+.{DIGITS}f}]",
+        f"{row['p_holm']:.3g}",
+        published,
+    ]
+
+
+def masks_markdown(table: pd.DataFrame, cutoff: int = 10) -> str:
+    """The comparison of masks in Markdown."""
+    header, rows = masks_cells(table, cutoff)
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]) + "\n"
+
+
+def masks_caption(
+    model: str, collections: str, table: pd.DataFrame, unablated: tuple[float, float, float], random: float, cutoff: int
+) -> str:
+    """What the comparison of masks shows. `unablated` is (mean, low, high)."""
+    mean, low, high = unablated
+    sources = "; ".join(dict.fromkeys(table["published_source"].dropna()))
+    published = (
+        f" Published: under the mask, of what was without it, for the model and the mode of the paper: {sources}."
+        if sources
+        else ""
+    )
+    return (
+        f"nDCG@{cutoff} of {model} on {collections} ({int(table['n_queries'].iloc[0])} queries) under the masks of three papers. "
+        f"Unablated {mean:.3f} [{low:.3f}, {high:.3f}], random ranking {random:.3f}. Difference: from the unablated model, paired "
+        f"over queries. {OURS_MARK}: a decrease, paired t-test with Holm's correction over {len(table)} rows, p ≤ .05.{published}"
+    )

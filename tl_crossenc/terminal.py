@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from tl_crossenc.tables import SIDES, cell_text
+from tl_crossenc.tables import SIDES, cell_text, masks_cells
 
 
 class RateColumn(ProgressColumn):
@@ -47,4 +47,15 @@ def table1_for_terminal(comparison: pd.DataFrame, unablated: float, title: str, 
             value, marks, decrease = cell_text(comparison.loc[f"{attender}->{attended}"], unablated)
             shown.append(Text(value, style="bold" if decrease else "").append(f"{marks:<2}"))
         table.add_row(attender, *shown, end_section=attender == SIDES[-2])
+    return table
+
+
+def masks_for_terminal(comparison: pd.DataFrame, cutoff: int, title: str, caption: str) -> Table:
+    """The comparison of masks as a rich table; decreases that hold after Holm's correction are bold."""
+    header, rows = masks_cells(comparison, cutoff)
+    table = Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
+    for name in header:
+        table.add_column(name, justify="left" if name in ("mask", "mode", "published") else "right")
+    for cells, significant in zip(rows, comparison["decrease_holm"], strict=True):
+        table.add_row(*(Text(cell, style="bold" if significant else "") for cell in cells))
     return table
