@@ -3,6 +3,8 @@
 import helpers
 import tiny_collections
 
+from tl_crossenc.blocks import BertBlock
+from tl_crossenc.blocks import BertBlock
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 
 TOPICS = ("flea", "egg", "bread", "sponge", "quilt")
@@ -46,21 +48,25 @@ def forbid_model_work(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the model was run")
 
-    monkeypatch.setattr(HookedCrossEncoder, "run_layer", refuse)
+    monkeypatch.setattr(BertBlock, "forward", refuse)
     monkeypatch.setattr(HookedCrossEncoder, "run_embed", refuse)
     monkeypatch.setattr(HookedCrossEncoder, "forward", refuse)
 
 
 def count_layers(monkeypatch):
-    """A list that grows by (layer, pairs) with every layer run."""
+    """A list that grows by (layer, pairs) with every layer run, whole or some of its rows."""
     calls = []
-    run_layer = HookedCrossEncoder.run_layer
 
-    def counted(self, layer, resid, *args, **kwargs):
-        calls.append((layer, len(resid)))
-        return run_layer(self, layer, resid, *args, **kwargs)
+    def counted(run):
+        def call(self, resid, *args, **kwargs):
+            calls.append((self.layer, len(resid)))
+            return run(self, resid, *args, **kwargs)
 
-    monkeypatch.setattr(HookedCrossEncoder, "run_layer", counted)
+        return call
+
+    for name in ("forward", "rerun_rows"):
+        if hasattr(BertBlock, name):
+            monkeypatch.setattr(BertBlock, name, counted(getattr(BertBlock, name)))
     return calls
 
 

@@ -88,6 +88,11 @@ class RowGroup:
         return len({*self.zero, *self.mask}) == N_PARTS
 
 
+def edited_span(given: AttentionInput, edits: LayerEdits) -> tuple[int, int]:
+    """The half-open range of positions outside of which no row of the batch is edited."""
+    return given.known_parts().span({attender for group in row_groups(edits) for attender in group.attenders})
+
+
 @lru_cache(maxsize=4096)
 def row_groups(edits: LayerEdits) -> tuple[RowGroup, ...]:
     """The edits of a layer as groups of rows and heads that are edited alike."""
@@ -114,8 +119,9 @@ def fused_attention(
     v: Float[Tensor, "pair pos head d_head"],
     given: AttentionInput,
     edits: LayerEdits | None = None,
+    first_row: int = 0,
 ) -> Float[Tensor, "pair row head d_head"]:
-    """z, what each row reads, by `scaled_dot_product_attention`; `row` are the first positions, usually all."""
+    """z, what each row reads, by `scaled_dot_product_attention`; `row` are positions from `first_row` on, usually all."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     groups = row_groups(edits) if edits is not None else ()
     if groups:
@@ -127,13 +133,13 @@ def fused_attention(
     if groups and torch.is_grad_enabled():
         z = z.clone()  # the kernel keeps its own output for the backward pass
     for group in groups:
-        low, high = given.known_parts().span(group.attenders)
-        high = min(high, q.shape[2])
+        span = given.known_parts().span(group.attenders)
+        low, high = max(span[0] - first_row, 0), min(span[1] - first_row, q.shape[2])
         if low >= high:
             continue
         heads = slice(None) if group.heads is None else torch.tensor(group.heads, device=q.device)
         edited = _edited_rows(q[:, heads, low:high], k[:, heads], v[:, heads], given, group)
-        rows = _is_among(given.known_parts().codes[:, None, low:high, None], group.attenders)
+        rows = _is_among(given.known_parts().codes[:, None, low + first_row : high + first_row, None], group.attenders)
         z[:, heads, low:high] = torch.where(rows, edited, z[:, heads, low:high])
     return z.transpose(1, 2)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from tl_crossenc.attention import AttentionInput, explicit_pattern, explicit_scores, fused_attention
+from tl_crossenc.attention import AttentionInput, edited_span, explicit_pattern, explicit_scores, fused_attention
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.layer_stack import K, LayerStack, Q, V
@@ -30,6 +30,9 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": _gelu_new,
     "relu": F.relu,
 }
+
+
+QKV = tuple[Tensor, Tensor, Tensor]
 
 
 def is_hooked(*points: HookPoint) -> bool:
@@ -136,13 +139,14 @@ class Attention(LayerModule):
         edits: LayerEdits | None = None,
         rows: int | None = None,
         inputs: tuple[Float[Tensor, "pair pos head d_model"], ...] | None = None,
+        projected: QKV | None = None,
     ) -> Float[Tensor, "pair row d_model"]:
         """What attention writes at the first `rows` positions (all by default), with `edits` applied.
 
-        With `inputs`, the queries', keys' and values' own copies of `resid` a head, those are projected in its stead.
+        With `inputs`, the queries', keys' and values' own copies of `resid` a head, those are projected in its stead; with
+        `projected`, what `project` gave for `resid`, nothing is projected again.
         """
-        q, k, v = self._project(resid, rows, inputs)
-        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        q, k, v = self.project(resid, rows, inputs) if projected is None else projected
         if is_hooked(self.hook_attn_scores, self.hook_pattern):
             scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
             pattern = self.hook_pattern(explicit_pattern(scores, given, edits))
@@ -156,11 +160,18 @@ class Attention(LayerModule):
             weight = self.stack.out_weight[self.layer].unflatten(1, z.shape[2:])
             result = self.hook_result(torch.einsum("brhe,dhe->brhd", z, weight))
             return result.sum(2) + self.stack.out_bias[self.layer]
+        return self.write(z)
+
+    def write(self, z: Float[Tensor, "pair row head d_head"]) -> Float[Tensor, "pair row d_model"]:
+        """What the heads together write to the residual stream for what they read, z."""
         return F.linear(z.flatten(2), self.stack.out_weight[self.layer], self.stack.out_bias[self.layer])
 
-    def _project(
-        self, resid: Tensor, rows: int | None, inputs: tuple[Tensor, ...] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, resid: Tensor, rows: int | None = None, inputs: tuple[Tensor, ...] | None = None) -> QKV:
+        """(q, k, v), each `[pair, pos, head, d_head]` and q of the first `rows` positions only, through their hooks."""
+        q, k, v = self._project(resid, rows, inputs)
+        return self.hook_q(q), self.hook_k(k), self.hook_v(v)
+
+    def _project(self, resid: Tensor, rows: int | None, inputs: tuple[Tensor, ...] | None) -> QKV:
         weight, bias = self.stack.qkv_weight[self.layer], self.stack.qkv_bias[self.layer]
         heads = (self.stack.n_heads, self.stack.d_head)
         if inputs is not None:
@@ -242,21 +253,51 @@ class BertBlock(LayerModule):
         given: AttentionInput,
         edits: LayerEdits | None = None,
         rows: int | None = None,
+        projected: QKV | None = None,
     ) -> Float[Tensor, "pair row d_model"]:
-        """The residual stream after this layer, at the first `rows` positions (all by default)."""
-        stack, layer = self.stack, self.layer
+        """The residual stream after this layer, at the first `rows` positions (all by default).
+
+        `projected` is what `attn.project` gave for the same `resid`, where another branch has it already.
+        """
         resid = self.hook_resid_pre(resid)
         inputs = None
         if self.cfg.use_split_qkv_input:
             points = (self.hook_q_input, self.hook_k_input, self.hook_v_input)
             inputs = tuple(point(resid.unsqueeze(2).repeat(1, 1, self.cfg.n_heads, 1)) for point in points)
-        attn_out = self.hook_attn_out(self.attn(resid, given, edits, rows, inputs))
-        resid_mid = self.hook_resid_mid(resid[:, :rows] + attn_out)
+        return self._after_attention(resid[:, :rows], self.attn(resid, given, edits, rows, inputs, projected))
+
+    def rerun_rows(
+        self,
+        resid: Float[Tensor, "pair pos d_model"],
+        unedited: Float[Tensor, "pair pos d_model"],
+        given: AttentionInput,
+        edits: LayerEdits,
+        projected: QKV,
+    ) -> Float[Tensor, "pair pos d_model"]:
+        """The residual stream after this layer with `edits`, from what it is without them.
+
+        All but attention is done position by position, so only the rows of edited attenders differ; only those are run.
+        """
+        low, high = edited_span(given, edits)
+        q, k, v = projected
+        z = fused_attention(q[:, low:high], k, v, given, edits, first_row=low)
+        after = unedited.clone()
+        after[:, low:high] = self._after_attention(resid[:, low:high], self.attn.write(z))
+        return after
+
+    def _after_attention(self, resid: Tensor, attn_out: Tensor) -> Tensor:
+        """The rest of the layer, position by position."""
+        stack, layer = self.stack, self.layer
+        resid_mid = self.hook_resid_mid(resid + self.hook_attn_out(attn_out))
         normalized_mid = self.ln1(resid_mid, stack.ln1_weight[layer], stack.ln1_bias[layer])
         mlp_out = self.hook_mlp_out(self.mlp(normalized_mid))
         resid_post = self.hook_resid_post(normalized_mid + mlp_out)
         normalized_post = self.ln2(resid_post, stack.ln2_weight[layer], stack.ln2_bias[layer])
         return self.hook_normalized_resid_post(normalized_post)
+
+    def is_observed(self) -> bool:
+        """Whether any hook is on this layer."""
+        return any(is_hooked(module) for module in self.modules() if isinstance(module, HookPoint))
 
     def reads_only_first_row(self) -> bool:
         """Whether nobody looks at this layer's rows, so that the ones that nothing reads need not be computed.

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from tl_crossenc.directions import Direction, parse_directions
-from tl_crossenc.parts import N_PARTS
+from tl_crossenc.parts import N_PARTS, Part
 
 Mode = Literal["zero", "mask"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -135,6 +135,11 @@ class LayerEdits:
 
     zero: np.ndarray
     mask: np.ndarray
+
+    @property
+    def spares_passage(self) -> bool:
+        """Whether no row of the passage is edited, in any head: then few rows are."""
+        return not (self.zero | self.mask)[:, Part.DOC].any()
 
     @property
     def key(self) -> bytes:

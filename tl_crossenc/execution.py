@@ -4,6 +4,9 @@ Conditions that edit the first l layers alike share those layers: for each batch
 layers, depth first, and each layer of each distinct prefix is run once. One residual stream a level is held, so memory does
 not grow with conditions or pairs. Ablating one direction in layers 0..l for every l of L layers costs L + L(L-1)/2 layer runs
 in place of L^2.
+
+Branches of one residual stream share its queries, keys and values. A condition's first edit is run on top of the unedited layer
+where it leaves the passage's rows alone: then only the rows edited are run.
 """
 
 from __future__ import annotations
@@ -93,23 +96,42 @@ def _walk(
     if layer == model.cfg.n_layers:
         return [(members, score_from_logits(model.run_head(resid)))]
     found = []
-    for edits, group in _branches(plans, layer, members):
-        last = layer == model.cfg.n_layers - 1
-        after = model.run_layer(layer, resid, given, edits, only_cls=last)
-        found.extend(_walk(model, given, plans, layer + 1, after, group))
-        del after  # before the next branch's is made
+    branches = _branches(plans, layer, members)
+    unedited = all(edits is None for edits in plans[members[0]][:layer])
+    streams = model.run_branches(
+        layer,
+        resid,
+        given,
+        [edits for edits, _ in branches],
+        only_cls=layer == model.cfg.n_layers - 1,
+        from_unedited=unedited,
+    )
+    del resid  # held by the generator for as long as a branch is to come
+    for _, group in branches:
+        found.extend(_walk(model, given, plans, layer + 1, next(streams), group))
     return found
 
 
 def _branches(
     plans: Sequence[LayerPlan], layer: int, members: Sequence[int]
 ) -> list[tuple[LayerEdits | None, list[int]]]:
+    """The edits of a layer and the conditions that share them; the most shared last, since the walk ends at what it holds."""
     groups: dict[LayerEdits | None, list[int]] = {}
     for member in members:
         groups.setdefault(plans[member][layer], []).append(member)
-    return list(groups.items())
+    return sorted(groups.items(), key=lambda branch: len(branch[1]))
 
 
 def count_layer_runs(plans: Sequence[LayerPlan]) -> int:
-    """The layers that the tree runs for one batch."""
-    return len({plan[: layer + 1] for plan in plans for layer in range(len(plan))})
+    """The layers that the tree runs for one batch, the few rows of a branch counted as a layer.
+
+    Where a condition's first edit leaves the passage's rows alone, that layer is run unedited, too, for its other rows.
+    """
+    prefixes = {plan[: layer + 1] for plan in plans for layer in range(len(plan))}
+    for plan in plans:
+        for layer, edits in enumerate(plan[:-1]):  # of the last layer only CLS is run, edited or not
+            if edits is not None:
+                if edits.spares_passage:
+                    prefixes.add((*plan[:layer], None))
+                break
+    return len(prefixes)

@@ -179,6 +179,42 @@ class HookedEncoder(HookedRootModule):
         rows = 1 if only_cls and block.reads_only_first_row() else None
         return block(resid, given, edits, rows)
 
+    def run_branches(
+        self,
+        layer: int,
+        resid: Float[Tensor, "pair pos d_model"],
+        given: AttentionInput,
+        branches: Sequence[LayerEdits | None],
+        *,
+        only_cls: bool = False,
+        from_unedited: bool = False,
+    ) -> Iterator[Tensor]:
+        """The residual stream after `layer` for each of several edits of it, in their order, from one stream before it.
+
+        Queries, keys and values are projected once. With `from_unedited`, a branch that edits few rows only has those run, on top
+        of the unedited layer (run for it if need be); what it gives differs from a whole run by rounding, and does not depend on
+        the other branches. Both are left where a hook is on the layer or only CLS is wanted.
+        """
+        block = cast(BertBlock, self.blocks[layer])
+        if only_cls or self.cfg.use_split_qkv_input or block.is_observed():
+            for edits in branches:
+                yield self.run_layer(layer, resid, given, edits, only_cls=only_cls)
+            return
+        few = [from_unedited and edits is not None and edits.spares_passage for edits in branches]
+        projected: Any = block.attn.project(resid)
+        unedited = block(resid, given, projected=projected) if any(few) else None
+        for i, edits in enumerate(branches):
+            if edits is None and unedited is not None:
+                after = unedited
+            elif edits is not None and few[i] and unedited is not None:
+                after = block.rerun_rows(resid, unedited, given, edits, projected)
+            else:
+                after = block(resid, given, edits, projected=projected)
+            if i == len(branches) - 1:  # whoever walks on from the last branch does not hold the others' memory
+                projected = unedited = None
+            yield after
+            del after
+
     def encode(
         self,
         tokens: Tensor,
