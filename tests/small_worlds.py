@@ -4,7 +4,6 @@ import helpers
 import tiny_collections
 
 from tl_crossenc.blocks import BertBlock
-from tl_crossenc.blocks import BertBlock
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 
 TOPICS = ("flea", "egg", "bread", "sponge", "quilt")

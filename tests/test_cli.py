@@ -130,7 +130,7 @@ def test_reproduce_prints_the_table_and_says_where_everything_is(
     run, model, collection, finished, tmp_path, monkeypatch
 ):
     forbid_model_work(monkeypatch)
-    status, out, err = run("reproduce", "--model", model, "--collection", collection, "--out", finished)
+    status, out, _ = run("reproduce", "--model", model, "--collection", collection, "--out", finished)
     assert status == 0
     assert "Table 1" in out
     assert f"Everything is in {finished}/" in out  # on one line, however long the path

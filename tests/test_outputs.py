@@ -79,5 +79,5 @@ def test_file_names(text, expected):
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path, scores):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="could not write .*: choose a place"):
+    with pytest.raises(StoreError, match=r"could not write .*: choose a place"):
         write_frame(tmp_path / "file" / "s.csv", scores)

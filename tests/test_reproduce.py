@@ -85,7 +85,7 @@ def test_every_file_is_there_and_can_be_read(finished):
 
 
 def test_the_runs_are_the_scores(finished):
-    found, out = finished
+    _, out = finished
     run_files = json.loads((out / "run.json").read_text())["runs"]
     assert list(run_files) == sorted(CONDITIONS)
     scores = pd.read_parquet(out / "scores.parquet")
@@ -126,9 +126,10 @@ def test_another_collection_or_mode_adds_to_what_is_there(finished, model, colle
     assert snapshot(out) == snapshot(finished[1])
     calls.clear()
     reproduce(settings(model, collections, out, mode="mask"))
-    assert sum(pairs for _, pairs in calls) == 2 * 36 * sum(
+    n = sum(
         len(pool.ranked) for pool in both.pools
-    )  # all but the unablated
+    )  # all but the unablated, of which the first layer may be run to build on
+    assert sum(pairs for _, pairs in calls) in (2 * 36 * n, 2 * 36 * n + n)
 
 
 def test_progress_is_shown_while_there_is_work(model, collections, tmp_path):
@@ -206,7 +207,7 @@ def test_bad_settings_are_errors(tmp_path):
         Settings("demo", (), tmp_path)
 
 
-# Kill -9. A driver imports everything once, then forks: one child kills itself at a chosen operation on a file, another one goes on.
+# Kill -9. A driver imports everything once, then forks: one child kills itself at some operation on a file, another goes on.
 
 DRIVER = '''
 import json, os, signal, sys
@@ -302,8 +303,10 @@ def check_a_kill(base, report):
     now = identities(out)
     assert {name: list(now[name]) for name in kept} == {name: report["left"][name] for name in kept}
     missing = [name for name in whole if name.startswith("cells/") and name.endswith(".json") and name not in manifests]
-    # Two layers, and no two conditions share one: what the rerun ran is what its missing cells take, and no more.
-    assert report["run"] == 2 * sum(json.loads(whole[name])["rows"] for name in missing)
+    # Two layers, and no two conditions share one: what the rerun ran is what its missing cells take, and at most the first layer
+    # of the unablated model for each of the shards (5 + 4 + 5 and 5 + 4 pairs) to build on.
+    need = 2 * sum(json.loads(whole[name])["rows"] for name in missing)
+    assert need <= report["run"] <= need + (23 if missing else 0)
     return manifests
 
 
