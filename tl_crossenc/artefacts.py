@@ -1,0 +1,247 @@
+"""The artefacts of a run and the files that hold their numbers: written here from results, read by figures and report.
+
+A results folder has for each artefact its tables (CSV; Parquet where large) and `<key>.json` with what is no table: the unablated
+mean, seeds, counts. `unavailable.json` says why an artefact could not be made, in one sentence each. Nothing here imports a model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.outputs import write_frame, write_json
+
+UNAVAILABLE_FILE = "unavailable.json"
+NOT_COMPUTED = "It was not computed in this run."
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Something that the paper shows, or that we add.
+
+    Attributes:
+        key: its name in files and results.
+        title: its name for people.
+        tables: name -> file in the results folder.
+        source: the key of the result that it is made from.
+        drawn: whether a figure of this key is drawn.
+    """
+
+    key: str
+    title: str
+    tables: dict[str, str]
+    source: str = ""
+    drawn: bool = True
+
+    @property
+    def result(self) -> str:
+        """The key of the result that it is made from."""
+        return self.source or self.key
+
+
+ARTEFACTS: dict[str, Artefact] = {
+    artefact.key: artefact
+    for artefact in (
+        Artefact(
+            "table1",
+            "Table 1: every direction removed",
+            {"comparison": "table1.csv", "per_query": "per_query.csv"},
+            drawn=False,
+        ),
+        Artefact(
+            "figure1a",
+            "Figure 1a: directions removed layer by layer",
+            {"curve": "figure1a.csv", "per_query": "figure1a_per_query.csv"},
+        ),
+        Artefact("figure1b", "Figure 1b: heads that attend more in relevant passages", {"heads": "figure1b.csv"}),
+        Artefact(
+            "figure1c",
+            "Figure 1c: how attention weights are distributed",
+            {
+                "histogram": "figure1c_histogram.parquet",
+                "distance": "figure1c_distance.csv",
+                "token_pairs": "figure1c_token_pairs.csv",
+            },
+        ),
+        Artefact(
+            "matches",
+            "Figure 1c, by kind of match: attention on equal word pieces",
+            {
+                "mass": "figure1c_mass.csv",
+                "per_query": "figure1c_per_query.parquet",
+                "depth": "figure1c_depth.csv",
+            },
+            source="figure1c",
+        ),
+        Artefact(
+            "sinks",
+            "Sinks: attention on CLS, separators and full stops",
+            {"by_layer": "sinks.csv", "by_head": "sinks_by_head.csv"},
+        ),
+        Artefact(
+            "figure2",
+            "Figure 2: what the query-key circuits look for",
+            {"heads": "figure2_heads.csv", "products": "figure2_products.csv", "layers": "figure2_layers.csv"},
+        ),
+        Artefact(
+            "spectrum",
+            "Figure 2, its spectra: alignment by singular direction",
+            {"spectrum": "figure2_spectrum.csv"},
+            source="figure2",
+        ),
+        Artefact(
+            "decomposition",
+            "The decomposition tested: how large is ε?",
+            {"decomposition": "figure2_decomposition.csv"},
+            source="figure2",
+        ),
+        Artefact(
+            "head_ablation",
+            "Do the matching heads matter?",
+            {
+                "curve": "head_ablation.csv",
+                "draws": "head_ablation_draws.csv",
+                "per_query": "head_ablation_per_query.csv",
+            },
+        ),
+        Artefact(
+            "attention",
+            "Attention by direction and grade",
+            {"by_direction": "attention_by_direction.parquet"},
+            drawn=False,
+        ),
+    )
+}
+"""In the order in which a report shows them. Table 1's files are `reproduce`'s own; `save_all` writes those of all others."""
+
+DRAWN = tuple(key for key, artefact in ARTEFACTS.items() if artefact.drawn)
+
+
+def save_ablation(folder: Path, key: str, result: Any) -> dict[str, Any]:
+    """Tables of a `LayerSweep` (figure1a) or `HeadAblation` (head_ablation), and its scalars."""
+    _save_tables(folder, key, result, index=("per_query",))
+    mean, low, high = result.unablated
+    scalars = {"unablated": {"mean": mean, "low": low, "high": high}, "random": result.random}
+    scalars |= {"n_queries": len(result.per_query)}
+    return scalars | _present(result, "span", "seed", "layers_run", "layers_alone")
+
+
+def save_figure1b(folder: Path, key: str, result: pd.DataFrame) -> dict[str, Any]:
+    """The frame of `matching_heads`, with the grades and the quantity by default those of that function."""
+    write_frame(folder / ARTEFACTS[key].tables["heads"], result, index=False)
+    defaults = {"relevant_grades": [2, 3], "against": [-1], "quantity": "mass"}
+    counts = {"n_queries": int(result["n_queries"].max()), "n_passing": int(result["passes"].sum())}
+    return defaults | counts | {str(name): value for name, value in result.attrs.items()}
+
+
+def save_figure1c(folder: Path, key: str, result: Any) -> dict[str, Any]:
+    """Tables of a `MatchDistributions`, and its scalars."""
+    _save_tables(folder, key, result)
+    counts = {"groups": {name: list(grades) for name, grades in result.groups.items()}, "n_heads": len(result.heads)}
+    return counts | _present(result, "pairs", "n_permutations", "seed")
+
+
+def save_tables(folder: Path, key: str, result: Any) -> dict[str, Any]:
+    """Tables of `Sinks`, `QKAlignment` or `Attention`, and the scalars among weighting, pairs, sampled and seed that it has."""
+    _save_tables(folder, key, result)
+    return _present(result, "weighting", "pairs", "sampled", "seed")
+
+
+SAVERS: dict[str, Callable[[Path, str, Any], dict[str, Any]]] = {
+    "figure1a": save_ablation,
+    "figure1b": save_figure1b,
+    "figure1c": save_figure1c,
+    "matches": save_figure1c,
+    "sinks": save_tables,
+    "figure2": save_tables,
+    "spectrum": save_tables,
+    "decomposition": save_tables,
+    "head_ablation": save_ablation,
+    "attention": save_tables,
+}
+
+
+def save_all(
+    folder: Path, results: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, str]:
+    """Write every artefact's tables and scalars, and `unavailable.json`.
+
+    Args:
+        folder: of the results.
+        results: by key: "figure1a" a `LayerSweep`, "figure1b" the frame of `matching_heads`, "figure1c" a `MatchDistributions`,
+            "sinks" a `Sinks`, "figure2" a `QKAlignment`, "head_ablation" a `HeadAblation`, "attention" an `Attention`, "table1"
+            ignored unless it is `Unavailable`; or for any of them the `Unavailable` that was raised instead.
+        about: more scalars for `<key>.json`, such as the grades compared in figure1b.
+
+    Returns:
+        What is unavailable: key -> reason.
+
+    Raises:
+        ValueError: a key that no artefact is made from.
+    """
+    folder = Path(folder)
+    known = {artefact.result for artefact in ARTEFACTS.values()}
+    unknown = sorted(set(results) - known)
+    if unknown:
+        raise ValueError(f"expected results among {', '.join(sorted(known))}, got {', '.join(unknown)}")
+    missing: dict[str, str] = {}
+    for key, artefact in ARTEFACTS.items():
+        result = results.get(artefact.result)
+        if isinstance(result, Unavailable):
+            missing[key] = str(result)
+        elif result is None and key != "table1":
+            missing[key] = NOT_COMPUTED
+        elif key in SAVERS:
+            scalars = SAVERS[key](folder, key, result) | dict((about or {}).get(key, {}))
+            write_json(folder / f"{key}.json", _plain(scalars))
+    write_json(folder / UNAVAILABLE_FILE, missing)
+    return missing
+
+
+def load_unavailable(folder: Path) -> dict[str, str]:
+    """key -> reason, of artefacts that were not made, or whose files are not there."""
+    path = Path(folder) / UNAVAILABLE_FILE
+    reasons: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for key, artefact in ARTEFACTS.items():
+        if key not in reasons and not all((Path(folder) / name).is_file() for name in artefact.tables.values()):
+            reasons[key] = NOT_COMPUTED
+    return reasons
+
+
+def load_table(folder: Path, key: str, name: str) -> pd.DataFrame:
+    """A table of an artefact as it was saved."""
+    path = Path(folder) / ARTEFACTS[key].tables[name]
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+
+
+def load_scalars(folder: Path, key: str) -> dict[str, Any]:
+    """What `<key>.json` holds; nothing where there is no such file."""
+    path = Path(folder) / f"{key}.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _save_tables(folder: Path, key: str, result: Any, index: tuple[str, ...] = ()) -> None:
+    for name, file in ARTEFACTS[key].tables.items():
+        write_frame(folder / file, getattr(result, name), index=name in index)
+
+
+def _present(result: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in names if hasattr(result, name)}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has words for: numbers that are not finite become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

@@ -1,0 +1,245 @@
+"""What each figure of a report shows: what was measured, on what, and with which test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tl_crossenc.artefacts import load_scalars, load_table
+from tl_crossenc.figures.ablation import SPAN_LABELS
+from tl_crossenc.figures.alignment import CEILING, FLOOR
+from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kinds
+from tl_crossenc.published import VAST_2025, ZHAN_2020
+from tl_crossenc.tables import OURS_MARK, PAPER_MARK
+
+ALPHA_TEXT = "p ≤ .05"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `run.json` says of a run, as far as it is there.
+
+    Attributes:
+        model: its name.
+        collections: names of the pools' collections.
+        by_grade: passages of each grade over all pools; nothing where it was not recorded.
+        cutoff: the k of nDCG@k.
+        mode: of the ablations.
+        record: all of it.
+    """
+
+    model: str = "the model"
+    collections: tuple[str, ...] = ()
+    by_grade: dict[int, int] = field(default_factory=dict)
+    cutoff: int = 10
+    mode: str = "zero"
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run of a results folder."""
+        path = Path(folder) / "run.json"
+        if not path.is_file():
+            return cls()
+        record = json.loads(path.read_text("utf-8"))
+        pools, settings = record.get("pools", []), record.get("settings", {})
+        by_grade: dict[int, int] = {}
+        for pool in pools:
+            for grade, count in pool.get("provenance", {}).get("passages_by_grade", {}).items():
+                by_grade[int(grade)] = by_grade.get(int(grade), 0) + int(count)
+        return cls(
+            model=record.get("model", {}).get("name") or cls.model,
+            collections=tuple(pool["collection"] for pool in pools),
+            by_grade=by_grade,
+            cutoff=int(settings.get("cutoff", cls.cutoff)),
+            mode=settings.get("mode", cls.mode),
+            record=record,
+        )
+
+    @property
+    def where(self) -> str:
+        """`demo on demo`."""
+        return f"{self.model} on {' and '.join(self.collections)}" if self.collections else self.model
+
+    @property
+    def ranked(self) -> str:
+        """How many passages are ranked, as the end of a list."""
+        count = sum(n for grade, n in self.by_grade.items() if grade >= 0)
+        return f", {count:,} graded passages" if count else ""
+
+
+def caption(folder: Path, key: str, run: Run) -> str:
+    """The caption of a drawn figure or of Table 1, from its saved numbers."""
+    return CAPTIONS[key](Path(folder), load_scalars(folder, key), run)
+
+
+def _table1(folder: Path, _: dict, run: Run) -> str:
+    per_query = load_table(folder, "table1", "per_query")
+    return (
+        f"nDCG@{run.cutoff} of {run.where} ({len(per_query):,} queries{run.ranked}) with one direction of attention removed in "
+        f"every layer and head (mode {run.mode}). Rows attend, columns are attended. Unablated {per_query['none'].mean():.3f}, "
+        f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {PAPER_MARK} {ALPHA_TEXT} under an unpaired two-tailed "
+        f"Student's t-test (the paper's); {OURS_MARK} under a paired one with Holm's correction over the 36 directions. The shade is "
+        "the change from the unablated model, the row ALL is ours."
+    )
+
+
+def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
+    curve = load_table(folder, "figure1a", "curve")
+    return (
+        f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with one direction "
+        f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head. Bands: 95 % t-intervals of the "
+        f"mean over queries. Dashed: unablated, {_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. Filled points: "
+        f"a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all {len(curve)} points."
+        + (
+            f" Shared prefixes: {scalars['layers_run']:,} layers of a pair run, {scalars['layers_alone']:,} without sharing."
+            if scalars.get("layers_run")
+            else ""
+        )
+    )
+
+
+def _figure1b(folder: Path, scalars: dict, run: Run) -> str:
+    frame = load_table(folder, "figure1b", "heads")
+    passing, heads = int(frame["passes"].sum()), len(frame)
+    return (
+        f"Attention {scalars['quantity']} of every head in relevant passages (grade {_listed(scalars['relevant_grades'])}) less that in "
+        f"{_negatives(scalars['against'])}: {run.where}, {scalars['n_queries']:,} queries with both. Means over a query's passages "
+        f"first, then over queries. Outlined: more in relevant passages with {ALPHA_TEXT}, paired t-test over queries, Holm's "
+        f"correction over all {heads} cells; {passing} of them {'passes' if passing == 1 else 'pass'}."
+    )
+
+
+def _figure1c(folder: Path, scalars: dict, run: Run) -> str:
+    token_pairs, distance = (load_table(folder, "figure1c", name) for name in ("token_pairs", "distance"))
+    shown = str(distance["comparison"].iloc[-1]).split(" - ")
+    kinds = drawn_kinds(token_pairs[token_pairs["group"].isin(shown)])
+    left_out = [KIND_NAMES.get(kind, kind) for kind in dict.fromkeys(token_pairs["kind"]) if kind not in kinds]
+    rows = distance[distance["comparison"] == " - ".join(shown)]
+    return (
+        f"Attention weights between QUERY and DOC tokens, all heads of a layer together, in {_groups(scalars, shown)}: {run.where}, "
+        f"{int(rows['n_queries'].max()):,} queries with both. Heights are shares of a layer's weights per decade. W₁: first Wasserstein "
+        f"distance of the two distributions in decades, bold where p ≤ .05 against {scalars['n_permutations']:,} permutations of the labels "
+        f"within queries (max-statistic over layers and directions; seed {scalars['seed']})."
+        + (f" Too few token pairs to draw: {', '.join(left_out)}." if left_out else "")
+    )
+
+
+def _matches(folder: Path, scalars: dict, run: Run) -> str:
+    mass = load_table(folder, "matches", "mass")
+    counts = mass.drop_duplicates("group").set_index("group")["n_pairs"]
+    passages = ", ".join(
+        f"{counts[name]:,} {GROUP_NAMES.get(name, name)}" for name in scalars["groups"] if name in counts
+    )
+    return (
+        f"What a token attends to on the other side, mean of all heads: {run.where}; passages: {passages}. Top: tokens of the same word "
+        "piece; middle: tokens that share neither piece nor word; bottom: the first as a share of all attention between QUERY and "
+        "DOC, dotted the share that equal attention to every token would give. Bands: 95 % t-intervals over queries."
+    )
+
+
+def _sinks(folder: Path, _: dict, run: Run) -> str:
+    by_layer = load_table(folder, "sinks", "by_layer")
+    every = by_layer[by_layer["attender"] == "ALL"]
+    highest = every[every["sink"] == "SEP"].nlargest(1, "mass").iloc[0]
+    return (
+        f"Attention mass on the positions where heads look when they have nothing to do, mean over heads and pairs: {run.where}, "
+        f"{int(by_layer['n_pairs'].max()):,} pairs of all grades. Attention from every position to both separators is highest in layer "
+        f"{int(highest['layer'])}, {highest['mass']:.0%}. Circles: {ZHAN_2020}, layers at the same relative depth; triangles: at most so "
+        "much. A text without full stops gives them 0. No test."
+    )
+
+
+def _figure2(folder: Path, scalars: dict, run: Run) -> str:
+    heads = load_table(folder, "figure2", "heads")
+    both = int(((heads["contrast"] > 0) & (heads["trace"] > 0)).sum())
+    return (
+        "Does a head favour attention across query and passage (up), and attention between what is alike (right)? A point a head of "
+        f"{run.where}; q and d are the means of the block's input over QUERY and DOC tokens of {scalars['pairs']:,} pairs, A = W_Q W_Kᵀ "
+        f"without biases. Left: raw, as in the paper; right: free of scale, the contrast in standard deviations of the head's own logits "
+        f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Top right in QUERY→DOC: {both} of {len(heads)} heads. Named: the "
+        "largest differences of Figure 1b that pass its test."
+    )
+
+
+def _spectrum(folder: Path, scalars: dict, run: Run) -> str:
+    return (
+        f"Singular values σₖ of A = W_Q W_Kᵀ relative to the largest, and the alignment Σ σₖ uₖ·vₖ / Σ σₖ of the first k directions: "
+        f"all heads of {run.model}, with the heads of the largest passing differences in Figure 1b. Weights only, no test."
+    )
+
+
+def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
+    frame = load_table(folder, "decomposition", "decomposition")
+    median = float(np.nanmedian(frame["epsilon_ratio"]))
+    return (
+        "The paper takes the attention logit as qᵀA d + xᵀA y + ε with ε near 0. Shares of the mean square of real logits that the two "
+        "terms explain; the size of ε relative to the logit (root mean square); and the R² of the interaction alone for the differences "
+        f"within a row, which is what the softmax sees. A dot a head, a line through the medians: {run.where}, {scalars['sampled']:,} pairs "
+        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of {FLOOR:g} to {CEILING:g} are drawn on "
+        "the edge. No test.".replace("-", "−")
+    )
+
+
+def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
+    curve = load_table(folder, "head_ablation", "curve")
+    draws = int(curve["n_draws"].max())
+    return (
+        f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked heads removed, in the "
+        f"directions between QUERY and DOC only, and wholly; against {draws} draws of k other heads with as many in each layer "
+        f"(seed {scalars['seed']}). Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. {_lowest_p(curve)}"
+    )
+
+
+CAPTIONS = {
+    "table1": _table1,
+    "figure1a": _figure1a,
+    "figure1b": _figure1b,
+    "figure1c": _figure1c,
+    "matches": _matches,
+    "sinks": _sinks,
+    "figure2": _figure2,
+    "spectrum": _spectrum,
+    "decomposition": _decomposition,
+    "head_ablation": _head_ablation,
+}
+PAPER = VAST_2025.partition(",")[0]
+
+
+def _lowest_p(curve: pd.DataFrame) -> str:
+    ranked = curve[(curve["kind"] == "ranked") & np.isfinite(curve["p_random"])]
+    if ranked.empty:
+        return "No layer has enough other heads to draw from, so nothing is tested."
+    row = ranked.loc[ranked["p_random"].idxmin()]
+    return (
+        f"Lowest rank among the draws: p = {row['p_random']:.3f} at k = {int(row['k'])}, {row['scope'].replace('<->', '↔')} "
+        f"(the least possible is {1 / (1 + int(curve['n_draws'].max())):.3f}; not corrected)."
+    )
+
+
+def _interval(scalars: dict) -> str:
+    mean, low, high = (scalars["unablated"][name] for name in ("mean", "low", "high"))
+    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _listed(values: list[int]) -> str:
+    return " or ".join(str(value) for value in values)
+
+
+def _negatives(grades: list[int]) -> str:
+    return " and ".join({-1: "easy negatives", 0: "hard negatives"}.get(grade, f"grade {grade}") for grade in grades)
+
+
+def _groups(scalars: dict, shown: list[str]) -> str:
+    grades = scalars.get("groups", {})
+    return " and ".join(
+        f"{GROUP_NAMES.get(name, name)}{' passages' if name == 'relevant' else ''} (grade {_listed(grades.get(name, []))})".replace(
+            "-1", "−1"
+        )
+        for name in shown
+    )

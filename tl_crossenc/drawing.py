@@ -1,0 +1,141 @@
+"""From a results folder to its figures: `figures/<key>.svg` and `.pdf`, two columns wide, and `<key>-narrow.svg`, one column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tl_crossenc import figures
+from tl_crossenc.artefacts import DRAWN, load_scalars, load_table, load_unavailable
+from tl_crossenc.figures.alignment import top_heads
+from tl_crossenc.figures.svg import to_pdf, to_svg
+from tl_crossenc.files import write_atomic
+
+FIGURES = "figures"
+SPECTRUM_HEADS = 5
+
+Draw = Callable[[bool], Figure]
+
+
+def draw_figures(folder: Path) -> dict[str, str]:
+    """Draw every figure whose numbers are there; remove those of an earlier run whose numbers are not.
+
+    Returns:
+        What is unavailable: key -> reason.
+    """
+    folder = Path(folder)
+    missing = load_unavailable(folder)
+    for key in DRAWN:
+        paths = {suffix: folder / FIGURES / f"{key}{suffix}" for suffix in (".svg", "-narrow.svg", ".pdf")}
+        if key in missing:
+            for path in paths.values():
+                path.unlink(missing_ok=True)
+            continue
+        draw = DRAWERS[key](folder)
+        wide, narrow = draw(False), draw(True)
+        write_atomic(paths[".svg"], to_svg(wide, key))
+        write_atomic(paths["-narrow.svg"], to_svg(narrow, f"{key}-narrow"))
+        write_atomic(paths[".pdf"], to_pdf(wide))
+    return {key: reason for key, reason in missing.items() if key in DRAWN}
+
+
+def matching_frame(folder: Path) -> pd.DataFrame | None:
+    """Figure 1b's frame, where there is one."""
+    return None if "figure1b" in load_unavailable(folder) else load_table(folder, "figure1b", "heads")
+
+
+def named_heads(folder: Path) -> list[tuple[int, int]]:
+    """The heads of the largest passing differences in any direction, for figures that show some heads only."""
+    frame = matching_frame(folder)
+    if frame is None:
+        return []
+    found = [
+        head for direction in dict.fromkeys(frame["direction"]) for head in top_heads(frame, direction, len(frame))
+    ]
+    largest = frame.groupby(["layer", "head"])["difference"].max()
+    return sorted(dict.fromkeys(found), key=lambda head: -largest[head])[:SPECTRUM_HEADS]
+
+
+def _cutoff(folder: Path) -> int:
+    run = folder / "run.json"
+    if not run.is_file():
+        return 10
+    return int(pd.read_json(run, typ="series").get("settings", {}).get("cutoff", 10))
+
+
+def _figure1a(folder: Path) -> Draw:
+    curve, scalars = load_table(folder, "figure1a", "curve"), load_scalars(folder, "figure1a")
+    unablated = _interval(scalars)
+    cutoff = _cutoff(folder)
+    return lambda narrow: figures.figure1a(
+        curve,
+        unablated=unablated,
+        random=scalars["random"],
+        span=scalars.get("span", "up_to"),
+        cutoff=cutoff,
+        narrow=narrow,
+    )
+
+
+def _figure1b(folder: Path) -> Draw:
+    frame, scalars = load_table(folder, "figure1b", "heads"), load_scalars(folder, "figure1b")
+    return lambda narrow: figures.figure1b(frame, quantity=scalars.get("quantity", "mass"), narrow=narrow)
+
+
+def _figure1c(folder: Path) -> Draw:
+    tables = [load_table(folder, "figure1c", name) for name in ("histogram", "distance", "token_pairs")]
+    return lambda narrow: figures.figure1c(*tables, narrow=narrow)
+
+
+def _matches(folder: Path) -> Draw:
+    mass = load_table(folder, "matches", "mass")
+    return lambda narrow: figures.matches(mass, narrow=narrow)
+
+
+def _sinks(folder: Path) -> Draw:
+    by_layer = load_table(folder, "sinks", "by_layer")
+    return lambda narrow: figures.sinks(by_layer, narrow=narrow)
+
+
+def _figure2(folder: Path) -> Draw:
+    heads, matching = load_table(folder, "figure2", "heads"), matching_frame(folder)
+    return lambda narrow: figures.figure2(heads, matching, narrow=narrow)
+
+
+def _spectrum(folder: Path) -> Draw:
+    frame, heads = load_table(folder, "spectrum", "spectrum"), named_heads(folder)
+    return lambda narrow: figures.spectrum(frame, heads, narrow=narrow)
+
+
+def _decomposition(folder: Path) -> Draw:
+    frame = load_table(folder, "decomposition", "decomposition")
+    return lambda narrow: figures.decomposition(frame, narrow=narrow)
+
+
+def _head_ablation(folder: Path) -> Draw:
+    curve, scalars = load_table(folder, "head_ablation", "curve"), load_scalars(folder, "head_ablation")
+    unablated, cutoff = _interval(scalars), _cutoff(folder)
+    return lambda narrow: figures.head_ablation(curve, unablated=unablated, cutoff=cutoff, narrow=narrow)
+
+
+def _interval(scalars: dict) -> tuple[float, float, float]:
+    bounds = [scalars["unablated"][name] for name in ("mean", "low", "high")]
+    mean, low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
+    return mean, low, high
+
+
+DRAWERS: dict[str, Callable[[Path], Draw]] = {
+    "figure1a": _figure1a,
+    "figure1b": _figure1b,
+    "figure1c": _figure1c,
+    "matches": _matches,
+    "sinks": _sinks,
+    "figure2": _figure2,
+    "spectrum": _spectrum,
+    "decomposition": _decomposition,
+    "head_ablation": _head_ablation,
+}
+"""Reads a figure's numbers and returns how to draw it, narrow or not."""

@@ -1,0 +1,207 @@
+"""Figure 1c: distributions of the attention weights between QUERY and DOC tokens, and the mass on equal word pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from tl_crossenc.figures.style import (
+    BLUE,
+    GREEN,
+    GROUP_COLOURS,
+    INK,
+    MUTED,
+    VERMILION,
+    arrow,
+    hover,
+    layer_axis,
+    left_column,
+    legend_row,
+    lowest,
+    panels,
+    percent,
+    styled,
+)
+
+KIND_NAMES = {"same_piece": "equal word pieces", "same_word": "equal words", "other": "no lexical match"}
+GROUP_NAMES = {"relevant": "relevant", "hard": "hard negatives", "easy": "easy negatives"}
+LEAST = 50
+"""Token pairs that every group needs for a kind of match to be drawn: fewer make a rug, not a distribution."""
+
+_KNOWN = {"relevant": BLUE, "hard": GREEN, "easy": VERMILION}
+
+
+def group_colours(groups: Sequence[str]) -> dict[str, str]:
+    """A colour for each group."""
+    spare = [colour for colour in GROUP_COLOURS if colour not in _KNOWN.values()]
+    others = iter(spare * len(groups))
+    return {group: _KNOWN.get(group) or next(others) for group in groups}
+
+
+def ordered_groups(groups: Iterable[str]) -> list[str]:
+    """Each group once: relevant first, easy negatives last where they are so named."""
+    found = list(dict.fromkeys(groups))
+    return [name for name in GROUP_NAMES if name in found] + [name for name in found if name not in GROUP_NAMES]
+
+
+def drawn_kinds(token_pairs: pd.DataFrame) -> list[str]:
+    """The kinds of match of which every group has at least `LEAST` token pairs; from `MatchDistributions.token_pairs`."""
+    fewest = token_pairs.groupby("kind", sort=False)["count"].min()
+    return [str(kind) for kind in fewest.index[fewest >= LEAST]]
+
+
+@styled
+def figure1c(
+    histogram: pd.DataFrame, distance: pd.DataFrame, token_pairs: pd.DataFrame, *, narrow: bool = False
+) -> Figure:
+    """A ridge a layer: the first group's distribution filled, the last group's a line; a panel a direction and kind of match.
+
+    Args:
+        histogram: `MatchDistributions.histogram`; rows of single heads are left out.
+        distance: `MatchDistributions.distance`: written at the right of each ridge, bold where p_max <= .05.
+        token_pairs: `MatchDistributions.token_pairs`.
+        narrow: one column instead of two.
+    """
+    rows = histogram[histogram["head"].astype(str) == "all"]
+    shown = str(distance["comparison"].iloc[-1]).split(" - ")  # the first group and the last
+    kinds = drawn_kinds(token_pairs[token_pairs["group"].isin(shown)])
+    layers = sorted(set(rows["layer"]))
+    places = [(direction, kind) for direction in dict.fromkeys(rows["direction"]) for kind in kinds]
+    figure, axes = panels(
+        len(places),
+        columns=max(len(kinds), 1),
+        narrow_columns=1,
+        height=0.6 + 0.27 * len(layers),
+        narrow=narrow,
+        sharex=True,
+    )
+    compared = distance[(distance["comparison"] == " - ".join(shown)) & (distance["head"].astype(str) == "all")]
+    colours = group_colours(shown)
+    for axis, (direction, kind) in zip(axes, places, strict=True):
+        here = rows[(rows["direction"] == direction) & (rows["kind"] == kind)]
+        _ridges(axis, here, shown, layers, colours)
+        beside = compared[(compared["direction"] == direction) & (compared["kind"] == kind)].set_index("layer")
+        _distances(axis, beside)
+        axis.set_title(f"{arrow(direction)}: {KIND_NAMES.get(kind, kind)}")
+        axis.set_ylim(max(layers) + 0.25, min(layers) - 1.35)
+        axis.set_yticks(layers[:: -(-len(layers) // 13)])
+        axis.xaxis.set_major_formatter(FuncFormatter(_power))
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    for axis in lowest(axes):
+        axis.set_xlabel("attention weight")
+    for axis in left_column(axes):
+        axis.set_ylabel("layer")
+    _legend(figure, shown, colours, narrow)
+    return figure
+
+
+@styled
+def matches(mass: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """By layer and direction: the mass on equal word pieces, the mass on tokens without a lexical match, and the first's share.
+
+    Args:
+        mass: `MatchDistributions.mass`; rows of single heads are left out.
+        narrow: one column instead of two.
+    """
+    rows = mass[mass["head"].astype(str) == "all"]
+    groups, directions = ordered_groups(rows["group"]), list(dict.fromkeys(rows["direction"]))
+    colours = group_colours(groups)
+    quantities = (
+        ("same_piece", "mass", "mass on equal pieces"),
+        ("other", "mass", "mass without a match"),
+        ("same_piece", "share", "share on equal pieces"),
+    )
+    places = [(*quantity, direction) for quantity in quantities for direction in directions]
+    figure, axes = panels(len(places), columns=2, narrow_columns=2, height=1.6, narrow=narrow, sharey=False)
+    for axis, (kind, quantity, label, direction) in zip(axes, places, strict=True):
+        here = rows[(rows["kind"] == kind) & (rows["direction"] == direction)]
+        for group in groups:
+            part = here[here["group"] == group].sort_values("layer")
+            low, high = part[f"{quantity}_low"].clip(lower=0), part[f"{quantity}_high"]
+            axis.fill_between(part["layer"], low, high, color=colours[group], alpha=0.14, lw=0)
+            (line,) = axis.plot(part["layer"], part[quantity], color=colours[group], marker="o", ms=2.8)
+            hover(line, f"{GROUP_NAMES.get(group, group)}, {arrow(direction)}: {label}")
+            if quantity == "share":
+                axis.plot(part["layer"], part["pair_share"], color=colours[group], lw=0.9, ls=(0, (1, 2)))
+        if direction == directions[0]:
+            axis.set_ylabel(label if not narrow else label.replace(" on ", "\non ").replace(" without", "\nwithout"))
+        axis.yaxis.set_major_formatter(FuncFormatter(percent))
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_locator(MaxNLocator(nbins=4, min_n_ticks=3))
+        layer_axis(axis, rows["layer"], "layer" if (kind, quantity) == quantities[-1][:2] else "")
+        if (kind, quantity) == quantities[0][:2]:
+            axis.set_title(arrow(direction))
+    dotted = Line2D([], [], color=MUTED, lw=0.9, ls=(0, (1, 2)))
+    _legend(figure, groups, colours, narrow, ("share of token pairs", dotted))
+    return figure
+
+
+def densities(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(centres as log10 weight, share of the weights per decade) of the bins of one histogram; NaN of an empty one."""
+    part = rows.sort_values("bin_high")
+    high = np.log10(part["bin_high"].to_numpy(dtype=float))
+    width = float(high[-1] - high[-2]) if len(high) > 1 else 1.0
+    count = part["count"].to_numpy(dtype=float)
+    total = count.sum()
+    return high - width / 2, count / (total * width) if total else np.full(len(count), np.nan)
+
+
+def _ridges(
+    axis: Axes, rows: pd.DataFrame, groups: Sequence[str], layers: Sequence[int], colours: dict[str, str]
+) -> None:
+    drawn = {
+        (layer, group): densities(rows[(rows["layer"] == layer) & (rows["group"] == group)])
+        for layer in layers
+        for group in groups
+    }
+    top = np.nanmax([density.max() for _, density in drawn.values()])
+    scale = 1.25 / top if np.isfinite(top) and top > 0 else 1.0
+    seen = [centres[density > 0.004] for centres, density in drawn.values()]
+    found = np.concatenate(seen)
+    if found.size:
+        axis.set_xlim(found.min(), min(found.max() + 0.1, 0.0))
+    for depth, layer in enumerate(layers):  # lower ridges over higher ones
+        for i, group in enumerate(groups):
+            centres, density = drawn[layer, group]
+            height = layer - scale * density
+            z = 2 + depth + 0.1 * i
+            if i == 0:
+                area = axis.fill_between(centres, layer, height, color=colours[group], alpha=0.30, lw=0, zorder=z)
+                hover(area, f"layer {layer}, {GROUP_NAMES.get(group, group)}")
+            axis.plot(centres, height, color=colours[group], lw=1.0, zorder=z + 0.05)
+    axis.grid(False, axis="y")
+
+
+def _distances(axis: Axes, rows: pd.DataFrame) -> None:
+    axis.annotate(
+        "W₁", (1.0, 1.0), xycoords="axes fraction", xytext=(3, 0), textcoords="offset points",
+        fontsize=7, ha="left", va="center", color=MUTED, annotation_clip=False,
+    )  # fmt: skip
+    for layer, row in rows.iterrows():
+        if np.isfinite(row["distance"]):
+            passes = bool(row["p_max"] <= 0.05)
+            note = axis.annotate(
+                f"{row['distance']:.2f}", (1.0, layer), xycoords=("axes fraction", "data"), xytext=(3, 1),
+                textcoords="offset points", fontsize=7, ha="left", va="bottom", annotation_clip=False,
+                color=INK if passes else MUTED, fontweight="bold" if passes else "normal",
+            )  # fmt: skip
+            hover(note, f"layer {layer}: distance {row['distance']:.3f} decades, p {row['p_max']:.3g}")
+
+
+def _legend(
+    figure: Figure, groups: Sequence[str], colours: dict[str, str], narrow: bool, *others: tuple[str, Line2D]
+) -> None:
+    handles = [Line2D([], [], color=colours[group]) for group in groups] + [line for _, line in others]
+    names = [GROUP_NAMES.get(group, group) for group in groups] + [name for name, _ in others]
+    legend_row(figure, handles, names, columns=2 if narrow else len(names))
+
+
+def _power(value: float, _: int) -> str:
+    superscript = str(round(value)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return "1" if value == 0 else f"10{superscript}"

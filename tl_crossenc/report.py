@@ -1,0 +1,178 @@
+"""One page that shows a whole run: `report.html`, made from the saved files of a results folder alone.
+
+The page is one file: styles, script and drawings are in it, and it asks the network for nothing (its own policy forbids it).
+What could not be made says why in its place.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.colors import to_hex
+
+from tl_crossenc.artefacts import ARTEFACTS, load_table, load_unavailable
+from tl_crossenc.captions import Run, caption
+from tl_crossenc.drawing import FIGURES, draw_figures
+from tl_crossenc.figures.style import DIVERGING, arrow, centred, signed
+from tl_crossenc.figures.svg import inline
+from tl_crossenc.files import write_atomic
+from tl_crossenc.head_table import head_table
+from tl_crossenc.significance import mean_interval
+from tl_crossenc.tables import SIDES, cell_text
+
+REPORT = "report.html"
+TEMPLATE = "report_template.html"
+SHOWN = tuple(key for key, artefact in ARTEFACTS.items() if artefact.drawn or key == "table1")
+"""The keys of all figures of the page; `heads` and `provenance` come after."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` from the files of a results folder; figures that are not drawn yet are drawn first.
+
+    Raises:
+        ValueError: the folder has no results of any kind.
+        StoreError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    missing = load_unavailable(folder)
+    if not (set(SHOWN) - set(missing)) and not (folder / "run.json").is_file():
+        raise ValueError(
+            f"expected a folder of results, but {folder} has none: run `tl-crossenc reproduce --out {folder}`"
+        )
+    drawn = [key for key in SHOWN if key not in missing and ARTEFACTS[key].drawn]
+    if not all((folder / FIGURES / f"{key}{end}").is_file() for key in drawn for end in (".svg", "-narrow.svg")):
+        draw_figures(folder)
+    path = folder / REPORT
+    write_atomic(path, page(folder))
+    return path
+
+
+def page(folder: Path) -> str:
+    """The page as text."""
+    missing, run = load_unavailable(folder), Run.read(folder)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((files("tl_crossenc") / TEMPLATE).read_text("utf-8"))
+    return template.render(
+        run=run,
+        facts=_facts(folder, run, missing),
+        sections=[_section(folder, key, run, missing) for key in SHOWN],
+        table1=None if "table1" in missing else table1_cells(folder),
+        sides=SIDES,
+        heads=_head_rows(folder),
+        provenance=_provenance(run),
+    )
+
+
+def table1_cells(folder: Path) -> list[list[dict[str, Any]]]:
+    """Table 1, a list of cells for each attender: text, marks, bold, title, and the colours of the shade."""
+    comparison = load_table(folder, "table1", "comparison").set_index("direction")
+    unablated = float(load_table(folder, "table1", "per_query")["none"].mean())
+    scale = centred(comparison["difference"].to_numpy(dtype=float))
+    return [[_cell(comparison.loc[f"{row}->{column}"], unablated, scale) for column in SIDES] for row in SIDES]
+
+
+def _cell(row: pd.Series, unablated: float, scale: Any) -> dict[str, Any]:
+    value, marks, bold = cell_text(row, unablated)
+    shade = matplotlib.colormaps[DIVERGING](0.5 + 0.55 * (float(scale(row["difference"])) - 0.5))
+    said = (
+        f"{arrow(str(row.name))}: {signed(row['difference'])} [{signed(row['diff_low'])}, {signed(row['diff_high'])}]"
+    )
+    return {
+        "value": value,
+        "marks": marks,
+        "bold": bold,
+        "shade": to_hex(shade),
+        "title": f"{said}, Holm p {row['p_holm']:.3g}",
+    }
+
+
+def _section(folder: Path, key: str, run: Run, missing: dict[str, str]) -> dict[str, Any]:
+    artefact = ARTEFACTS[key]
+    section: dict[str, Any] = {"key": key, "title": artefact.title, "reason": missing.get(key), "drawings": []}
+    if key in missing:
+        return section
+    section["caption"] = caption(folder, key, run)
+    section["files"] = list(artefact.tables.values())
+    if artefact.drawn:
+        section["files"] += [f"{FIGURES}/{key}.{end}" for end in ("svg", "pdf")]
+        for width, end in (("wide", ""), ("narrow", "-narrow")):
+            svg = (folder / FIGURES / f"{key}{end}.svg").read_text("utf-8")
+            label = f"{artefact.title}. {section['caption']}"
+            section["drawings"].append((width, Markup(inline(svg, label, f"{key}{end}"))))
+    return section
+
+
+def _facts(folder: Path, run: Run, missing: dict[str, str]) -> list[tuple[str, str]]:
+    facts = [("model", run.model), ("collections", ", ".join(run.collections) or "not recorded")]
+    if "table1" not in missing:
+        per_query = load_table(folder, "table1", "per_query")
+        low, high = mean_interval(per_query["none"])
+        interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
+        facts.append((f"nDCG@{run.cutoff}", f"{per_query['none'].mean():.3f}{interval}"))
+        facts.append(("random ranking", f"{per_query['random'].mean():.3f}"))
+        facts.append(("queries", f"{len(per_query):,}"))
+    if run.by_grade:
+        facts.append(("passages", f"{sum(run.by_grade.values()):,}"))
+    if "figure1b" not in missing:
+        frame = load_table(folder, "figure1b", "heads")
+        passing = frame.astype({"passes": bool}).groupby(["layer", "head"])["passes"].any()
+        facts.append(("matching heads", f"{int(passing.sum())} of {len(passing)}"))
+    return facts
+
+
+def _head_rows(folder: Path) -> dict[str, Any] | None:
+    table = head_table(folder)
+    if table.empty:
+        return None
+    rows = []
+    for place, row in table.iterrows():
+        layer, head = (int(number) for number in place)  # type: ignore[attr-defined]
+        cells = [("", "–") if pd.isna(value) else (f"{value:.6g}", _shown(name, value)) for name, value in row.items()]
+        rows.append(
+            {
+                "name": f"{layer}.{head}",
+                "order": layer * 10_000 + head,
+                "cells": cells,
+                "passes": row.get("passes") == 1,
+            }
+        )
+    return {"columns": [str(name) for name in table.columns], "rows": rows}
+
+
+def _shown(name: Any, value: float) -> str:
+    if name == "passes":
+        return "yes" if value else "no"
+    if str(name).startswith("Holm p"):
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if str(name).startswith(("on ", "equal")):
+        return f"{value:.1%}"
+    return signed(value) if str(name).startswith("difference") else f"{value:.2f}".replace("-", "−")
+
+
+def _provenance(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
+    record = run.record
+    groups = [("Model", _flat(record.get("model", {}))), ("Settings", _flat(record.get("settings", {})))]
+    for pool in record.get("pools", []):
+        groups.append(
+            (f"Pool of {pool.get('collection', '?')}", _flat({k: v for k, v in pool.items() if k != "collection"}))
+        )
+    groups.append(("Versions", _flat(record.get("versions", {}))))
+    return [(name, items) for name, items in groups if items]
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested values as (path, text); what is null or empty is left out."""
+    if isinstance(value, dict):
+        return [item for key, inner in value.items() for item in _flat(inner, f"{name}.{key}" if name else str(key))]
+    if value is None or value in ([], ""):
+        return []
+    return [(name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))]
