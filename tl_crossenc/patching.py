@@ -1,0 +1,236 @@
+"""Activation patching: one piece of one run put into the other, and what that does to the score.
+
+**Method.** Two aligned inputs, clean and corrupted, differ in what is asked about. With a(x) an activation of input x and s the
+score, denoising takes s of the corrupted run in which one piece of a is replaced by that of a(clean): where the score comes back,
+the piece is sufficient. Noising is the reverse: where the score falls, it is necessary. Meng et al., *Locating and Editing Factual
+Associations in GPT* (NeurIPS 2022); Zhang & Nanda, *Towards Best Practices of Activation Patching* (ICLR 2024).
+
+**What is not computed.** The residual stream below the patched layer is the base run's, so a patch of layer l starts there. Heads
+do not read each other, so one pass of attention with all heads' q (or k, v, pattern) patched gives what each alone would read; the
+layers are then run from the residual stream after attention on. A map of L layers x H heads thus runs H L^2 / 2 layers a
+pair in place of H L^2 (a layer entered past its attention counted as half; softmaxes done again have no matrix of weights
+to apply and are not counted), beside the two runs that it starts from. A patch that changes no number (equal activations; in
+the last layer, rows that nothing reads) is not run at all: its score is the base's, exactly; and one that leaves the
+donor's residual stream as a whole has the donor's score.
+
+**Pieces and sites**: `patching_sites.py`. Directions that the model is ablating (`model.ablating`) are ablated in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.directions import Direction
+from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.parts import Part
+from tl_crossenc.patching_result import MODES, Mode, PatchResult
+from tl_crossenc.patching_runs import (
+    Twin,
+    TwinRun,
+    check_aligned,
+    check_unhooked,
+    finish,
+    layers_above,
+    patched_z,
+    select_pairs,
+)
+from tl_crossenc.patching_sites import Pieces, choose_pieces, within
+
+__all__ = ["PatchResult", "activation_patch", "check_aligned"]
+
+Progress = Callable[[int, int], object]
+NEEDED = {
+    "resid_pre": ("resid_pre",),
+    "resid_mid": ("resid_mid",),
+    "resid_post": ("resid_post",),
+    "attn_out": ("attn_out", "resid_mid"),
+    "mlp_out": ("mlp_out", "resid_post"),
+    "z": ("z", "resid_mid"),
+    "q": ("q", "k", "v", "z", "resid_mid"),
+    "k": ("q", "k", "v", "z", "resid_mid"),
+    "v": ("q", "k", "v", "z", "resid_mid"),
+    "pattern": ("pattern", "v", "z", "resid_mid"),
+}
+"""Site -> the activations of its layer that a patch of it needs; nothing else is held."""
+
+BASE, DONOR, PATCHED = 0, 1, 2
+"""Where a score is taken from: from one of the two runs, where the patch leaves exactly that one's activations, or its own."""
+
+
+def activation_patch(
+    model: HookedCrossEncoder,
+    clean: EncodedPairs,
+    corrupted: EncodedPairs,
+    site: str,
+    *,
+    by: str | None = None,
+    mode: str = "denoise",
+    direction: Direction | str | None = None,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    parts: Iterable[Part | str] | None = None,
+    positions: Iterable[int] | None = None,
+    labels: Sequence[Hashable] | None = None,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    progress: Progress | None = None,
+) -> PatchResult:
+    """Patch every piece of a site, one at a time, in every pair.
+
+    Args:
+        model: the model.
+        clean, corrupted: aligned pairs: pair by pair as many tokens, with the same parts.
+        site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v or pattern.
+        by: "part", "position" or "all" for the first five; "head" or "head_part" for the rest. None: the first choice.
+        mode: "denoise" puts clean activations into the corrupted run, "noise" corrupted ones into the clean run.
+        direction: for `pattern` by head, the only direction patched.
+        layers, heads, parts, positions: only these; None for all.
+        labels: a name for each pair; numbers from 0 otherwise.
+        token_budget: padded tokens run at a time; memory grows with it.
+        progress: called after each layer of a batch with the numbers of patches (times pairs) done and to do.
+
+    Raises:
+        ValueError: pairs that are not aligned, a choice that there is not, or hooks on the model.
+    """
+    check_aligned(clean, corrupted)
+    check_unhooked(model)
+    way = check_mode(mode)
+    names = check_labels(labels, len(clean))
+    pieces = choose_pieces(
+        site,
+        by,
+        n_heads=model.cfg.n_heads,
+        lengths=clean.lengths.tolist(),
+        direction=direction,
+        heads=heads,
+        parts=parts,
+        positions=positions,
+    )
+    chosen = within(layers, model.cfg.n_layers, "layer")
+    base, donor = (corrupted, clean) if way == "denoise" else (clean, corrupted)
+    n_heads, n_slots = max(len(pieces.heads), 1), len(pieces.slots)
+    scores = np.full((len(clean), len(chosen), n_heads * n_slots), np.nan)
+    ends = np.full((2, len(clean)), np.nan)
+    plain = run = 2.0 * model.cfg.n_layers * len(clean)
+    total, done = scores.size, 0
+    with torch.no_grad():
+        for pairs in length_batches(clean.lengths, token_budget):
+            twin = TwinRun(model, base.batch(pairs), donor.batch(pairs))
+            present = pieces.present(twin.codes).repeat(n_heads, 1).cpu().numpy()  # [head x slot, pair]
+            plain += float(present.sum()) * model.cfg.n_layers * len(chosen)
+            found = {}
+            for layer in range(model.cfg.n_layers):
+                if layer not in chosen:
+                    twin.step()
+                    continue
+                kept = twin.step(NEEDED[site])
+                found[layer] = _patch_layer(twin, layer, pieces, kept, token_budget)
+                run += found[layer][2]
+                done += len(pairs) * n_heads * n_slots
+                if progress is not None:
+                    progress(done, total)
+            ends[:, pairs] = torch.stack(twin.scores()).to("cpu", torch.float64).numpy()
+            for layer, (patched, source, _) in found.items():
+                values = np.select([source == BASE, source == DONOR], [ends[0, pairs], ends[1, pairs]], patched)
+                scores[pairs, chosen.index(layer)] = np.where(present, values, np.nan).T
+    return PatchResult(
+        site=site,
+        by=pieces.by,
+        mode=way,
+        axes={"layer": chosen, **pieces.axes},
+        scores=scores.reshape(len(clean), len(chosen), *pieces.shape),
+        clean=ends[1 if way == "denoise" else 0],
+        corrupted=ends[0 if way == "denoise" else 1],
+        pairs=names,
+        dtype=str(model.dtype).removeprefix("torch."),
+        direction=None if pieces.direction is None else str(pieces.direction),
+        layers_run=run,
+        layers_plain=plain,
+    )
+
+
+def _patch_layer(
+    twin: TwinRun, layer: int, pieces: Pieces, kept: dict[str, Twin], token_budget: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """(scores, where each is taken from), both `[head x slot, pair]`, and the layers run."""
+    model, stage = twin.model, pieces.site.stage
+    top = layer == model.cfg.n_layers - 1
+    rows = 1 if top and stage != "pre" else None
+    make, changed, whole = _changes(twin, layer, pieces, kept, rows, top)
+    source = torch.where(changed, PATCHED, BASE)
+    source[changed & whole] = DONOR
+    items = (source == PATCHED).nonzero()
+    scores = torch.zeros(source.shape, dtype=torch.float64)
+    given = twin.given
+    at_once = max(token_budget // twin.codes.shape[1], 1)
+    for chunk in items.split(at_once):
+        patch, pair = chunk.unbind(1)
+        after = finish(model, layer, stage, make(patch, pair), select_pairs(given, pair), twin.edits)
+        scores[patch.cpu(), pair.cpu()] = after.to("cpu", torch.float64)
+    return scores.numpy(), source.cpu().numpy(), len(items) * layers_above(model.cfg.n_layers, layer, stage)
+
+
+def _changes(
+    twin: TwinRun, layer: int, pieces: Pieces, kept: dict[str, Twin], rows: int | None, top: bool
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
+    """How to make the changed residual streams of (patch, pair), `[item, row, d_model]`; and two `[head x slot, pair]`:
+    whether the patch changes anything, and whether it leaves the donor's stream.
+    """
+    model, site, n_slots = twin.model, pieces.site, len(pieces.slots)
+    if site.kind != "stream":
+        z, differs = patched_z(pieces, kept, twin.codes, twin.given, twin.edits[layer])
+        own = list(pieces.heads)
+        read = 1 if top and site.name not in ("k", "v") else None
+        changed = differs[:, :, own, :read].any(-1).permute(2, 0, 1).flatten(0, 1)
+        delta = (z - kept["z"][0])[:, :, :rows, own]  # [slot, pair, row, head, d_head]
+        write, mid = model.W_O[layer][own], kept["resid_mid"][0][:, :rows]
+
+        def write_head(patch: Tensor, pair: Tensor) -> Tensor:
+            head, slot = patch // n_slots, patch % n_slots
+            return mid[pair] + torch.bmm(delta[slot, pair, :, head], write[head])
+
+        return write_head, changed, torch.zeros_like(changed)
+
+    base, donor = (side[:, :rows] for side in kept[site.name])
+    mask = pieces.rows(twin.codes)[:, :, :rows]
+    differs = (donor != base).any(-1)
+    changed = (mask & differs).any(-1)
+    if site.name.startswith("resid"):
+        whole = ~(differs & twin.given.attention_mask[:, :rows] & ~mask).any(-1)
+        return lambda patch, pair: torch.where(mask[patch, pair, :, None], donor[pair], base[pair]), changed, whole
+    stream = kept[{"mid": "resid_mid", "post": "resid_post"}[site.stage]][0][:, :rows]
+    step = donor - base
+    return (
+        lambda patch, pair: stream[pair] + mask[patch, pair, :, None] * step[pair],
+        changed,
+        torch.zeros_like(changed),
+    )
+
+
+def check_mode(mode: str) -> Mode:
+    """The mode.
+
+    Raises:
+        ValueError: neither "denoise" nor "noise".
+    """
+    for known in MODES:
+        if mode == known:
+            return known
+    raise ValueError(f"expected a mode among {', '.join(MODES)}, got {mode!r}")
+
+
+def check_labels(labels: Sequence[Hashable] | None, n_pairs: int) -> tuple[Hashable, ...]:
+    """A label a pair, numbers from 0 by default.
+
+    Raises:
+        ValueError: not one a pair.
+    """
+    names = tuple(range(n_pairs)) if labels is None else tuple(labels)
+    if len(names) != n_pairs:
+        raise ValueError(f"expected a label for each of {n_pairs} pairs, got {len(names)}")
+    return names
