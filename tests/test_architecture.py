@@ -37,6 +37,7 @@ ORDER = (
         "tokenizers",
     ),
     *("cross_encoder", "parity", "documents", "collections", "sampling", "pools", "execution", "attention_flow"),
+    *("counterfactuals", "slots", "diagnostics"),
     *(
         "token_matches",
         "qk",
