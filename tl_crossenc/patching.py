@@ -22,7 +22,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.cross_encoder import HookedCrossEncoder
@@ -33,11 +32,11 @@ from tl_crossenc.patching_result import MODES, Mode, PatchResult
 from tl_crossenc.patching_runs import (
     Twin,
     TwinRun,
+    changed_streams,
     check_aligned,
     check_unhooked,
     finish,
     layers_above,
-    patched_z,
     select_pairs,
 )
 from tl_crossenc.patching_sites import Pieces, choose_pieces, within
@@ -160,8 +159,7 @@ def _patch_layer(
     """(scores, where each is taken from), both `[head x slot, pair]`, and the layers run."""
     model, stage = twin.model, pieces.site.stage
     top = layer == model.cfg.n_layers - 1
-    rows = 1 if top and stage != "pre" else None
-    make, changed, whole = _changes(twin, layer, pieces, kept, rows, top)
+    make, changed, whole = changed_streams(twin, layer, pieces, kept, only_cls=top)
     source = torch.where(changed, PATCHED, BASE)
     source[changed & whole] = DONOR
     items = (source == PATCHED).nonzero()
@@ -173,43 +171,6 @@ def _patch_layer(
         after = finish(model, layer, stage, make(patch, pair), select_pairs(given, pair), twin.edits)
         scores[patch.cpu(), pair.cpu()] = after.to("cpu", torch.float64)
     return scores.numpy(), source.cpu().numpy(), len(items) * layers_above(model.cfg.n_layers, layer, stage)
-
-
-def _changes(
-    twin: TwinRun, layer: int, pieces: Pieces, kept: dict[str, Twin], rows: int | None, top: bool
-) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
-    """How to make the changed residual streams of (patch, pair), `[item, row, d_model]`; and two `[head x slot, pair]`:
-    whether the patch changes anything, and whether it leaves the donor's stream.
-    """
-    model, site, n_slots = twin.model, pieces.site, len(pieces.slots)
-    if site.kind != "stream":
-        z, differs = patched_z(pieces, kept, twin.codes, twin.given, twin.edits[layer])
-        own = list(pieces.heads)
-        read = 1 if top and site.name not in ("k", "v") else None
-        changed = differs[:, :, own, :read].any(-1).permute(2, 0, 1).flatten(0, 1)
-        delta = (z - kept["z"][0])[:, :, :rows, own]  # [slot, pair, row, head, d_head]
-        write, mid = model.W_O[layer][own], kept["resid_mid"][0][:, :rows]
-
-        def write_head(patch: Tensor, pair: Tensor) -> Tensor:
-            head, slot = patch // n_slots, patch % n_slots
-            return mid[pair] + torch.bmm(delta[slot, pair, :, head], write[head])
-
-        return write_head, changed, torch.zeros_like(changed)
-
-    base, donor = (side[:, :rows] for side in kept[site.name])
-    mask = pieces.rows(twin.codes)[:, :, :rows]
-    differs = (donor != base).any(-1)
-    changed = (mask & differs).any(-1)
-    if site.name.startswith("resid"):
-        whole = ~(differs & twin.given.attention_mask[:, :rows] & ~mask).any(-1)
-        return lambda patch, pair: torch.where(mask[patch, pair, :, None], donor[pair], base[pair]), changed, whole
-    stream = kept[{"mid": "resid_mid", "post": "resid_post"}[site.stage]][0][:, :rows]
-    step = donor - base
-    return (
-        lambda patch, pair: stream[pair] + mask[patch, pair, :, None] * step[pair],
-        changed,
-        torch.zeros_like(changed),
-    )
 
 
 def check_mode(mode: str) -> Mode:

@@ -151,13 +151,20 @@ def select_pairs(given: AttentionInput, pairs: Int[Tensor, "item"]) -> Attention
 
 
 def rest_of_layer(
-    model: HookedCrossEncoder, layer: int, stage: Stage, resid: Float[Tensor, "item row d_model"]
+    model: HookedCrossEncoder,
+    layer: int,
+    stage: Stage,
+    resid: Float[Tensor, "item row d_model"],
+    mlp_out: Float[Tensor, "item row d_model"] | None = None,
 ) -> Float[Tensor, "item row d_model"]:
-    """The residual stream after `layer` from the one before its first ("mid") or its second ("post") LayerNorm."""
+    """The residual stream after `layer` from the one before its first ("mid") or its second ("post") LayerNorm.
+
+    With `mlp_out`, the MLP is not run: it writes that.
+    """
     stack, block = model.stack, cast(BertBlock, model.blocks[layer])
     if stage == "mid":
         normalized = block.ln1(resid, stack.ln1_weight[layer], stack.ln1_bias[layer])
-        resid = normalized + block.mlp(normalized)
+        resid = normalized + (block.mlp(normalized) if mlp_out is None else mlp_out)
     return block.ln2(resid, stack.ln2_weight[layer], stack.ln2_bias[layer])
 
 
@@ -211,3 +218,51 @@ def patched_z(
     q, k, v = ([kept[site][0]] * len(swapped) if site != pieces.site.name else swapped for site in "qkv")
     runs = [fused_attention(*inputs, given, edits) for inputs in zip(q, k, v, strict=True)]
     return torch.stack(runs), differs
+
+
+def changed_streams(
+    twin: TwinRun, layer: int, pieces: Pieces, kept: dict[str, Twin], *, only_cls: bool = False
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
+    """The residual streams, at the site's stage of `layer`, that patching each piece leaves.
+
+    Args:
+        twin: the two runs.
+        layer: the patched layer.
+        pieces: what is patched, each alone.
+        kept: the layer's activations that the site needs.
+        only_cls: whether only the CLS position is read once the layer's attention is past.
+
+    Returns:
+        How to make the streams of (patch, pair) indices, `[item, row, d_model]`; and two `[head x slot, pair]`: whether the patch
+        changes anything that is read, and whether what it leaves is the donor's stream.
+    """
+    model, site, n_slots = twin.model, pieces.site, len(pieces.slots)
+    rows = 1 if only_cls and site.stage != "pre" else None
+    if site.kind != "stream":
+        z, differs = patched_z(pieces, kept, twin.codes, twin.given, twin.edits[layer])
+        own = list(pieces.heads)
+        read = None if site.name in ("k", "v") else rows
+        changed = differs[:, :, own, :read].any(-1).permute(2, 0, 1).flatten(0, 1)
+        delta = (z - kept["z"][0])[:, :, :rows, own]  # [slot, pair, row, head, d_head]
+        write, mid = model.W_O[layer][own], kept["resid_mid"][0][:, :rows]
+
+        def write_head(patch: Tensor, pair: Tensor) -> Tensor:
+            head, slot = patch // n_slots, patch % n_slots
+            return mid[pair] + torch.bmm(delta[slot, pair, :, head], write[head])
+
+        return write_head, changed, torch.zeros_like(changed)
+
+    base, donor = (side[:, :rows] for side in kept[site.name])
+    mask = pieces.rows(twin.codes)[:, :, :rows]
+    differs = (donor != base).any(-1)
+    changed = (mask & differs).any(-1)
+    if site.name.startswith("resid"):
+        whole = ~(differs & twin.given.attention_mask[:, :rows] & ~mask).any(-1)
+        return lambda patch, pair: torch.where(mask[patch, pair, :, None], donor[pair], base[pair]), changed, whole
+    stream = kept["resid_mid" if site.stage == "mid" else "resid_post"][0][:, :rows]
+    step = donor - base
+    return (
+        lambda patch, pair: stream[pair] + mask[patch, pair, :, None] * step[pair],
+        changed,
+        torch.zeros_like(changed),
+    )
