@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-DEFAULT_TOKEN_BUDGET = 4096
+DEFAULT_TOKEN_BUDGET = 2048
 
 
 def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFAULT_TOKEN_BUDGET) -> list[np.ndarray]:

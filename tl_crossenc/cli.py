@@ -78,6 +78,17 @@ def _parser() -> argparse.ArgumentParser:
         "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
     )
     reproduce.add_argument("--token-budget", type=_count, help="padded tokens a batch")
+    reproduce.add_argument("--only-table1", action="store_true", help="leave the figures, the heads and the report")
+    reproduce.add_argument(
+        "--direction", action="append", metavar="D", help="of Figure 1a, such as DOC->QUERY; several times for several"
+    )
+    reproduce.add_argument(
+        "--span", choices=("up_to", "from", "only"), default="up_to", help="of layers in Figure 1a (default: up_to)"
+    )
+    reproduce.add_argument(
+        "--heads", help="to ablate, best first: 3.7,4.1 or @matching or @matching:8 (default: as Figure 1b ranks them)"
+    )
+    reproduce.add_argument("--draws", type=_count, default=3, help="random sets of heads a count (default: 3)")
     _model_options(reproduce)
 
     masks = _command(
@@ -156,12 +167,18 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+    from tl_crossenc.directions import parse_directions
+    from tl_crossenc.experiments.layers import FIGURE_1A
+    from tl_crossenc.experiments.paper import PaperOptions
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.reproduce import Settings, reproduce
     from tl_crossenc.terminal import progress_bar, table1_for_terminal
 
     collections = tuple(arguments.collection or ["demo"])
     label = "-".join(re.sub(r"[^\w.]+", "-", _last_name(name)) for name in (arguments.model, *collections))
+    for value, default in ((arguments.mode, "zero"), (arguments.dtype, "float32"), (arguments.seed, 0)):
+        label += "" if value == default else f"-{value}"
+    directions = [direction for text in arguments.direction or [] for direction in parse_directions(text)]
     settings = Settings(
         model=arguments.model,
         collections=collections,
@@ -174,14 +191,26 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         pool=PoolSpec(arguments.per_grade, arguments.easy_negatives, arguments.seed),
         gain=arguments.gain,
         token_budget=arguments.token_budget or DEFAULT_TOKEN_BUDGET,
+        options=PaperOptions(
+            directions=tuple(directions) or FIGURE_1A,
+            span=arguments.span,
+            n_draws=arguments.draws,
+            seed=arguments.seed,
+        ),
+        heads=arguments.heads,
+        only_table1=arguments.only_table1,
     )
     errors = Console(stderr=True)
     found = reproduce(settings, lambda what: progress_bar(errors, what))
     title = f"Table 1: {found.model_label} on {found.collection_label}, nDCG@{settings.cutoff}"
-    Console().print(table1_for_terminal(found.table1.comparison, found.table1.unablated, title, found.caption))
-    done = found.table1
-    _say(f"{done.layers_run:,} pair-layers run ({done.layers_alone:,} without shared prefixes).")
-    _say(f"Everything is in {settings.out}/")
+    shown = found.table1
+    Console().print(table1_for_terminal(shown.comparison, shown.unablated, title, found.caption, found.published))
+    for name, part in (("Table 1", found.table1), *found.results.items()):
+        if hasattr(part, "layers_run"):
+            _say(f"{name}: {part.layers_run:,} pair-layers run ({part.layers_alone:,} without shared prefixes).")
+    for name, reason in found.unavailable.items():
+        _say(f"{name}: not drawn: {reason}")
+    _say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))
     return 0
 
 

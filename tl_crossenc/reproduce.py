@@ -7,30 +7,36 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+
+from tl_crossenc.artefacts import save_all
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.collections import TREC_DL, load_collection
 from tl_crossenc.conditions import MODES, UNABLATED, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.experiments.scoring import Progress
+from tl_crossenc.drawing import draw_figures
+from tl_crossenc.experiments.matching import passing_heads
+from tl_crossenc.experiments.paper import PaperOptions, ProgressFactory, no_progress, run_paper
 from tl_crossenc.experiments.table1 import Table1, run_table1
+from tl_crossenc.heads import resolve_heads, save_heads
 from tl_crossenc.outputs import file_name, versions, write_frame, write_json, write_runs
 from tl_crossenc.pools import Pool, PoolSpec, build_pool
-from tl_crossenc.published import MONOBERT_MODELS, VAST_2025_TABLE_1
+from tl_crossenc.published import (
+    MONOBERT_MODELS,
+    VAST_2025,
+    VAST_2025_RANDOM,
+    VAST_2025_TABLE_1,
+    VAST_2025_UNABLATED,
+)
+from tl_crossenc.report import write_report
 from tl_crossenc.store import Store, write_atomic
 from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, table1_csv
-
-ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
-
-
-def no_progress(what: str) -> AbstractContextManager[Progress]:
-    """Progress that nobody watches."""
-    return nullcontext(lambda done, total: None)
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,9 @@ class Settings:
         pool: how passages are drawn.
         cutoff: the k of nDCG@k.
         gain: "linear" (as in trec_eval) or "exponential".
+        options: what of the other experiments is chosen.
+        heads: text of the heads to ablate, `3.7,4.1` or `@matching`; None for those that Figure 1b ranks highest.
+        only_table1: leave all but Table 1.
     """
 
     model: str
@@ -59,6 +68,9 @@ class Settings:
     cutoff: int = 10
     gain: str = "linear"
     token_budget: int = DEFAULT_TOKEN_BUDGET
+    options: PaperOptions = field(default_factory=PaperOptions)
+    heads: str | None = None
+    only_table1: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -77,6 +89,9 @@ class Reproduction:
         collection_label: the collections' names for titles.
         pools: one a collection.
         table1: Table 1.
+        results: all other experiments' results, or why there is none, by key of `artefacts.ARTEFACTS`.
+        unavailable: artefact -> why there is none.
+        report: the page; None when only Table 1 was asked for.
     """
 
     settings: Settings
@@ -84,6 +99,14 @@ class Reproduction:
     collection_label: str
     pools: tuple[Pool, ...]
     table1: Table1
+    results: dict[str, Any] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    report: Path | None = None
+
+    @property
+    def published(self) -> dict[str, float] | None:
+        """The paper's own Table 1, where the model is its MonoBERT."""
+        return VAST_2025_TABLE_1 if is_monobert(self.model_label) else None
 
     @property
     def caption(self) -> str:
@@ -96,6 +119,7 @@ class Reproduction:
             (self.table1.unablated, low, high),
             float(self.table1.random.mean()),
             self.table1.mode,
+            f"{VAST_2025}; unablated {VAST_2025_UNABLATED}, random {VAST_2025_RANDOM}" if self.published else None,
         )
 
 
@@ -107,7 +131,6 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
         StoreError: the folder cannot be written.
     """
     store = Store(settings.out, versions={name: version for name, version in versions().items() if name == "torch"})
-    pools = tuple(frozen_pool(name, settings.pool, settings.out / "pools") for name in settings.collections)
     model = HookedCrossEncoder.from_pretrained(
         settings.model,
         device=settings.device,
@@ -115,6 +138,7 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
         revision=settings.revision,
         tokenizer=settings.tokenizer,
     )
+    pools = tuple(frozen_pool(name, settings.pool, settings.out / "pools") for name in settings.collections)
     with progress("Table 1") as advance:
         table = run_table1(
             model,
@@ -129,7 +153,35 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
     found = Reproduction(settings, model.cfg.model_name, ", ".join(pool.collection for pool in pools), pools, table)
     write_table1(found)
     write_json(settings.out / "run.json", provenance(found, model))
-    return found
+    return found if settings.only_table1 else _reproduce_rest(found, model, store, progress)
+
+
+def _reproduce_rest(
+    found: Reproduction, model: HookedCrossEncoder, store: Store, progress: ProgressFactory
+) -> Reproduction:
+    """Everything but Table 1: results, their files, the figures and the page."""
+    settings = found.settings
+    options = settings.options
+    if settings.heads is not None:
+        options = replace(options, heads=tuple(resolve_heads(settings.heads, settings.out)))
+    results = run_paper(
+        model,
+        found.pools,
+        store,
+        options=options,
+        mode=settings.mode,
+        cutoff=settings.cutoff,
+        gain=settings.gain,
+        token_budget=settings.token_budget,
+        progress=progress,
+    )
+    unavailable = save_all(settings.out, results)
+    if isinstance(results["figure1b"], pd.DataFrame):
+        about = {"model": found.model_label, "collections": found.collection_label, "test": "Figure 1b, Holm, p <= .05"}
+        save_heads(settings.out, "matching", passing_heads(results["figure1b"]), about)
+    draw_figures(settings.out)
+    report = write_report(settings.out)
+    return replace(found, results=results, unavailable=unavailable, report=report)
 
 
 def frozen_pool(name: str, spec: PoolSpec, folder: Path) -> Pool:
@@ -193,11 +245,11 @@ def is_monobert(model_name: str) -> bool:
 def write_table1(found: Reproduction) -> None:
     """Write Table 1 in every form, the per-query values, the runs and the scores."""
     table, out = found.table1, found.settings.out
-    published = VAST_2025_TABLE_1 if is_monobert(found.model_label) else None
+    published = found.published
     write_frame(out / "table1.csv", table1_csv(table.comparison, published))
-    text = markdown_table(table.comparison, table.unablated)
+    text = markdown_table(table.comparison, table.unablated, published)
     write_atomic(out / "table1.md", f"{text}\n{markdown(found.caption)}\n")
-    write_atomic(out / "table1.tex", latex_table(table.comparison, table.unablated, found.caption))
+    write_atomic(out / "table1.tex", latex_table(table.comparison, table.unablated, found.caption, published))
     per_query = table.per_query.copy()
     per_query.insert(0, "random", table.random)
     per_query.insert(1, "ideal_dcg", table.ideal_dcg)
@@ -213,8 +265,9 @@ def _conditions(table: Table1) -> Sequence[str]:
 
 def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, object]:
     """What was run, on what, with which versions. No times: a rerun writes the same bytes."""
-    settings = asdict(found.settings)
-    settings["out"] = None
+    options = {name: str(value) for name, value in asdict(found.settings.options).items()}
+    options["directions"] = ", ".join(str(direction) for direction in found.settings.options.directions)
+    settings = asdict(found.settings) | {"out": None, "options": options}
     return {
         "settings": settings,
         "model": {

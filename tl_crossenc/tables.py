@@ -33,11 +33,19 @@ def _grid(comparison: pd.DataFrame, unablated: float) -> list[list[tuple[str, st
     return [[cell_text(comparison.loc[f"{row}->{column}"], unablated) for column in SIDES] for row in SIDES]
 
 
-def markdown_table(comparison: pd.DataFrame, unablated: float) -> str:
-    """Table 1 in Markdown."""
+def published_text(published: Mapping[str, float] | None, direction: str) -> str:
+    """` (0.79)`, the published value of a direction; nothing where there is none."""
+    return "" if published is None or direction not in published else f" ({published[direction]:.2f})"
+
+
+def markdown_table(comparison: pd.DataFrame, unablated: float, published: Mapping[str, float] | None = None) -> str:
+    """Table 1 in Markdown, published values in brackets."""
     lines = ["| attender \\ attended | " + " | ".join(SIDES) + " |", "|---" * (len(SIDES) + 1) + "|"]
     for side, cells in zip(SIDES, _grid(comparison, unablated), strict=True):
-        shown = [(f"**{value}**" if bold else value) + markdown(marks) for value, marks, bold in cells]
+        shown = [
+            (f"**{value}**" if bold else value) + markdown(marks) + published_text(published, f"{side}->{column}")
+            for column, (value, marks, bold) in zip(SIDES, cells, strict=True)
+        ]
         lines.append(f"| {side} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
 
@@ -47,8 +55,10 @@ def markdown(text: str) -> str:
     return text.replace("\\", "\\\\").replace("*", "\\*")
 
 
-def latex_table(comparison: pd.DataFrame, unablated: float, caption: str) -> str:
-    """Table 1 in LaTeX (booktabs)."""
+def latex_table(
+    comparison: pd.DataFrame, unablated: float, caption: str, published: Mapping[str, float] | None = None
+) -> str:
+    """Table 1 in LaTeX (booktabs), published values in brackets."""
     lines = [
         r"\begin{table}",
         r"  \centering",
@@ -62,7 +72,8 @@ def latex_table(comparison: pd.DataFrame, unablated: float, caption: str) -> str
         shown = [
             (rf"\textbf{{{value}}}" if bold else value)
             + (f"$^{{{marks.replace(OURS_MARK, chr(92) + 'dagger')}}}$" if marks else "")
-            for value, marks, bold in cells
+            + published_text(published, f"{side}->{column}")
+            for column, (value, marks, bold) in zip(SIDES, cells, strict=True)
         ]
         lines.append(f"    {side} & " + " & ".join(shown) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
@@ -86,15 +97,22 @@ def table1_csv(comparison: pd.DataFrame, published: Mapping[str, float] | None =
 
 
 def caption(
-    model: str, collections: str, n_queries: int, unablated: tuple[float, float, float], random: float, mode: str
+    model: str,
+    collections: str,
+    n_queries: int,
+    unablated: tuple[float, float, float],
+    random: float,
+    mode: str,
+    published: str | None = None,
 ) -> str:
-    """What was measured, on what, and what the marks mean. `unablated` is (mean, low, high)."""
+    """What was measured, on what, and what the marks mean. `unablated` is (mean, low, high), `published` a source."""
     mean, low, high = unablated
     return (
         f"nDCG@10 of {model} on {collections} ({n_queries} queries) with one direction of attention removed in every layer "
         f"and head ({mode}). Unablated {mean:.3f} [{low:.3f}, {high:.3f}], random ranking {random:.3f}. Bold: a decrease. "
         f"{PAPER_MARK}: p ≤ .05 under an unpaired two-tailed Student's t-test (the paper's). "
         f"{OURS_MARK}: p ≤ .05 under a paired one with Holm's correction over 36 conditions."
+        + (f" In brackets: {published}." if published else "")
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pandas as pd
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from tl_crossenc.tables import SIDES, cell_text, masks_cells
+from tl_crossenc.tables import SIDES, cell_text, masks_cells, published_text
 
 
 class RateColumn(ProgressColumn):
@@ -35,8 +35,14 @@ def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], N
         yield advance
 
 
-def table1_for_terminal(comparison: pd.DataFrame, unablated: float, title: str, caption: str) -> Table:
-    """Table 1 as a rich table: decreases bold, marks as in `tables`."""
+def table1_for_terminal(
+    comparison: pd.DataFrame,
+    unablated: float,
+    title: str,
+    caption: str,
+    published: Mapping[str, float] | None = None,
+) -> Table:
+    """Table 1 as a rich table: decreases bold, marks as in `tables`, published values in brackets."""
     table = Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
     table.add_column("attender \\ attended", style="bold")
     for side in SIDES:
@@ -45,7 +51,8 @@ def table1_for_terminal(comparison: pd.DataFrame, unablated: float, title: str, 
         shown = []
         for attended in SIDES:
             value, marks, decrease = cell_text(comparison.loc[f"{attender}->{attended}"], unablated)
-            shown.append(Text(value, style="bold" if decrease else "").append(f"{marks:<2}"))
+            known = published_text(published, f"{attender}->{attended}")
+            shown.append(Text(value, style="bold" if decrease else "").append(f"{marks:<2}{known}"))
         table.add_row(attender, *shown, end_section=attender == SIDES[-2])
     return table
 

@@ -29,7 +29,7 @@ from tl_crossenc.attention_flow import (
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
 from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.pools import Pool
 from tl_crossenc.store import CellKey, Store
@@ -179,9 +179,7 @@ def cell_key(model: HookedCrossEncoder, pool: Pool, shard: int, stops: Sequence[
     """The key of one cell of moments."""
     return CellKey.of(
         "attention",
-        revision=model.cfg.revision,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=model.device.type,
+        **model_identity(model),
         pool=pool.digest,
         full_stops=",".join(map(str, stops)),
         shard=shard,

@@ -84,7 +84,7 @@ def run_head_ablation(
     ranking: Sequence[LayerHead],
     *,
     counts: Sequence[int] = (1, 2, 4, 8),
-    n_draws: int = 5,
+    n_draws: int = 3,
     seed: int = 0,
     mode: Mode = "zero",
     cutoff: int = 10,

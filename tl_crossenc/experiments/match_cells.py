@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
-from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
 from tl_crossenc.heads import format_heads
 from tl_crossenc.pools import Pool, PoolPair
 from tl_crossenc.store import CellKey, Store
@@ -156,10 +156,8 @@ class MatchCells:
     def _key(self, kind: str, pool: Pool, shard: int) -> CellKey:
         return CellKey.of(
             f"match-{kind}",
-            revision=self.model.cfg.revision,
+            **model_identity(self.model),
             vocabulary=self._vocabulary,
-            dtype=str(self.model.dtype).removeprefix("torch."),
-            device=self.model.device.type,
             pool=pool.digest,
             shard=shard,
             shard_size=SHARD,

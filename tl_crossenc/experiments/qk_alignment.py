@@ -22,7 +22,7 @@ import pyarrow as pa
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
 from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.pairs import EncodedPairs
 from tl_crossenc.pools import Pool, PoolPair
@@ -203,9 +203,7 @@ def _shards(pairs: Sequence[PoolPair]) -> Iterator[tuple[int, Sequence[PoolPair]
 def _key(model: HookedCrossEncoder, kind: str, **rest: Any) -> CellKey:
     return CellKey.of(
         kind,
-        revision=model.cfg.revision,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=model.device.type,
+        **model_identity(model),
         condition=str(model.active_condition),
         shard_size=SHARD,
         **rest,

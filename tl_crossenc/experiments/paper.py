@@ -1,0 +1,141 @@
+"""All of the paper's artefacts beyond Table 1, and the head ablation that it lacks, one after another.
+
+What cannot be made on a pool (no easy negatives, one query only, a grade that is missing) is its `Unavailable`; the rest is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.conditions import Mode
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.directions import Direction
+from tl_crossenc.experiments.attention import run_attention
+from tl_crossenc.experiments.head_ablation import run_head_ablation
+from tl_crossenc.experiments.layers import FIGURE_1A, Span, run_layer_sweep
+from tl_crossenc.experiments.match_distributions import run_match_distributions
+from tl_crossenc.experiments.matching import matching_heads
+from tl_crossenc.experiments.qk_alignment import run_qk_alignment
+from tl_crossenc.experiments.scoring import Progress
+from tl_crossenc.experiments.sinks import measure_sinks
+from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.pools import Pool
+from tl_crossenc.store import Store
+
+ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
+LayerHead = tuple[int, int]
+ONE_BY_ONE = 144
+"""Heads up to which the distributions of attention weights are kept head by head; of larger models, the best-ranked ones."""
+BEST = 24
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """What of the paper's experiments can be chosen.
+
+    Attributes:
+        directions: of Figure 1a.
+        span: of Figure 1a: "up_to" each layer (the paper's), "from" each layer on, or each layer "only".
+        heads: to be ablated, best first; None for those that Figure 1b ranks highest.
+        counts: how many of them.
+        n_draws: random sets of heads for each count.
+        seed: of those draws, of permutations and of samples.
+    """
+
+    directions: tuple[Direction, ...] = FIGURE_1A
+    span: Span = "up_to"
+    heads: tuple[LayerHead, ...] | None = None
+    counts: tuple[int, ...] = (1, 2, 4, 8)
+    n_draws: int = 3
+    seed: int = 0
+
+
+def no_progress(what: str) -> AbstractContextManager[Progress]:
+    """Progress that nobody watches."""
+    return nullcontext(lambda done, total: None)
+
+
+def run_paper(
+    model: HookedCrossEncoder,
+    pools: Sequence[Pool],
+    store: Store,
+    *,
+    options: PaperOptions | None = None,
+    mode: Mode = "zero",
+    cutoff: int = 10,
+    gain: str = "linear",
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    progress: ProgressFactory = no_progress,
+) -> dict[str, Any]:
+    """Results, or the `Unavailable` that stands for one, under the keys of `artefacts.ARTEFACTS`."""
+    chosen = options or PaperOptions()
+    results: dict[str, Any] = {}
+    ranking: dict[str, Any] = {"mode": mode, "cutoff": cutoff, "gain": gain, "token_budget": token_budget}
+
+    def attempt(key: str, title: str, run: Callable[[Progress], Any]) -> Any:
+        try:
+            with progress(title) as advance:
+                results[key] = run(advance)
+        except Unavailable as reason:
+            results[key] = reason
+        return results[key]
+
+    def sweep(advance: Progress) -> Any:
+        return run_layer_sweep(
+            model, pools, store, directions=chosen.directions, span=chosen.span, progress=advance, **ranking
+        )
+
+    def flow(advance: Progress) -> Any:
+        return run_attention(model, pools, store, token_budget=token_budget, progress=advance)
+
+    attempt("figure1a", "Figure 1a", sweep)
+    attention = attempt("attention", "Attention", flow)
+    if isinstance(attention, Unavailable):
+        results["figure1b"] = results["sinks"] = attention
+    else:
+        attempt("figure1b", "Figure 1b", lambda advance: matching_heads(attention))
+        attempt("sinks", "Sinks", lambda advance: measure_sinks(attention))
+    ranked = chosen.heads or ranked_heads(results["figure1b"])
+
+    def distributions(advance: Progress) -> Any:
+        every = model.cfg.n_layers * model.cfg.n_heads <= ONE_BY_ONE
+        heads = None if every else ranked[:BEST]
+        return run_match_distributions(model, pools, store, heads=heads, seed=chosen.seed, progress=advance)
+
+    def alignment(advance: Progress) -> Any:
+        return run_qk_alignment(model, pools, store, seed=chosen.seed, token_budget=token_budget, progress=advance)
+
+    def ablation(advance: Progress) -> Any:
+        if not ranked:
+            raise Unavailable(f"no ranking of heads to ablate: {results['figure1b']}")
+        return run_head_ablation(
+            model,
+            pools,
+            store,
+            ranked,
+            counts=chosen.counts,
+            n_draws=chosen.n_draws,
+            seed=chosen.seed,
+            progress=advance,
+            **ranking,
+        )
+
+    attempt("figure1c", "Figure 1c", distributions)
+    attempt("figure2", "Figure 2", alignment)
+    attempt("head_ablation", "Head ablation", ablation)
+    return results
+
+
+def ranked_heads(figure1b: pd.DataFrame | Unavailable) -> tuple[LayerHead, ...]:
+    """Every head once, those that pass Figure 1b's test first, each by its largest difference; none where it is unavailable."""
+    if isinstance(figure1b, Unavailable):
+        return ()
+    order = figure1b.sort_values(["passes", "difference"], ascending=False, kind="stable")
+    pairs = zip(order["layer"].tolist(), order["head"].tolist(), strict=True)
+    return tuple(dict.fromkeys((int(layer), int(head)) for layer, head in pairs))
