@@ -63,8 +63,10 @@ class Run:
 
     @property
     def where(self) -> str:
-        """`demo on demo`."""
-        return f"{self.model} on {' and '.join(self.collections)}" if self.collections else self.model
+        """`the demo model on trec-dl-2019`."""
+        model = "the demo model" if self.model == "demo" else self.model
+        names = ["the demo collection" if name == "demo" else name for name in self.collections]
+        return f"{model} on {' and '.join(names)}" if names else model
 
     @property
     def ranked(self) -> str:
@@ -83,8 +85,10 @@ def _table1(folder: Path, _: dict, run: Run) -> str:
     return (
         f"nDCG@{run.cutoff} of {run.where} ({len(per_query):,} queries{run.ranked}) with one direction of attention removed in "
         f"every layer and head (mode {run.mode}). Rows attend, columns are attended. Unablated {per_query['none'].mean():.3f}, "
-        f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {PAPER_MARK} {ALPHA_TEXT} under an unpaired two-tailed "
-        f"Student's t-test (the paper's); {OURS_MARK} under a paired one with Holm's correction over the 36 directions. The shade is "
+        f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {PAPER_MARK} {ALPHA_TEXT} under an unpaired "
+        f"two-tailed "
+        f"Student's t-test (the paper's); {OURS_MARK} under a paired one with Holm's correction over the 36 directions. The "
+        f"shade is "
         "the change from the unablated model, the row ALL is ours."
     )
 
@@ -93,8 +97,10 @@ def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
     curve = load_table(folder, "figure1a", "curve")
     return (
         f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with one direction "
-        f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head. Bands: 95 % t-intervals of the "
-        f"mean over queries. Dashed: unablated, {_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. Filled points: "
+        f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head. Bands: 95 % "
+        f"t-intervals of the "
+        f"mean over queries. Dashed: unablated, {_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. Filled "
+        f"points: "
         f"a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all {len(curve)} points."
         + (
             f" Shared prefixes: {scalars['layers_run']:,} layers of a pair run, {scalars['layers_alone']:,} without sharing."
@@ -108,8 +114,10 @@ def _figure1b(folder: Path, scalars: dict, run: Run) -> str:
     frame = load_table(folder, "figure1b", "heads")
     passing, heads = int(frame["passes"].sum()), len(frame)
     return (
-        f"Attention {scalars['quantity']} of every head in relevant passages (grade {_listed(scalars['relevant_grades'])}) less that in "
-        f"{_negatives(scalars['against'])}: {run.where}, {scalars['n_queries']:,} queries with both. Means over a query's passages "
+        f"Attention {scalars['quantity']} of every head in relevant passages (grade {_listed(scalars['relevant_grades'])}) "
+        f"less that in "
+        f"{_negatives(scalars['against'])}: {run.where}, {scalars['n_queries']:,} queries with both. Means over a query's "
+        f"passages "
         f"first, then over queries. Outlined: more in relevant passages with {ALPHA_TEXT}, paired t-test over queries, Holm's "
         f"correction over all {heads} cells; {passing} of them {'passes' if passing == 1 else 'pass'}."
     )
@@ -122,9 +130,12 @@ def _figure1c(folder: Path, scalars: dict, run: Run) -> str:
     left_out = [KIND_NAMES.get(kind, kind) for kind in dict.fromkeys(token_pairs["kind"]) if kind not in kinds]
     rows = distance[distance["comparison"] == " - ".join(shown)]
     return (
-        f"Attention weights between QUERY and DOC tokens, all heads of a layer together, in {_groups(scalars, shown)}: {run.where}, "
-        f"{int(rows['n_queries'].max()):,} queries with both. Heights are shares of a layer's weights per decade. W₁: first Wasserstein "
-        f"distance of the two distributions in decades, bold where p ≤ .05 against {scalars['n_permutations']:,} permutations of the labels "
+        f"Attention weights between QUERY and DOC tokens, all heads of a layer together, in {_groups(scalars, shown)}: "
+        f"{run.where}, "
+        f"{int(rows['n_queries'].max()):,} queries with both. Heights are shares of a layer's weights per decade, the first "
+        f"bin all below 10⁻⁸. W₁: first Wasserstein "
+        f"distance of the two distributions in decades, bold where p ≤ .05 against {scalars['n_permutations']:,} permutations "
+        f"of the labels "
         f"within queries (max-statistic over layers and directions; seed {scalars['seed']})."
         + (f" Too few token pairs to draw: {', '.join(left_out)}." if left_out else "")
     )
@@ -137,8 +148,10 @@ def _matches(folder: Path, scalars: dict, run: Run) -> str:
         f"{counts[name]:,} {GROUP_NAMES.get(name, name)}" for name in scalars["groups"] if name in counts
     )
     return (
-        f"What a token attends to on the other side, mean of all heads: {run.where}; passages: {passages}. Top: tokens of the same word "
-        "piece; middle: tokens that share neither piece nor word; bottom: the first as a share of all attention between QUERY and "
+        f"What a token attends to on the other side, mean of all heads: {run.where}; passages: {passages}. Top: tokens of the "
+        f"same word "
+        "piece; middle: tokens that share neither piece nor word; bottom: the first as a share of all attention between QUERY "
+        "and "
         "DOC, dotted the share that equal attention to every token would give. Bands: 95 % t-intervals over queries."
     )
 
@@ -148,9 +161,12 @@ def _sinks(folder: Path, _: dict, run: Run) -> str:
     every = by_layer[by_layer["attender"] == "ALL"]
     highest = every[every["sink"] == "SEP"].nlargest(1, "mass").iloc[0]
     return (
-        f"Attention mass on the positions where heads look when they have nothing to do, mean over heads and pairs: {run.where}, "
-        f"{int(by_layer['n_pairs'].max()):,} pairs of all grades. Attention from every position to both separators is highest in layer "
-        f"{int(highest['layer'])}, {highest['mass']:.0%}. Circles: {ZHAN_2020}, layers at the same relative depth; triangles: at most so "
+        f"Attention mass on the positions where heads look when they have nothing to do, mean over heads and pairs: "
+        f"{run.where}, "
+        f"{int(by_layer['n_pairs'].max()):,} pairs of all grades. Attention from every position to both separators is highest "
+        f"in layer "
+        f"{int(highest['layer'])}, {highest['mass']:.0%}. Circles: {ZHAN_2020}, layers at the same relative depth; triangles: "
+        f"at most so "
         "much. A text without full stops gives them 0. No test."
     )
 
@@ -159,17 +175,22 @@ def _figure2(folder: Path, scalars: dict, run: Run) -> str:
     heads = load_table(folder, "figure2", "heads")
     both = int(((heads["contrast"] > 0) & (heads["trace"] > 0)).sum())
     return (
-        "Does a head favour attention across query and passage (up), and attention between what is alike (right)? A point a head of "
-        f"{run.where}; q and d are the means of the block's input over QUERY and DOC tokens of {scalars['pairs']:,} pairs, A = W_Q W_Kᵀ "
-        f"without biases. Left: raw, as in the paper; right: free of scale, the contrast in standard deviations of the head's own logits "
-        f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Top right in QUERY→DOC: {both} of {len(heads)} heads. Named: the "
+        "Does a head favour attention across query and passage (up), and attention between what is alike (right)? A point a "
+        "head of "
+        f"{run.where}; q and d are the means of the block's input over QUERY and DOC tokens of {scalars['pairs']:,} pairs, A "
+        f"= W_Q W_Kᵀ "
+        f"without biases. Left: raw, as in the paper; right: free of scale, the contrast in standard deviations of the head's "
+        f"own logits "
+        f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Top right in QUERY→DOC: {both} of {len(heads)} heads. "
+        f"Named: the "
         "largest differences of Figure 1b that pass its test."
     )
 
 
 def _spectrum(folder: Path, scalars: dict, run: Run) -> str:
     return (
-        f"Singular values σₖ of A = W_Q W_Kᵀ relative to the largest, and the alignment Σ σₖ uₖ·vₖ / Σ σₖ of the first k directions: "
+        f"Singular values σₖ of A = W_Q W_Kᵀ relative to the largest, and the alignment Σ σₖ uₖ·vₖ / Σ σₖ of the first k "
+        f"directions: "
         f"all heads of {run.model}, with the heads of the largest passing differences in Figure 1b. Weights only, no test."
     )
 
@@ -178,10 +199,14 @@ def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
     frame = load_table(folder, "decomposition", "decomposition")
     median = float(np.nanmedian(frame["epsilon_ratio"]))
     return (
-        "The paper takes the attention logit as qᵀA d + xᵀA y + ε with ε near 0. Shares of the mean square of real logits that the two "
-        "terms explain; the size of ε relative to the logit (root mean square); and the R² of the interaction alone for the differences "
-        f"within a row, which is what the softmax sees. A dot a head, a line through the medians: {run.where}, {scalars['sampled']:,} pairs "
-        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of {FLOOR:g} to {CEILING:g} are drawn on "
+        "The paper takes the attention logit as qᵀA d + xᵀA y + ε with ε near 0. Shares of the mean square of real logits "
+        "that the two "
+        "terms explain; the size of ε relative to the logit (root mean square); and the R² of the interaction alone for the "
+        "differences "
+        f"within a row, which is what the softmax sees. A dot a head, a line through the medians: {run.where}, "
+        f"{scalars['sampled']:,} pairs "
+        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of {FLOOR:g} to {CEILING:g} are drawn "
+        f"on "
         "the edge. No test.".replace("-", "−")
     )
 
@@ -190,7 +215,8 @@ def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
     curve = load_table(folder, "head_ablation", "curve")
     draws = int(curve["n_draws"].max())
     return (
-        f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked heads removed, in the "
+        f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked heads "
+        f"removed, in the "
         f"directions between QUERY and DOC only, and wholly; against {draws} draws of k other heads with as many in each layer "
         f"(seed {scalars['seed']}). Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. {_lowest_p(curve)}"
     )
@@ -238,8 +264,7 @@ def _negatives(grades: list[int]) -> str:
 def _groups(scalars: dict, shown: list[str]) -> str:
     grades = scalars.get("groups", {})
     return " and ".join(
-        f"{GROUP_NAMES.get(name, name)}{' passages' if name == 'relevant' else ''} (grade {_listed(grades.get(name, []))})".replace(
-            "-1", "−1"
-        )
+        f"{GROUP_NAMES.get(name, name)}{' passages' if name == 'relevant' else ''} (grade "
+        f"{_listed(grades.get(name, []))})".replace("-1", "−1")
         for name in shown
     )

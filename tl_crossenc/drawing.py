@@ -37,6 +37,7 @@ def draw_figures(folder: Path) -> dict[str, str]:
         draw = DRAWERS[key](folder)
         wide, narrow = draw(False), draw(True)
         write_atomic(paths[".svg"], to_svg(wide, key))
+        wide.set_layout_engine("none")  # laid out already
         write_atomic(paths["-narrow.svg"], to_svg(narrow, f"{key}-narrow"))
         write_atomic(paths[".pdf"], to_pdf(wide))
     return {key: reason for key, reason in missing.items() if key in DRAWN}

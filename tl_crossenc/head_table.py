@@ -36,8 +36,8 @@ def head_table(folder: Path) -> pd.DataFrame:
         columns += [_column(rows, column, name) for column, name in given]
     if "decomposition" not in missing:
         rows = load_table(folder, "decomposition", "decomposition").query("direction == 'QUERY->DOC'")
-        given = (("share_interaction", "interaction share"), ("epsilon_ratio", "ε ratio"))
-        columns += [_column(rows, column, name) for column, name in given]
+        columns.append(_column(rows, "share_interaction", "interaction share"))
+        columns.append(_column(rows, "epsilon_ratio", "ε ratio"))
     return pd.concat(columns, axis=1).sort_index() if columns else pd.DataFrame()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
@@ -21,7 +20,7 @@ from tl_crossenc.artefacts import ARTEFACTS, load_table, load_unavailable
 from tl_crossenc.captions import Run, caption
 from tl_crossenc.drawing import FIGURES, draw_figures
 from tl_crossenc.figures.style import DIVERGING, arrow, centred, signed
-from tl_crossenc.figures.svg import inline
+from tl_crossenc.figures.svg import PageStyles, inline
 from tl_crossenc.files import write_atomic
 from tl_crossenc.head_table import head_table
 from tl_crossenc.significance import mean_interval
@@ -60,11 +59,14 @@ def page(folder: Path) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    styles = PageStyles()
+    sections = [_section(folder, key, run, missing, styles) for key in SHOWN]
     template = environment.from_string((files("tl_crossenc") / TEMPLATE).read_text("utf-8"))
     return template.render(
         run=run,
         facts=_facts(folder, run, missing),
-        sections=[_section(folder, key, run, missing) for key in SHOWN],
+        sections=sections,
+        drawing_css=Markup(styles.css),
         table1=None if "table1" in missing else table1_cells(folder),
         sides=SIDES,
         heads=_head_rows(folder),
@@ -82,7 +84,7 @@ def table1_cells(folder: Path) -> list[list[dict[str, Any]]]:
 
 def _cell(row: pd.Series, unablated: float, scale: Any) -> dict[str, Any]:
     value, marks, bold = cell_text(row, unablated)
-    shade = matplotlib.colormaps[DIVERGING](0.5 + 0.55 * (float(scale(row["difference"])) - 0.5))
+    shade = DIVERGING(0.5 + 0.55 * (float(scale(row["difference"])) - 0.5))
     said = (
         f"{arrow(str(row.name))}: {signed(row['difference'])} [{signed(row['diff_low'])}, {signed(row['diff_high'])}]"
     )
@@ -95,7 +97,7 @@ def _cell(row: pd.Series, unablated: float, scale: Any) -> dict[str, Any]:
     }
 
 
-def _section(folder: Path, key: str, run: Run, missing: dict[str, str]) -> dict[str, Any]:
+def _section(folder: Path, key: str, run: Run, missing: dict[str, str], styles: PageStyles) -> dict[str, Any]:
     artefact = ARTEFACTS[key]
     section: dict[str, Any] = {"key": key, "title": artefact.title, "reason": missing.get(key), "drawings": []}
     if key in missing:
@@ -107,7 +109,9 @@ def _section(folder: Path, key: str, run: Run, missing: dict[str, str]) -> dict[
         for width, end in (("wide", ""), ("narrow", "-narrow")):
             svg = (folder / FIGURES / f"{key}{end}.svg").read_text("utf-8")
             label = f"{artefact.title}. {section['caption']}"
-            section["drawings"].append((width, Markup(inline(svg, label, f"{key}{end}"))))
+            section["drawings"].append(
+                (width, Markup(inline(svg, label, f"{chr(97 + SHOWN.index(key))}{width[0]}", styles)))
+            )
     return section
 
 
@@ -135,7 +139,7 @@ def _head_rows(folder: Path) -> dict[str, Any] | None:
         return None
     rows = []
     for place, row in table.iterrows():
-        layer, head = (int(number) for number in place)  # type: ignore[attr-defined]
+        layer, head = (int(number) for number in place)
         cells = [("", "–") if pd.isna(value) else (f"{value:.6g}", _shown(name, value)) for name, value in row.items()]
         rows.append(
             {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -103,7 +105,7 @@ def head_ablation(
                 said = f"{kind} heads, k = {row.k}: {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
                 if kind == "ranked" and np.isfinite(row.p_random):
                     said += f", p = {row.p_random:.3f} among the random draws"
-                _target(axis, row.k, row.mean, said)
+                _target(axis, float(row.k), row.mean, said)
         axis.set_title({"QUERY<->DOC": "QUERY↔DOC only"}.get(scope, scope))
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(FixedLocator(counts))
@@ -111,7 +113,7 @@ def head_ablation(
         axis.set_xticks(counts, [str(k) for k in counts])
     for axis in lowest(axes):
         axis.set_xlabel("heads removed, k")
-    names = {
+    names: dict[str, dict[str, Any]] = {
         "highest-ranked heads (95 % interval over queries)": {"color": VERMILION, "marker": "o"},
         "random heads of the same layers (range of draws)": {"color": MUTED, "marker": "o"},
         "unablated": {"color": INK, "lw": 0.9, "ls": (0, (5, 3))},
@@ -132,7 +134,7 @@ def _line(axis: Axes, rows: pd.DataFrame, x: str, colour: str, names: list[str])
         )
     for name, row in zip(names, rows.itertuples(), strict=True):
         said = f"{name}: {row.mean:.3f} [{row.mean_low:.3f}, {row.mean_high:.3f}], Holm p {row.p_holm:.3g}"
-        _target(axis, getattr(row, x), row.mean, said)
+        _target(axis, float(getattr(row, x)), row.mean, said)
 
 
 def _target(axis: Axes, x: float, y: float, text: str) -> None:

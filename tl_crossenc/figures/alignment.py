@@ -187,7 +187,7 @@ def _label_heads(
     axis: Axes, heads: pd.DataFrame, xs: pd.Series, ys: pd.Series, chosen: Sequence[tuple[int, int]]
 ) -> None:
     """Names beside points, each at the place around it that overlaps least with other points and names."""
-    scale = 72 / axis.figure.dpi  # type: ignore[union-attr]
+    scale = 72 / axis.figure.dpi
     points = axis.transData.transform(np.column_stack([xs, ys]).astype(float)) * scale
     frame = np.array(axis.bbox.extents) * scale
     place = {(int(row.layer), int(row.head)): i for i, row in enumerate(heads.itertuples())}

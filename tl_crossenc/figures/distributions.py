@@ -167,14 +167,20 @@ def _ridges(
     if found.size:
         axis.set_xlim(found.min(), min(found.max() + 0.1, 0.0))
     for depth, layer in enumerate(layers):  # lower ridges over higher ones
+        axis.axhline(layer, color=MUTED, lw=0.5, zorder=2 + depth)
         for i, group in enumerate(groups):
             centres, density = drawn[layer, group]
-            height = layer - scale * density
-            z = 2 + depth + 0.1 * i
+            inside = np.flatnonzero(density > 0)
+            if not inside.size:
+                continue
+            shown = slice(max(inside[0] - 1, 0), inside[-1] + 2)
+            xs, ys = centres[shown], layer - scale * density[shown]
+            z = 2 + depth + 0.1 * (i + 1)
             if i == 0:
-                area = axis.fill_between(centres, layer, height, color=colours[group], alpha=0.30, lw=0, zorder=z)
+                closed = np.concatenate([[xs[0]], xs, [xs[-1]]]), np.concatenate([[layer], ys, [layer]])
+                (area,) = axis.fill(*closed, color=colours[group], alpha=0.30, lw=0, zorder=z)
                 hover(area, f"layer {layer}, {GROUP_NAMES.get(group, group)}")
-            axis.plot(centres, height, color=colours[group], lw=1.0, zorder=z + 0.05)
+            axis.plot(xs, ys, color=colours[group], lw=1.0, zorder=z + 0.05)
     axis.grid(False, axis="y")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -88,7 +90,7 @@ def _zhan(axis: Axes, sink: str, last: int) -> None:
     if sink not in ("SEP", "CLS"):
         return
     depth, mass, exact = zhan_points(sink, last)
-    given = {"ls": "", "mfc": "white", "mec": MUTED, "mew": 1.0, "zorder": 5, "clip_on": False}
+    given: dict[str, Any] = {"ls": "", "mfc": "white", "mec": MUTED, "mew": 1.0, "zorder": 5, "clip_on": False}
     for marker, part in (("o", slice(exact)), ("v", slice(exact, None))):
         if not len(depth[part]):
             continue
@@ -100,8 +102,8 @@ def _key(axis: Axes, attenders: list[str]) -> None:
     """What the lines are, in the place of a last panel."""
     axis.set_axis_off()
     axis.set_title("key", color=INK)
-    line = {"lw": 1.3, "ls": "-"}
-    entries = [
+    line: dict[str, Any] = {"lw": 1.3, "ls": "-"}
+    entries: list[tuple[str, str, dict[str, Any]]] = [
         ("every position" if name == "ALL" else f"{name} attends", colour, line | {"lw": 2.0 if name == "ALL" else 1.3})
         for name, colour in PART_COLOURS.items()
         if name in attenders

@@ -23,11 +23,11 @@ WIDE, NARROW = 7.2, 3.6
 
 BLUE, VERMILION, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#B2578C", "#4AA5DA", "#C98A00"
 INK, MUTED, FAINT = "#1A1A1A", "#6B6B6B", "#E4E4E4"
-DIVERGING = "RdBu_r"
+DIVERGING = matplotlib.colormaps["RdBu_r"].resampled(101)  # its middle is no difference
 PART_COLOURS = {"ALL": INK, "CLS": PURPLE, "QUERY": BLUE, "SEP1": SKY, "DOC": VERMILION, "SEP2": AMBER}
 GROUP_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY)
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout everywhere
     "font.size": 8,
     "mathtext.fontset": "dejavusans",
@@ -147,8 +147,8 @@ def name_level(axis: Axes, value: float, text: str, colour: str) -> None:
 def difference_bar(figure: Figure, mappable: Any, axes: Sequence[Axes], label: str) -> None:
     """The scale of a difference, below all panels."""
     bar = figure.colorbar(mappable, ax=list(axes), location="bottom", shrink=0.75, aspect=42, pad=0.03)
-    bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.solids.set_edgecolor("face")  # type: ignore[union-attr]
+    bar.outline.set_visible(False)
+    bar.solids.set(edgecolor="face", rasterized=False)  # type: ignore[union-attr]
     bar.ax.xaxis.set_major_locator(MaxNLocator(nbins=7, symmetric=True))
     bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
     bar.set_label(label)
@@ -191,4 +191,7 @@ def hover_each(artist: Artist, texts: Iterable[str]) -> None:
 
 def signed(value: float, digits: int = 3) -> str:
     """A number with its sign; a dash where there is none."""
-    return f"{value:+.{digits}f}".replace("-", "−") if np.isfinite(value) else "–"
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if float(text[1:]) else text[1:]

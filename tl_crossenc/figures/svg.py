@@ -14,9 +14,12 @@ from tl_crossenc.figures.style import BETWEEN, HOVER, STYLE
 FONTS = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 """None is wider than DejaVu Sans, by which the figure is laid out."""
 
+LONG_PATH = 400
+"""Characters: a curve, not a marker or a cell."""
+
 _SHAPE = re.compile(r"<(?:path|use)\b[^>]*/>")
 _DEFS = re.compile(r"<defs>.*?</defs>", re.DOTALL)
-_GROUP = re.compile(r'<g id="(hovers?:)([^"]*)">')
+_GROUP = re.compile(r"""<g id=(["'])(hovers?:)(.*?)\1>""", re.DOTALL)
 
 
 def to_svg(figure: Figure, salt: str) -> str:
@@ -51,26 +54,61 @@ def finish(svg: str) -> str:
     svg = _titled(svg)
     svg = re.sub(r'<g id="(?!hover)[\w. -]+">', "<g>", svg)
     svg = re.sub(r"'DejaVu Sans'(?:, [^;\"]*)?(?=[;\"])", FONTS, svg)
-    svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+    svg = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", svg)
+    svg = re.sub(r'\bd="([^"]*)"', lambda match: f'd="{_short_path(match[1])}"', svg)
+    svg = re.sub(r'(?<= )(x|y)="(-?\d+\.\d{2})\d+"', r'\1="\2"', svg)
     return re.sub(r"\n\s*", "\n", svg)
 
 
-def inline(svg: str, label: str, prefix: str) -> str:
-    """An SVG file as an element of an HTML page.
+class PageStyles:
+    """The styles of all drawings of a page, each said once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def name(self, style: str) -> str:
+        """The class that stands for a style."""
+        return self._names.setdefault(style, f"s{len(self._names)}")
+
+    @property
+    def css(self) -> str:
+        """The rules of all classes given out so far."""
+        return "\n".join(f".{name}{{{style}}}" for style, name in self._names.items())
+
+
+def inline(svg: str, label: str, prefix: str, styles: PageStyles) -> str:
+    """An SVG file as a small element of an HTML page, whose own style names the fonts.
 
     Args:
         svg: from `to_svg`.
         label: what a screen reader says.
-        prefix: made a part of every id, so that figures of one page do not share any.
+        prefix: the first part of every id, so that drawings of one page do not share any.
+        styles: of the page; its rules must be on it.
     """
     body = svg[svg.index("<svg") :]
     head, _, rest = body.partition(">")
     box = re.search(r'viewBox="([^"]*)"', head)
-    rest = re.sub(r'\bid="', f'id="{prefix}-', rest)
-    rest = re.sub(r'xlink:href="#', f'href="#{prefix}-', rest)
-    rest = rest.replace("url(#", f"url(#{prefix}-")
+    ids: dict[str, str] = {}
+
+    def short(name: str) -> str:
+        return ids.setdefault(name, f"{prefix}{len(ids)}")
+
+    rest = rest.replace(f" font-family: {FONTS};", "").replace(f"; font-family: {FONTS}", "")
+    rest = re.sub(r'\bid="([^"]*)"', lambda match: f'id="{short(match[1])}"', rest)
+    rest = re.sub(r'xlink:href="#([^"]*)"', lambda match: f'href="#{short(match[1])}"', rest)
+    rest = re.sub(r"url\(#([^)]*)\)", lambda match: f"url(#{short(match[1])})", rest)
+    rest = re.sub(r'\bstyle="([^"]*)"', lambda match: f'class="{styles.name(match[1])}"', rest)
+    rest = re.sub(r'<style type="text/css">.*?</style>', "", rest, flags=re.DOTALL)
+    rest = re.sub(r">\n+<", "><", rest)
     view = box[1] if box else "0 0 100 100"
     return f'<svg role="img" aria-label="{escape(label)}" viewBox="{view}">{rest}'
+
+
+def _short_path(data: str) -> str:
+    """The same path with a tenth of a point's precision if it is long, a hundredth's if not."""
+    digits = 1 if len(data) > LONG_PATH else 2
+    numbers = re.sub(r"-?\d+\.\d+", lambda match: f"{float(match[0]):.{digits}f}".rstrip("0").rstrip("."), data)
+    return re.sub(r"\s*([A-Za-z])\s*", r"\1", numbers).strip()
 
 
 def _titled(svg: str) -> str:
@@ -80,9 +118,9 @@ def _titled(svg: str) -> str:
     while match := _GROUP.search(svg, at):
         end = _end_of_group(svg, match.end())
         content = svg[match.end() : end]
-        text = unescape(match[2])
+        text = unescape(match[3])
         pieces.append(svg[at : match.start()])
-        if match[1] == HOVER:
+        if match[2] == HOVER:
             pieces.append(f"<g><title>{escape(text, quote=False)}</title>{content}")
         else:
             pieces.append(f"<g>{_each_titled(content, text.split(BETWEEN))}")

@@ -1,0 +1,194 @@
+"""Hand-made results of every kind, saved as a run would: small numbers from a seeded generator, no model."""
+
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from tl_crossenc.artefacts import save_all
+from tl_crossenc.outputs import write_frame, write_json
+
+CROSS = ("QUERY->DOC", "DOC->QUERY")
+SIDES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")
+GROUPS = {"relevant": (2, 3), "hard": (0,), "easy": (-1,)}
+KINDS = ("same_piece", "same_word", "other")
+EDGES = np.concatenate([[0.0], 10.0 ** (-8 + 0.1 * np.arange(80)), [1.0]])
+QUERIES = pd.MultiIndex.from_tuples([("tiny", f"q{i}") for i in range(7)], names=["collection", "query_id"])
+
+
+def frame(rng, axes, *columns, low=0.0, high=1.0):
+    """A row a combination of the axes, the columns drawn uniformly."""
+    rows = pd.DataFrame(list(product(*axes.values())), columns=list(axes))
+    return rows.assign(**{name: rng.uniform(low, high, len(rows)) for name in columns})
+
+
+def compared(rng, names, unablated):
+    """What `significance.compare` gives, with numbers that are only roughly like it."""
+    mean = rng.uniform(0.4, unablated, len(names))
+    p = rng.uniform(0, 0.2, len(names))
+    return pd.DataFrame(
+        {
+            "n_queries": len(QUERIES),
+            "mean": mean,
+            "mean_low": mean - 0.07,
+            "mean_high": mean + 0.07,
+            "difference": mean - unablated,
+            "diff_low": mean - unablated - 0.05,
+            "diff_high": mean - unablated + 0.05,
+            "p_paired": p,
+            "p_holm": np.minimum(1, p * 3),
+            "p_unpaired": p,
+            "decrease_holm": p * 3 <= 0.05,
+            "decrease_paper": p <= 0.05,
+        },
+        index=pd.Index(names, name="direction"),
+    )
+
+
+def ablation(rng, **rest):
+    per_query = pd.DataFrame({"none": rng.uniform(0.7, 0.9, len(QUERIES))}, index=QUERIES)
+    return {
+        "per_query": per_query,
+        "unablated": (0.8, 0.75, 0.85),
+        "random": 0.47,
+        "layers_run": 90,
+        "layers_alone": 130,
+    } | rest
+
+
+def figure1a(rng, n_layers):
+    places = list(product(("QUERY->DOC", "DOC->DOC", "CLS->DOC"), range(n_layers)))
+    curve = compared(rng, [f"{d}; {layer}" for d, layer in places], 0.8).reset_index(drop=True)
+    curve.insert(0, "direction", [direction for direction, _ in places])
+    curve.insert(1, "layer", [layer for _, layer in places])
+    return SimpleNamespace(**ablation(rng, curve=curve, span="up_to"))
+
+
+def figure1b(rng, n_layers, n_heads):
+    axes = {"direction": CROSS, "layer": range(n_layers), "head": range(n_heads)}
+    rows = frame(rng, axes, "relevant", "against", "standard_error", "t", "p", "p_holm")
+    rows["difference"] = rows["relevant"] - rows["against"]
+    return rows.assign(n_queries=len(QUERIES), passes=(rows["p_holm"] < 0.3) & (rows["difference"] > 0))
+
+
+def figure1c(rng, n_layers, n_heads):
+    heads = [(layer, "all") for layer in range(n_layers)] + [
+        (layer, str(h)) for layer, h in product(range(n_layers), range(n_heads))
+    ]
+    rows = []
+    for (layer, head), direction, group, kind in product(heads[:n_layers], CROSS, GROUPS, KINDS):
+        counts = rng.poisson(200 * np.exp(-(((np.arange(81) - 45 - 3 * layer) / 11) ** 2)))
+        rows.append(
+            pd.DataFrame({"bin_low": EDGES[:-1], "bin_high": EDGES[1:], "count": counts}).assign(
+                layer=layer, head=head, direction=direction, group=group, kind=kind
+            )
+        )
+    places = [(layer, head, *rest) for (layer, head), *rest in product(heads, CROSS, GROUPS, KINDS)]
+    mass = pd.DataFrame(places, columns=["layer", "head", "direction", "group", "kind"])
+    for name in ("mass", "share", "lift"):
+        mass[name] = rng.uniform(0.1, 0.4, len(mass))
+        mass[f"{name}_low"], mass[f"{name}_high"] = mass[name] - 0.05, mass[name] + 0.05
+    mass = mass.assign(pair_share=0.02, lift_pooled=3.0, n_queries=7, n_lift=7, n_pairs=23, token_pairs=300)
+    compared_with = [f"relevant - {other}" for other in ("hard", "easy")]
+    axes = {
+        "comparison": compared_with,
+        "layer": range(n_layers),
+        "head": ["all"],
+        "direction": CROSS,
+        "kind": [*KINDS, "all"],
+    }
+    distance = frame(rng, axes, "distance", "shift", "p", "p_holm", "p_max", high=0.2).assign(n_queries=7, n_pairs=46)
+    token_pairs = pd.DataFrame(list(product(GROUPS, KINDS)), columns=["group", "kind"])
+    token_pairs["count"] = token_pairs["kind"].map({"same_piece": 300, "same_word": 3, "other": 9000})
+    return SimpleNamespace(
+        histogram=pd.concat(rows, ignore_index=True),
+        mass=mass,
+        per_query=mass.head(11),
+        depth=mass.head(2),
+        distance=distance,
+        token_pairs=token_pairs.assign(share=0.1),
+        groups=GROUPS,
+        heads=tuple(product(range(n_layers), range(n_heads))),
+        pairs=71,
+        n_permutations=200,
+        seed=5,
+    )
+
+
+def sinks(rng, n_layers, n_heads):
+    axes = {"layer": range(n_layers), "attender": SIDES, "sink": ("CLS", "SEP1", "SEP2", "SEP", "STOPS")}
+    by_layer = frame(rng, axes, "mass", low=0.2, high=0.4).assign(lowest_head=0.1, highest_head=0.6, n_pairs=71)
+    by_head = frame(rng, {"layer": range(n_layers), "head": range(n_heads)} | dict(list(axes.items())[1:]), "mass")
+    return SimpleNamespace(by_layer=by_layer, by_head=by_head.assign(n_pairs=71))
+
+
+def figure2(rng, n_layers, n_heads):
+    places = {"layer": range(n_layers), "head": range(n_heads)}
+    contrasts = [f"{name}{end}" for name in ("contrast", "other_contrast") for end in ("", "_logit", "_relative")]
+    terms = ["share_constant", "share_interaction", "epsilon_ratio", "row_r2"]
+    return SimpleNamespace(
+        heads=frame(rng, places, "trace", "sum_sigma", "alignment", *contrasts, "score_sd", low=-1),
+        products=frame(rng, places | {"biases": (False, True), "direction": CROSS}, "raw", "logit"),
+        spectrum=frame(rng, places | {"k": range(1, 6)}, "sigma", "overlap", "cumulative", "cumulative_alignment"),
+        decomposition=frame(rng, {"direction": CROSS} | places, *terms),
+        layers=frame(rng, {"layer": range(n_layers), "part": ("QUERY", "DOC")}, "norm", "spread"),
+        weighting="token",
+        pairs=71,
+        sampled=31,
+        seed=3,
+    )
+
+
+def head_ablation(rng):
+    rows = frame(
+        rng,
+        {"scope": ("QUERY<->DOC", "whole head"), "k": (1, 2, 4), "kind": ("ranked", "random")},
+        "mean",
+        low=0.6,
+        high=0.8,
+    )
+    ranked = rows["kind"] == "ranked"
+    curve = rows.assign(low=rows["mean"] - 0.1, high=rows["mean"] + 0.1, n_draws=np.where(ranked, 1, 5))
+    curve["p_random"] = np.where(ranked, 1 / 6, np.nan)
+    return SimpleNamespace(**ablation(rng, curve=curve, draws=rows.assign(draw=0, heads="0.1"), seed=11))
+
+
+def results(n_layers=3, n_heads=5, seed=0):
+    """Results of every kind by key."""
+    rng = np.random.default_rng(seed)
+    by_direction = {
+        "layer": range(n_layers),
+        "head": range(n_heads),
+        "attender": SIDES[:5],
+        "attended": SIDES[:5],
+        "grade": (-1, 2),
+    }
+    return {
+        "figure1a": figure1a(rng, n_layers),
+        "figure1b": figure1b(rng, n_layers, n_heads),
+        "figure1c": figure1c(rng, n_layers, n_heads),
+        "sinks": sinks(rng, n_layers, n_heads),
+        "figure2": figure2(rng, n_layers, n_heads),
+        "head_ablation": head_ablation(rng),
+        "attention": SimpleNamespace(by_direction=frame(rng, by_direction, "mean", "variance")),
+    }
+
+
+def save_run(folder, given=None, **sizes):
+    """A results folder as a run leaves it: Table 1, `run.json`, and the artefacts of `given`."""
+    rng = np.random.default_rng(1)
+    comparison = compared(rng, [f"{a}->{b}" for a, b in product(SIDES, SIDES)], 0.8)
+    write_frame(folder / "table1.csv", comparison)
+    per_query = pd.DataFrame({"random": rng.uniform(0.4, 0.5, 7), "none": rng.uniform(0.7, 0.9, 7)}, index=QUERIES)
+    write_frame(folder / "per_query.csv", per_query)
+    pool = {"collection": "tiny", "digest": "ab12", "provenance": {"passages_by_grade": {"2": 13, "0": 17, "-1": 19}}}
+    run = {
+        "model": {"name": "small <b>model</b>", "revision": "r1"},
+        "settings": {"cutoff": 10, "mode": "zero"},
+        "pools": [pool],
+        "versions": {"numpy": "2.0"},
+    }
+    write_json(folder / "run.json", run)
+    save_all(folder, results(**sizes) if given is None else given)
+    return folder

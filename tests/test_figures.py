@@ -1,0 +1,324 @@
+"""Figures: what the artists hold is what the frames hold; marks are where they should be; files are the same every time."""
+
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import saved_results
+from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Polygon, Rectangle
+
+from tl_crossenc import figures
+from tl_crossenc.artefacts import NOT_COMPUTED
+from tl_crossenc.drawing import DRAWERS, draw_figures
+from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.figures.distributions import densities, drawn_kinds
+from tl_crossenc.figures.sinks import zhan_points
+from tl_crossenc.figures.style import centred, hover, hover_each, signed
+from tl_crossenc.figures.svg import PageStyles, inline, to_svg
+from tl_crossenc.published import ZHAN_2020_SEP_MASS
+
+SVG = "{http://www.w3.org/2000/svg}"
+UNABLATED = (0.8, 0.75, 0.85)
+
+
+@pytest.fixture(scope="module")
+def given():
+    return saved_results.results(n_layers=3, n_heads=5)
+
+
+def axis_titled(figure, title):
+    (axis,) = [axis for axis in figure.axes if axis.get_title(loc="left") == title]
+    return axis
+
+
+def lines(axis, marked=None):
+    """The lines of more than one point that are no reference lines."""
+    found = [line for line in axis.lines if len(line.get_xdata()) > 2]
+    return found if marked is None else [line for line in found if line.get_gid() == marked]
+
+
+def test_figure1a_draws_each_direction_s_means_between_its_bounds(given):
+    curve = given["figure1a"].curve.sample(frac=1, random_state=2)  # in no order
+    figure = figures.figure1a(curve, unablated=UNABLATED, random=0.47)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        d.replace("->", "→") for d in curve["direction"].unique()
+    ]
+    for direction in curve["direction"].unique():
+        axis = axis_titled(figure, direction.replace("->", "→"))
+        rows = curve[curve["direction"] == direction].sort_values("layer")
+        (line,) = lines(axis, "mean")
+        assert line.get_xdata().tolist() == [0, 1, 2]
+        assert line.get_ydata().tolist() == rows["mean"].tolist()
+        corners = axis.collections[0].get_paths()[0].vertices
+        assert {tuple(corner) for corner in corners} >= {*zip(rows["layer"], rows["mean_low"], strict=True)}
+        assert {tuple(corner) for corner in corners} >= {*zip(rows["layer"], rows["mean_high"], strict=True)}
+        levels = {
+            line.get_gid(): line.get_ydata()[0] for line in axis.lines if line.get_gid() in ("unablated", "random")
+        }
+        assert levels == {"unablated": 0.8, "random": 0.47}
+        filled = [line for line in axis.lines if line.get_marker() == "o" and line.get_markerfacecolor() != "white"]
+        shown = {x for line in filled if line.get_linestyle() == "None" for x in line.get_xdata()}
+        assert shown == set(rows.loc[rows["decrease_holm"], "layer"])
+
+
+def test_figure1b_maps_hold_every_difference_and_outline_the_heads_that_pass(given):
+    frame = given["figure1b"].sample(frac=1, random_state=2)
+    figure = figures.figure1b(frame)
+    largest = frame["difference"].abs().max()
+    for direction, title in (("QUERY->DOC", "QUERY attends to DOC"), ("DOC->QUERY", "DOC attends to QUERY")):
+        axis, rows = axis_titled(figure, title), frame[frame["direction"] == direction]
+        (mesh,) = [c for c in axis.collections if isinstance(c, QuadMesh)]
+        expected = rows.pivot(index="layer", columns="head", values="difference").to_numpy()
+        np.testing.assert_array_equal(np.asarray(mesh.get_array()).reshape(3, 5), expected)
+        assert (mesh.norm.vmin, mesh.norm.vcenter, mesh.norm.vmax) == (-largest, 0, largest)
+        outlined = {
+            (round(p.get_y() + p.get_height() / 2), round(p.get_x() + p.get_width() / 2))
+            for p in axis.patches
+            if isinstance(p, Rectangle)
+        }
+        passing = rows[rows["passes"]]
+        assert outlined == set(zip(passing["layer"], passing["head"], strict=True))
+        assert axis.get_ylim() == (2.5, -0.5)  # layer 0 on top
+
+
+def test_a_difference_of_nothing_is_white_and_an_absent_head_is_blank():
+    scale = centred(np.array([np.nan, 0.0]))
+    assert (scale(0.0), scale(-1.0), scale(1.0)) == (0.5, 0.0, 1.0)
+    frame = saved_results.figure1b(np.random.default_rng(0), 2, 3)
+    frame = frame[(frame["layer"] != 1) | (frame["head"] != 2)]
+    (mesh,) = [c for c in figures.figure1b(frame).axes[0].collections if isinstance(c, QuadMesh)]
+    assert np.argwhere(np.ma.getmaskarray(np.ma.masked_invalid(mesh.get_array())).reshape(2, 3)).tolist() == [[1, 2]]
+
+
+def test_densities_are_shares_per_decade():
+    rows = pd.DataFrame(
+        {"bin_low": [0, 1e-2, 10**-1.5, 0.1], "bin_high": [1e-2, 10**-1.5, 0.1, 1.0], "count": [0, 3, 1, 0]}
+    )
+    rows["bin_high"] = 10.0 ** np.array([-2, -1.5, -1, -0.5])
+    centres, density = densities(rows.sample(frac=1, random_state=1))
+    assert centres.tolist() == pytest.approx([-2.25, -1.75, -1.25, -0.75])
+    assert density.tolist() == pytest.approx([0, 1.5, 0.5, 0])  # 3/4 and 1/4 of the weights over half a decade each
+    assert np.isnan(densities(rows.assign(count=0))[1]).all()
+
+
+def test_figure1c_ridges_have_the_histograms_shape_and_the_distances_beside(given):
+    found = given["figure1c"]
+    figure = figures.figure1c(found.histogram, found.distance, found.token_pairs)
+    axis = axis_titled(figure, "DOC→QUERY: no lexical match")
+    h = found.histogram
+    rows = h[(h["direction"] == "DOC->QUERY") & (h["kind"] == "other") & (h["layer"] == 2)]
+    for group, line in zip(("relevant", "easy"), lines(axis)[-2:], strict=True):
+        centres, density = densities(rows[rows["group"] == group])
+        xs, heights = line.get_xdata(), 2 - line.get_ydata()
+        inside = np.isin(centres, xs)
+        np.testing.assert_allclose(heights / heights.max(), density[inside] / density.max(), atol=1e-12)
+        assert density[~inside].sum() == 0
+    assert sum(isinstance(patch, Polygon) for patch in axis.patches) == 3  # one filled ridge a layer
+    d = found.distance
+    beside = d[(d["comparison"] == "relevant - easy") & (d["direction"] == "DOC->QUERY") & (d["kind"] == "other")]
+    notes = [note for note in axis.texts if note.get_text() != "W₁"]
+    assert [note.get_text() for note in notes] == [f"{value:.2f}" for value in beside["distance"]]
+    assert [note.get_fontweight() == "bold" for note in notes] == (beside["p_max"] <= 0.05).tolist()
+
+
+def test_kinds_with_few_token_pairs_in_any_group_are_not_drawn(given):
+    token_pairs = given["figure1c"].token_pairs
+    assert drawn_kinds(token_pairs) == ["same_piece", "other"]
+    token_pairs = token_pairs.assign(count=[50, 50, 49, 99, 50, 99, 99, 50, 99])
+    assert drawn_kinds(token_pairs) == ["same_piece", "same_word"]
+
+
+def test_matches_draw_masses_and_shares_by_layer_and_group(given):
+    mass = given["figure1c"].mass
+    figure = figures.matches(mass)
+    rows = mass[(mass["head"] == "all") & (mass["direction"] == "DOC->QUERY")]
+    for axis, kind, quantity in ((1, "same_piece", "mass"), (3, "other", "mass"), (5, "same_piece", "share")):
+        drawn = [line.get_ydata().tolist() for line in lines(figure.axes[axis])]
+        for group in ("relevant", "hard", "easy"):
+            part = rows[(rows["kind"] == kind) & (rows["group"] == group)]
+            assert part[quantity].tolist() in drawn
+            assert (part["pair_share"].tolist() in drawn) == (quantity == "share")
+
+
+def test_sinks_draw_every_attender_and_zhan_s_numbers_at_their_depth(given):
+    by_layer = given["sinks"].by_layer
+    figure = figures.sinks(by_layer)
+    axis = axis_titled(figure, "SEP1 and SEP2")
+    drawn = {
+        line.get_label(): line.get_ydata().tolist() for line in lines(axis) if line.get_label() in saved_results.SIDES
+    }
+    rows = by_layer[by_layer["sink"] == "SEP"]
+    assert drawn == {name: part["mass"].tolist() for name, part in rows.groupby("attender")}
+    layers, masses, exact = zhan_points("SEP", last=5)
+    assert (layers[0], layers[-1], exact) == (0, 5, 12)
+    assert layers[1] == pytest.approx(5 / 11)
+    assert masses.tolist() == list(ZHAN_2020_SEP_MASS)
+    assert zhan_points("CLS", last=5)[1][3:5].tolist() == [0.13, 0.03]
+    dots = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata()) == 12]
+    np.testing.assert_array_equal(dots[0].get_ydata(), ZHAN_2020_SEP_MASS)
+
+
+def test_figure2_points_are_the_heads_coloured_by_figure1b(given):
+    heads, matching = given["figure2"].heads, given["figure1b"]
+    figure = figures.figure2(heads, matching.sample(frac=1, random_state=3))
+    wanted = (
+        ("QUERY->DOC", "trace", "contrast"),
+        ("QUERY->DOC", "alignment", "contrast_relative"),
+        ("DOC->QUERY", "trace", "other_contrast"),
+        ("DOC->QUERY", "alignment", "other_contrast_relative"),
+    )
+    for axis, (direction, x, y) in zip(figure.axes, wanted, strict=False):
+        (dots,) = [c for c in axis.collections if isinstance(c, PathCollection)]
+        difference = matching[matching["direction"] == direction].sort_values(["layer", "head"])["difference"]
+        expected = {*zip(heads[x], heads[y], difference, strict=True)}
+        offsets = np.asarray(dots.get_offsets())
+        assert {*zip(*offsets.T.tolist(), np.asarray(dots.get_array()).tolist(), strict=True)} == expected
+        named = {note.get_text() for note in axis.texts}
+        top = matching[matching["passes"] & (matching["direction"] == direction)].nlargest(6, "difference")
+        assert named == {f"{row.layer}.{row.head}" for row in top.itertuples()}
+
+
+def test_figure2_without_figure1b_is_grey_and_names_nothing(given):
+    figure = figures.figure2(given["figure2"].heads, None)
+    assert len(figure.axes) == 4  # no scale
+    for axis in figure.axes:
+        assert not axis.texts
+        (dots,) = axis.collections
+        assert len(dots.get_offsets()) == 15
+        assert {tuple(colour) for colour in dots.get_facecolors()} == {to_rgba("#BDBDBD")}
+
+
+def test_spectrum_draws_quantiles_and_the_named_heads(given):
+    frame = given["figure2"].spectrum
+    figure = figures.spectrum(frame, [(2, 1)])
+    own = frame[(frame["layer"] == 2) & (frame["head"] == 1)]
+    median, named = lines(figure.axes[1])
+    assert median.get_ydata().tolist() == pytest.approx(
+        [np.median(frame.loc[frame["k"] == k, "cumulative_alignment"]) for k in range(1, 6)]
+    )
+    assert named.get_ydata().tolist() == own["cumulative_alignment"].tolist()
+    assert lines(figure.axes[0])[1].get_ydata().tolist() == pytest.approx(
+        (own["sigma"] / own["sigma"].iloc[0]).tolist()
+    )
+
+
+def test_decomposition_keeps_outliers_on_the_edge(given):
+    frame = given["figure2"].decomposition.copy()
+    frame.loc[frame.index[4], "share_constant"] = 7.0
+    figure = figures.decomposition(frame)
+    assert len(figure.axes) == 8
+    ys = np.asarray(figure.axes[0].collections[0].get_offsets())[:, 1]
+    rows = frame[frame["direction"] == "QUERY->DOC"]
+    np.testing.assert_allclose(ys, rows["share_constant"].clip(-0.5, 1.5))
+    assert ys[4] == 1.5
+    assert lines(figure.axes[1])[0].get_ydata().tolist() == rows.groupby("layer")["share_interaction"].median().tolist()
+
+
+def test_head_ablation_draws_ranked_and_random_heads_by_scope(given):
+    curve = given["head_ablation"].curve
+    figure = figures.head_ablation(curve, unablated=UNABLATED)
+    axis = axis_titled(figure, "whole head")
+    rows = curve[curve["scope"] == "whole head"]
+    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in lines(axis)]
+    for kind in ("ranked", "random"):
+        assert ([1, 2, 4], rows.loc[rows["kind"] == kind, "mean"].tolist()) in drawn
+    only_ranked = figures.head_ablation(curve[curve["kind"] == "ranked"], unablated=UNABLATED)
+    assert len(lines(only_ranked.axes[0])) == 1
+
+
+def test_every_figure_has_words_on_its_axes_in_both_widths(tmp_path):
+    saved_results.save_run(tmp_path)
+    for key, prepare in DRAWERS.items():
+        for narrow in (False, True):
+            figure = prepare(tmp_path)(narrow)
+            assert figure.get_size_inches()[0] == (3.6 if narrow else 7.2)
+            assert any(axis.get_ylabel() for axis in figure.axes), key
+            assert any(axis.get_xlabel() for axis in figure.axes) or figure.get_supxlabel(), key
+
+
+def test_hover_becomes_titles_and_ids_do_not_clash(given):
+    figure = figures.figure2(given["figure2"].heads, None)
+    (dots,) = figure.axes[0].collections
+    texts = [f"point {i} <&>" for i in range(15)]
+    hover_each(dots, texts)
+    figure.axes[0].set_xlabel("x")
+    hover(figure.axes[0].xaxis.label, 'said "so"')
+    root = ElementTree.fromstring(to_svg(figure, "one"))
+    titles = [title.text for title in root.iter(f"{SVG}title")]
+    assert [title for title in titles if title.startswith("point")] == texts
+    assert 'said "so"' in titles
+    styles = PageStyles()
+    pages = [inline(to_svg(figure, salt), "a <label>", salt, styles) for salt in ("one", "two")]
+    ids = [
+        {
+            element.get("id")
+            for element in ElementTree.fromstring(page.replace("<svg ", "<svg ", 1)).iter()
+            if element.get("id")
+        }
+        for page in pages
+    ]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    for page, own in zip(pages, ids, strict=True):
+        assert {piece.split(")")[0] for piece in page.split("url(#")[1:]} <= own
+        assert {piece.split('"')[0] for piece in page.split('href="#')[1:]} <= own
+        assert "style=" not in page
+        assert "http" not in page
+
+
+def test_drawing_twice_writes_the_same_bytes_and_nothing_raster(tmp_path):
+    results = saved_results.results()
+    given = {key: results[key] for key in ("figure1b", "sinks")}
+    for folder in ("a", "b"):
+        saved_results.save_run(tmp_path / folder, given)
+        draw_figures(tmp_path / folder)
+    names = sorted(path.name for path in (tmp_path / "a" / "figures").iterdir())
+    assert len(names) == 3 * 2
+    for name in names:
+        content = (tmp_path / "a" / "figures" / name).read_bytes()
+        assert content == (tmp_path / "b" / "figures" / name).read_bytes()
+        assert b"<image" not in content
+        assert b"/Subtype /Image" not in content
+
+
+def test_what_is_unavailable_is_not_drawn_and_an_earlier_drawing_of_it_goes(tmp_path):
+    results = saved_results.results()
+    saved_results.save_run(tmp_path, {"figure2": results["figure2"]})
+    missing = draw_figures(tmp_path)
+    assert set(missing) == {"figure1a", "figure1b", "figure1c", "matches", "sinks", "head_ablation"}
+    assert (tmp_path / "figures" / "decomposition.svg").is_file()
+    without = {"sinks": results["sinks"], "figure2": Unavailable("there are no pairs.")}
+    saved_results.save_run(tmp_path, without)
+    missing = draw_figures(tmp_path)
+    for key in ("figure2", "spectrum", "decomposition"):
+        assert missing.pop(key) == "there are no pairs."
+    assert set(missing.values()) == {NOT_COMPUTED}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"sinks.svg", "sinks-narrow.svg", "sinks.pdf"}
+
+
+def test_numbers_are_signed_with_a_minus_and_zero_has_no_sign():
+    assert [signed(value) for value in (0.0414, -0.2, -0.0001, 0.0, np.nan)] == [
+        "+0.041",
+        "−0.200",
+        "0.000",
+        "0.000",
+        "–",
+    ]
+
+
+def test_drawing_leaves_the_user_s_style_alone(given):
+    before = dict(matplotlib.rcParams)
+    figures.sinks(given["sinks"].by_layer)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_neither_torch_nor_a_window_is_needed_to_draw_and_report():
+    code = "import sys, tl_crossenc.report; print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
