@@ -7,6 +7,7 @@ from patching_references import PART_NAMES, encode_rows, plain_loop, planted_twi
 from tiny_models import N_HEADS, N_LAYERS, port, tiny_hf, tiny_rows
 
 from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.patch_metrics import PoolContext
 from tl_crossenc.patching import activation_patch, check_aligned
 from tl_crossenc.planted import MATCHING_HEAD, MOVING_HEAD
 
@@ -275,6 +276,58 @@ def test_frame_and_summary(net):
     assert (summary["p_holm"] >= summary["p"]).all()
     assert summary.equals(found.summary("difference", seed=7, n_resamples=50))
     assert not summary["low"].equals(found.summary("difference", seed=8, n_resamples=50)["low"])
+
+
+def test_where_no_pair_has_a_part_nothing_can_be_said(net):
+    clean, corrupted = tiny_twins(((3, 0), (4, 0)))
+    summary = activation_patch(net, clean, corrupted, "mlp_out", layers=[1], parts=["DOC", "CLS"]).summary(
+        n_resamples=5
+    )
+    assert summary["n_pairs"].tolist() == [0, 2]
+    assert summary.loc[0, ["mean", "low", "high", "p", "p_holm"]].isna().all()
+    assert summary.loc[1].notna().all()
+
+
+def test_one_pair_has_a_mean_and_no_interval(net):
+    clean, corrupted = tiny_twins(((3, 2),))
+    found = activation_patch(net, clean, corrupted, "z", layers=[0], heads=[1])
+    line = found.summary("restored").iloc[0]
+    assert line["mean"] == found.restored()[0, 0, 0]
+    assert line[["low", "high", "p", "p_holm"]].isna().all()
+
+
+def test_ranks_and_ndcg_in_the_pool(net):
+    clean, corrupted = tiny_twins(seed=1)
+    found = activation_patch(net, clean, corrupted, "resid_pre", by="all", layers=[0])  # the clean scores
+    middle = (found.clean + found.corrupted) / 2
+    context = PoolContext((1,) * 4, tuple(middle[i : i + 1] for i in range(4)), (np.array([0]),) * 4)
+    better = found.clean > found.corrupted
+    np.testing.assert_array_equal(found.ranks(context)[:, 0], np.where(better, 1, 2))
+    np.testing.assert_allclose(found.ndcg(context)[:, 0], np.where(better, 1, 1 / np.log2(3)))
+    np.testing.assert_array_equal(found.ndcg(context, cutoff=1)[:, 0], np.where(better, 1, 0))
+    assert set(better.tolist()) == {True, False}  # or the test would see one case only
+
+
+def test_only_the_activations_that_are_needed_are_held(net, monkeypatch):
+    clean, corrupted = tiny_twins()
+    names = []
+    hooks = net.hooks
+    monkeypatch.setattr(net, "hooks", lambda fwd_hooks: names.extend(name for name, _ in fwd_hooks) or hooks(fwd_hooks))
+    activation_patch(net, clean, corrupted, "z", layers=[1])
+    assert set(names) == {"blocks.1.attn.hook_z", "blocks.1.hook_resid_mid"}
+    names.clear()
+    activation_patch(net, clean, corrupted, "resid_pre")
+    assert not names
+
+
+def test_half_precision():
+    model = port(tiny_hf(1, seed=3), torch.bfloat16)
+    clean, corrupted = tiny_twins()
+    exact = activation_patch(port(tiny_hf(1, seed=3)), clean, corrupted, "q")
+    for site in ("q", "pattern", "resid_mid"):
+        found = activation_patch(model, clean, corrupted, site)
+        assert found.dtype == "bfloat16"
+        np.testing.assert_allclose(found.clean, exact.clean, atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,14 @@ Syed, Rager & Conmy, *Attribution Patching Outperforms Automated Circuit Discove
 scores that are all on one token is 0) and whole residual streams are far from that: `agreement` says how far on the pairs at hand.
 
 Gradients are taken at activations only; no weight gets one.
+
+>>> from tl_crossenc.counterfactuals import align_passages
+>>> from tl_crossenc.patching import activation_patch
+>>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+>>> pairs = align_passages(model, "tune a guitar", "guitar by the window", "piano by the window")
+>>> estimated = attribution_patch(model, pairs.clean, pairs.corrupted, {"z": "head"})["z"]
+>>> agreement(estimated, activation_patch(model, pairs.clean, pairs.corrupted, "z")).pearson > 0.9
+True
 """
 
 from __future__ import annotations

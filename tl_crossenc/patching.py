@@ -14,6 +14,15 @@ the last layer, rows that nothing reads) is not run at all: its score is the bas
 donor's residual stream as a whole has the donor's score.
 
 **Pieces and sites**: `patching_sites.py`. Directions that the model is ablating (`model.ablating`) are ablated in every run.
+
+>>> from tl_crossenc.counterfactuals import align_passages
+>>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+>>> pairs = align_passages(model, "tune a guitar", "guitar by the window", "piano by the window")
+>>> heads = activation_patch(model, pairs.clean, pairs.corrupted, "z")
+>>> heads
+PatchResult(denoise z: 1 pair x 4 layers x 4 heads)
+>>> heads.restored()[0].round(2).tolist()  # [layer, head]: head 1.2 matches, head 3.1 moves what it found to CLS
+[[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]]
 """
 
 from __future__ import annotations

@@ -62,10 +62,11 @@ class PatchResult:
             )
 
     def __repr__(self) -> str:
-        sizes = " x ".join(f"{len(labels)} {name}s" for name, labels in self.axes.items())
+        counts = {"pair": self.pairs, **self.axes}
+        sizes = " x ".join(f"{len(labels)} {name}{'s' * (len(labels) != 1)}" for name, labels in counts.items())
         where = f" {self.direction}" if self.direction else ""
         undefined = f", {self.undefined} without a difference to restore" if self.undefined else ""
-        return f"PatchResult({self.mode} {self.site}{where}: {len(self.pairs)} pairs x {sizes}{undefined})"
+        return f"PatchResult({self.mode} {self.site}{where}: {sizes}{undefined})"
 
     @property
     def base(self) -> Float64[np.ndarray, "pair"]:

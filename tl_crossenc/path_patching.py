@@ -15,6 +15,13 @@ The receiver "score" is the classifier: the first step with r = number of layers
 nothing between positions, it can change only if the sender writes to CLS.
 
 A path is never a run of the whole model: step 1 has no attention, step 2 starts behind the receiver's.
+
+>>> from tl_crossenc.counterfactuals import align_passages
+>>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+>>> pairs = align_passages(model, "tune a guitar", "guitar by the window", "piano by the window")
+>>> paths = path_patch(model, pairs.clean, pairs.corrupted, "3.1.v")  # who speaks to the moving head's values
+>>> paths.restored()[0].round(2).tolist()  # [layer, head]: the matching head, 1.2, alone
+[[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 """
 
 from __future__ import annotations
