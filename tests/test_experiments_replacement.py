@@ -1,6 +1,6 @@
 """nDCG under replacement: scores recomputed one pair at a time, the store, and the planted heads."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -154,14 +154,19 @@ def test_no_pools_and_pools_of_one_name(reranker, pools, tmp_path):
             run_replacement(reranker, wrong, Store(tmp_path), ["1.2"])
 
 
-def test_the_script_writes_what_it_says(tmp_path):
+def test_the_script_writes_what_it_says(tmp_path, monkeypatch, capsys):
     model_folder(tmp_path / "m")
     collection_folder(tmp_path / "c", n_queries=2)
     script = Path(__file__).parents[1] / "analyses" / "replacement.py"
     places = ["--model", tmp_path / "m", "--collection", tmp_path / "c", "--out", tmp_path / "out", "--device", "cpu"]
-    done = subprocess.run([sys.executable, script, "1.2", "mlp.0", *places], capture_output=True, text=True, check=True)
-    assert "unchanged nDCG@10" in done.stdout
+
+    def run(*targets):
+        monkeypatch.setattr(sys, "argv", [str(script), *targets, *map(str, places)])
+        runpy.run_path(str(script), run_name="__main__")
+
+    run("1.2", "mlp.0")
+    assert "unchanged nDCG@10" in capsys.readouterr().out
     assert len((tmp_path / "out" / "replacement.csv").read_text().splitlines()) == 7
-    bad = subprocess.run([sys.executable, script, "9.2", *places], capture_output=True, text=True, check=False)
-    assert bad.returncode == 1
-    assert bad.stderr.splitlines()[-1].startswith("error: expected a target")
+    assert (tmp_path / "out" / "replacement_per_query.parquet").is_file()
+    with pytest.raises(SystemExit, match="error: expected a target in a model of 2 layers x 3 heads, got 9.2"):
+        run("9.2")

@@ -149,7 +149,9 @@ def test_patching_of_heads(model, view, clean, corrupted, tool, point):
             assert float(found[layer, head]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_patching_of_heads_by_position_and_of_single_weights(model, view, clean, corrupted):
+def test_patching_of_heads_by_position_and_of_single_weights(model):
+    clean, corrupted = (to_batch(tiny_rows(((2, 3), (1, 2)), seed=seed)) for seed in (5, 7))
+    view = as_tl_model(model, clean, corrupted)
     _, cache = view.run_with_cache(clean.tokens)
     z = patching.get_act_patch_attn_head_out_by_pos(view, corrupted.tokens, cache, mean)
     rows = patching.get_act_patch_attn_head_pattern_by_pos(view, corrupted.tokens, cache, mean)
@@ -165,7 +167,9 @@ def test_patching_of_heads_by_position_and_of_single_weights(model, view, clean,
         assert float(weights[layer, head, row, column]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_patching_in_stacks(view, clean, corrupted):
+def test_patching_in_stacks(model):
+    clean, corrupted = (to_batch(tiny_rows(((2, 3), (1, 2)), seed=seed)) for seed in (5, 7))
+    view = as_tl_model(model, clean, corrupted)
     _, cache = view.run_with_cache(clean.tokens)
     blocks = patching.get_act_patch_block_every(view, corrupted.tokens, cache, mean)
     heads = patching.get_act_patch_attn_head_all_pos_every(view, corrupted.tokens, cache, mean)
