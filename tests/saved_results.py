@@ -182,7 +182,7 @@ def save_run(folder, given=None, **sizes):
     write_frame(folder / "table1.csv", comparison)
     per_query = pd.DataFrame({"random": rng.uniform(0.4, 0.5, 7), "none": rng.uniform(0.7, 0.9, 7)}, index=QUERIES)
     write_frame(folder / "per_query.csv", per_query)
-    pool = {"collection": "tiny", "digest": "ab12", "provenance": {"passages_by_grade": {"2": 13, "0": 17, "-1": 19}}}
+    pool = {"collection": "tiny-2", "digest": "ab12", "provenance": {"passages_by_grade": {"2": 13, "0": 17, "-1": 19}}}
     run = {
         "model": {"name": "small <b>model</b>", "revision": "r1"},
         "settings": {"cutoff": 10, "mode": "zero"},

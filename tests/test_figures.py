@@ -67,6 +67,14 @@ def test_figure1a_draws_each_direction_s_means_between_its_bounds(given):
         assert shown == set(rows.loc[rows["decrease_holm"], "layer"])
 
 
+def test_figure1a_of_one_query_has_points_and_no_bands(given):
+    curve = given["figure1a"].curve.assign(mean_low=np.nan, mean_high=np.nan, p_holm=np.nan, decrease_holm=False)
+    figure = figures.figure1a(curve, unablated=(0.8, np.nan, np.nan), random=0.47)
+    assert lines(figure.axes[0], "mean")[0].get_ydata().tolist() == curve["mean"].tolist()[:3]
+    assert not any(len(band.get_paths()) for axis in figure.axes for band in axis.collections)
+    assert to_svg(figure, "one").startswith("<?xml")
+
+
 def test_figure1b_maps_hold_every_difference_and_outline_the_heads_that_pass(given):
     frame = given["figure1b"].sample(frac=1, random_state=2)
     figure = figures.figure1b(frame)

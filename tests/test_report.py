@@ -130,7 +130,7 @@ def test_the_page_is_small_enough_for_24_layers_of_16_heads(tmp_path):
 
 def test_captions_say_what_was_measured_and_on_what(page):
     for key in set(SHOWN) - {"spectrum"}:
-        assert "small <b>model</b> on tiny" in page.texts[key], key
+        assert "small <b>model</b> on tiny-2" in page.texts[key], key
     assert "nDCG@10" in page.texts["figure1a"]
     assert "7 queries, 30 graded passages" in page.texts["figure1a"]  # 13 + 17: easy negatives are not ranked
     assert "0.800 [0.750, 0.850]" in page.texts["figure1a"]
@@ -140,6 +140,7 @@ def test_captions_say_what_was_measured_and_on_what(page):
     assert "200 permutations" in page.texts["figure1c"]
     assert "equal words" in page.texts["figure1c"].partition("Too few token pairs to draw: ")[2]
     assert "31 pairs (seed 3)" in page.texts["decomposition"]
+    assert "outside of −0.5 to 1.5" in page.texts["decomposition"]
     assert "5 draws" in page.texts["head_ablation"]
     assert "p = 0.167" in page.texts["head_ablation"]
 

@@ -13,7 +13,7 @@ import pandas as pd
 from tl_crossenc.artefacts import load_scalars, load_table
 from tl_crossenc.figures.ablation import SPAN_LABELS
 from tl_crossenc.figures.alignment import CEILING, FLOOR
-from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kinds
+from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kinds, ordered_groups
 from tl_crossenc.published import VAST_2025, ZHAN_2020
 from tl_crossenc.tables import OURS_MARK, PAPER_MARK
 
@@ -62,11 +62,15 @@ class Run:
         )
 
     @property
+    def name(self) -> str:
+        """The model in a sentence."""
+        return "the demo model" if self.model == "demo" else self.model
+
+    @property
     def where(self) -> str:
         """`the demo model on trec-dl-2019`."""
-        model = "the demo model" if self.model == "demo" else self.model
         names = ["the demo collection" if name == "demo" else name for name in self.collections]
-        return f"{model} on {' and '.join(names)}" if names else model
+        return f"{self.name} on {' and '.join(names)}" if names else self.name
 
     @property
     def ranked(self) -> str:
@@ -145,7 +149,7 @@ def _matches(folder: Path, scalars: dict, run: Run) -> str:
     mass = load_table(folder, "matches", "mass")
     counts = mass.drop_duplicates("group").set_index("group")["n_pairs"]
     passages = ", ".join(
-        f"{counts[name]:,} {GROUP_NAMES.get(name, name)}" for name in scalars["groups"] if name in counts
+        f"{counts[name]:,} {GROUP_NAMES.get(name, name)}" for name in ordered_groups(counts.index) if name in counts
     )
     return (
         f"What a token attends to on the other side, mean of all heads: {run.where}; passages: {passages}. Top: tokens of the "
@@ -179,9 +183,9 @@ def _figure2(folder: Path, scalars: dict, run: Run) -> str:
         "head of "
         f"{run.where}; q and d are the means of the block's input over QUERY and DOC tokens of {scalars['pairs']:,} pairs, A "
         f"= W_Q W_Kᵀ "
-        f"without biases. Left: raw, as in the paper; right: free of scale, the contrast in standard deviations of the head's "
+        f"without biases. Raw, as in the paper, and free of scale: the contrast in standard deviations of the head's "
         f"own logits "
-        f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Top right in QUERY→DOC: {both} of {len(heads)} heads. "
+        f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Both positive in QUERY→DOC: {both} of {len(heads)} heads. "
         f"Named: the "
         "largest differences of Figure 1b that pass its test."
     )
@@ -191,7 +195,7 @@ def _spectrum(folder: Path, scalars: dict, run: Run) -> str:
     return (
         f"Singular values σₖ of A = W_Q W_Kᵀ relative to the largest, and the alignment Σ σₖ uₖ·vₖ / Σ σₖ of the first k "
         f"directions: "
-        f"all heads of {run.model}, with the heads of the largest passing differences in Figure 1b. Weights only, no test."
+        f"all heads of {run.name}, with the heads of the largest passing differences in Figure 1b. Weights only, no test."
     )
 
 
@@ -205,15 +209,15 @@ def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
         "differences "
         f"within a row, which is what the softmax sees. A dot a head, a line through the medians: {run.where}, "
         f"{scalars['sampled']:,} pairs "
-        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of {FLOOR:g} to {CEILING:g} are drawn "
+        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of −{abs(FLOOR):g} to {CEILING:g} are drawn "
         f"on "
-        "the edge. No test.".replace("-", "−")
+        "the edge. No test."
     )
 
 
 def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
     curve = load_table(folder, "head_ablation", "curve")
-    draws = int(curve["n_draws"].max())
+    draws = int(curve.loc[curve["kind"] == "random", "n_draws"].max() if (curve["kind"] == "random").any() else 0)
     return (
         f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked heads "
         f"removed, in the "
