@@ -209,7 +209,8 @@ def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
         "differences "
         f"within a row, which is what the softmax sees. A dot a head, a line through the medians: {run.where}, "
         f"{scalars['sampled']:,} pairs "
-        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of −{abs(FLOOR):g} to {CEILING:g} are drawn "
+        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of −{abs(FLOOR):g} to "
+        f"{CEILING:g} are drawn "
         f"on "
         "the edge. No test."
     )
