@@ -58,7 +58,7 @@ def pattern_cells(attender, attended):
 def test_stream_by_part(net, site, mode):
     clean, corrupted = tiny_twins()
     base, donor = (corrupted, clean) if mode == "denoise" else (clean, corrupted)
-    found = activation_patch(net, clean, corrupted, site, mode=mode, token_budget=53)
+    found = activation_patch(net, clean, corrupted, site, mode=mode, token_budget={"denoise": 4096, "noise": 53}[mode])
     assert found.axes == {"layer": (0, 1, 2), "part": PART_NAMES}
     expected = plain_loop(net, base, donor, site, by_part)
     np.testing.assert_allclose(found.scores, expected, rtol=0, atol=1e-10)
@@ -91,7 +91,7 @@ def test_stream_by_position(net, site):
 def test_heads(net, site, mode):
     clean, corrupted = tiny_twins()
     base, donor = (corrupted, clean) if mode == "denoise" else (clean, corrupted)
-    found = activation_patch(net, clean, corrupted, site, mode=mode, token_budget=29)
+    found = activation_patch(net, clean, corrupted, site, mode=mode, token_budget={"denoise": 29, "noise": 4096}[mode])
     assert found.axes == {"layer": (0, 1, 2), "head": (0, 1, 2)}
     np.testing.assert_allclose(found.scores, plain_loop(net, base, donor, site, by_head), rtol=0, atol=1e-10)
 

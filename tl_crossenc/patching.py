@@ -32,7 +32,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import numpy as np
 import torch
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.pairs import EncodedPairs
@@ -46,6 +46,7 @@ from tl_crossenc.patching_runs import (
     check_unhooked,
     finish,
     layers_above,
+    pair_batches,
     select_pairs,
 )
 from tl_crossenc.patching_sites import Pieces, choose_pieces, within
@@ -127,7 +128,7 @@ def activation_patch(
     plain = run = 2.0 * model.cfg.n_layers * len(clean)
     total, done = scores.size, 0
     with torch.no_grad():
-        for pairs in length_batches(clean.lengths, token_budget):
+        for pairs in pair_batches(clean.lengths, token_budget):
             twin = TwinRun(model, base.batch(pairs), donor.batch(pairs))
             present = pieces.present(twin.codes).repeat(n_heads, 1).cpu().numpy()  # [head x slot, pair]
             plain += float(present.sum()) * model.cfg.n_layers * len(chosen)

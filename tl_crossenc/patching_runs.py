@@ -19,6 +19,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.attention import AttentionInput, fused_attention
+from tl_crossenc.batching import length_batches
 from tl_crossenc.blocks import BertBlock, is_hooked
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
@@ -28,6 +29,15 @@ from tl_crossenc.patching_sites import SITES, Pieces, Stage
 
 Twin = tuple[Tensor, Tensor]
 """An activation in the base run and in the donor run."""
+
+
+def pair_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """Indices of the pairs whose two runs are made together: few, of almost the same length, since patches multiply them.
+
+    Raises:
+        ValueError: the budget is not positive.
+    """
+    return length_batches(lengths, -(-token_budget // 8))
 
 
 def check_aligned(clean: EncodedPairs, corrupted: EncodedPairs) -> None:

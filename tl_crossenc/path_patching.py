@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from tl_crossenc.attention import fused_attention
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
 from tl_crossenc.heads import check_heads
@@ -51,6 +51,7 @@ from tl_crossenc.patching_runs import (
     check_unhooked,
     finish,
     layers_above,
+    pair_batches,
     rest_of_layer,
     select_pairs,
 )
@@ -142,7 +143,7 @@ def path_patch(
     plain = run = 2.0 * model.cfg.n_layers * len(clean)
     done = 0
     with torch.no_grad():
-        for pairs in length_batches(clean.lengths, token_budget):
+        for pairs in pair_batches(clean.lengths, token_budget):
             path = _Path(TwinRun(model, base.batch(pairs), donor.batch(pairs)), target, mlps == "frozen", chosen)
             ends[:, pairs] = torch.stack(path.twin.scores()).to("cpu", torch.float64).numpy()
             present = pieces.present(path.twin.codes).repeat(len(pieces.heads), 1).cpu().numpy()
