@@ -84,6 +84,11 @@ def load_collection(name_or_folder: str | Path) -> Collection:
     Raises:
         ValueError: no such collection, a part of it is missing, or a line of its files is malformed.
         OSError: ir_datasets could not download or read it.
+
+    >>> collection = load_collection("demo")
+    >>> query_id = min(collection.qrels)
+    >>> len(collection.qrels[query_id]) > 0, query_id in collection.queries
+    (True, True)
     """
     text = str(name_or_folder)
     if text == "demo":

@@ -191,6 +191,10 @@ class Condition:
 
         Raises:
             ValueError: the text is not the form of a condition.
+
+        >>> condition = Condition.parse("zero(DOC->QUERY; layers=0-3; heads=1,5) + mask(CLS->ALL)")
+        >>> len(condition.edits), str(condition.edits[0])
+        (2, 'mask(CLS->ALL)')
         """
         if text.strip().lower() == "none":
             return cls()

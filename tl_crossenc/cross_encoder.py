@@ -17,6 +17,8 @@ from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch, PairEncoder, broadcast_texts
 from tl_crossenc.parts import PartMasks
 from tl_crossenc.porting import config_from_checkpoint, port_weights
+from tl_crossenc.progress import counted
+from tl_crossenc.prompt import Prompt
 
 ReturnType = Literal["scores", "logits", "resid"]
 DTYPES: dict[str, torch.dtype] = {
@@ -26,7 +28,7 @@ DTYPES: dict[str, torch.dtype] = {
 }
 
 
-class HookedCrossEncoder(HookedEncoder):
+class HookedCrossEncoder(Prompt, HookedEncoder):
     """`HookedEncoder` with pooler, classifier, tokenizer and score.
 
     Args:
@@ -185,7 +187,7 @@ class HookedCrossEncoder(HookedEncoder):
         passages: str | Sequence[str],
         *,
         token_budget: int = DEFAULT_TOKEN_BUDGET,
-        progress: Callable[[int], Any] | None = None,
+        progress: Callable[[int], Any] | bool | None = None,
     ) -> Float[Tensor, "passage"]:
         """The score of each passage for the query (or for its own query), on the CPU, in the order given.
 
@@ -195,15 +197,18 @@ class HookedCrossEncoder(HookedEncoder):
             query: one query, or as many as passages.
             passages: the passages.
             token_budget: padded tokens a batch; memory grows with it.
-            progress: called with the number of pairs done after each batch.
+            progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal.
+
+        >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+        >>> model.score("tune a guitar", ["a guitar garden", "old piano", ""]).round(decimals=2)
+        tensor([5.7500, 0.0000, 0.0000])
         """
         encoded = self.encode_pairs(query, passages)
         scores = torch.zeros(len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
-        with torch.no_grad():
+        with torch.no_grad(), counted(progress, "scoring", len(encoded)) as advance:
             for indices in length_batches(encoded.lengths, token_budget):
                 scores[torch.from_numpy(indices)] = self(encoded.batch(indices)).to("cpu", scores.dtype)
-                if progress is not None:
-                    progress(len(indices))
+                advance(len(indices))
         return scores
 
 

@@ -41,6 +41,11 @@ class Direction:
 
         Raises:
             ValueError: the text is not of that form, or names no part.
+
+        >>> Direction.parse("DOC->QUERY").attenders
+        (<Part.DOC: 3>,)
+        >>> str(Direction.parse("cls -> all"))
+        'CLS->ALL'
         """
         directions = parse_directions(text)
         if len(directions) != 1:

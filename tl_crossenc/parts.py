@@ -33,6 +33,9 @@ class Part(IntEnum):
 
         Raises:
             ValueError: the name is not one of the five parts.
+
+        >>> Part.parse("doc").name
+        'DOC'
         """
         name = text.strip().upper()
         if name not in REAL_PART_NAMES:

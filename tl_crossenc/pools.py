@@ -216,6 +216,11 @@ def build_pool(collection: Collection, spec: PoolSpec | None = None) -> Pool:
     Raises:
         ValueError: no judged passage of the collection has a text.
         OSError: the collection could not be downloaded or read.
+
+    >>> from tl_crossenc.collections import load_collection
+    >>> pool = build_pool(load_collection("demo"), PoolSpec(per_grade=2, easy_negatives=1))
+    >>> sorted({pair.grade for pair in pool.pairs})
+    [-1, 0, 1, 2, 3]
     """
     spec = spec or PoolSpec()
     pairs, counts = draw(collection, spec)
