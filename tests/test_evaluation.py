@@ -86,9 +86,7 @@ def test_neighbours_chain():
 
 def test_tolerance_is_relative_above_one_and_absolute_below():
     assert len(evaluation.tie_groups([1000.0, 1000.9], 1e-3)) == 1  # .9 <= 1e-3 · 1000.9
-    assert (
-        len(evaluation.tie_groups([-1000.9, 0.0, 0.9], 1e-3)) == 2
-    )  # the size is that of the largest |score|
+    assert len(evaluation.tie_groups([-1000.9, 0.0, 0.9], 1e-3)) == 2  # the size is that of the largest |score|
     assert len(evaluation.tie_groups([1000.0, 1001.1], 1e-3)) == 2
     assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3)) == 1  # relative to themselves they differ by half
     assert len(evaluation.tie_groups([1.0, 1.0, math.nextafter(1.0, 2)], 0.0)) == 2
@@ -161,9 +159,7 @@ def test_dcg_where_the_discounts_are_rational():
     # Ranks 1, 3 and 7 have the discounts 1, 1/2 and 1/3.
     grades, scores = [0, 3, 0, 2, 0, 0, 1], [6, 7, 4, 5, 3, 2, 1]
     assert evaluation.expected_dcg(scores, grades) == pytest.approx(3 + 2 / 2 + 1 / 3, abs=1e-15)
-    assert evaluation.expected_dcg(scores, grades, gain="exponential") == pytest.approx(
-        7 + 3 / 2 + 1 / 3, abs=1e-15
-    )
+    assert evaluation.expected_dcg(scores, grades, gain="exponential") == pytest.approx(7 + 3 / 2 + 1 / 3, abs=1e-15)
     assert evaluation.expected_dcg(scores, grades, cutoff=6) == pytest.approx(3 + 2 / 2, abs=1e-15)
     assert evaluation.expected_dcg(scores, grades, cutoff=2) == 3.0
     assert evaluation.ideal_dcg(grades) == pytest.approx(3 + 2 / math.log2(3) + 1 / 2, abs=1e-15)
@@ -183,9 +179,7 @@ def test_random_dcg_by_hand():
     # Mean gain (3 + 0 + 1) / 3 at ranks 1..3; the cutoff is beyond the passages.
     total = 1 + 1 / math.log2(3) + 1 / 2
     assert evaluation.random_dcg([3, -1, 1]) == pytest.approx(4 / 3 * total, abs=1e-15)
-    assert evaluation.random_ndcg([3, -1, 1]) == pytest.approx(
-        4 / 3 * total / (3 + 1 / math.log2(3)), abs=1e-15
-    )
+    assert evaluation.random_ndcg([3, -1, 1]) == pytest.approx(4 / 3 * total / (3 + 1 / math.log2(3)), abs=1e-15)
 
 
 def test_random_ranking_of_a_full_pool():
@@ -298,8 +292,7 @@ def interleaved():
     rng = np.random.default_rng(3)
     pairs = [("q7", f"d{i}", int(g), float(i)) for i, g in enumerate(rng.integers(-1, 4, 11))]
     pairs += [
-        ("10", f"d{i}", g, s)
-        for i, (g, s) in enumerate(zip([0, 3, 1, 0, 2, 3, 1], [4, 4, 4, 2, 2, 1, 0], strict=True))
+        ("10", f"d{i}", g, s) for i, (g, s) in enumerate(zip([0, 3, 1, 0, 2, 3, 1], [4, 4, 4, 2, 2, 1, 0], strict=True))
     ]
     pairs += [("q2", f"d{i}", int(g), -0.5 * i) for i, g in enumerate(rng.integers(0, 4, 5))]
     return [pairs[i] for i in rng.permutation(len(pairs))]
@@ -367,16 +360,13 @@ def test_float32_casting_cannot_create_ties():
 def test_document_ids_do_not_decide():
     grades, scores = [3, 0, 1, 0], [2.0, 2.0, 2.0, 2.0]
     values = {
-        evaluation.per_query_ndcg(["q"] * 4, names, grades, scores).loc["q", "ndcg"]
-        for names in ("abcd", "dcba")
+        evaluation.per_query_ndcg(["q"] * 4, names, grades, scores).loc["q", "ndcg"] for names in ("abcd", "dcba")
     }
     assert values == {evaluation.random_ndcg(grades)}
 
 
 def test_numbers_as_ids_series_and_float32_scores():
-    table = pd.DataFrame(
-        {"q": [5, 5, 3], "d": [10, 11, 10], "g": [1, 0, 2], "s": np.float32([0.5, 1.5, -2.0])}
-    )
+    table = pd.DataFrame({"q": [5, 5, 3], "d": [10, 11, 10], "g": [1, 0, 2], "s": np.float32([0.5, 1.5, -2.0])})
     table.index = [2, 0, 1]  # labels that are not positions
     frame = evaluation.per_query_ndcg(table["q"], table["d"], table["g"], table["s"])
     assert frame["ndcg"].to_dict() == {"5": pytest.approx(1 / math.log2(3), abs=1e-15), "3": 1.0}

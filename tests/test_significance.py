@@ -94,9 +94,7 @@ def test_paired_with_one_degree_of_freedom():
 
 def test_unpaired_by_hand():
     # Variances 2 and 2, t = −3 / (√2 · √(1/2 + 1/2)) = −3/√2 with two degrees of freedom.
-    assert significance.unpaired_t([0, 2], [3, 5]) == pytest.approx(
-        p_two_degrees(3 / math.sqrt(2)), abs=1e-15
-    )
+    assert significance.unpaired_t([0, 2], [3, 5]) == pytest.approx(p_two_degrees(3 / math.sqrt(2)), abs=1e-15)
 
 
 def test_unpaired_with_unequal_sizes_and_variances():
@@ -272,9 +270,7 @@ def test_compare_by_hand():
     )
     assert table.loc["same", ["diff_low", "diff_high"]].tolist() == [0, 0]
     # "rises" has the baseline's sd of .1.
-    assert table.loc["rises", ["mean_low", "mean_high"]].tolist() == pytest.approx(
-        [0.9 - 0.1 * half, 0.9 + 0.1 * half]
-    )
+    assert table.loc["rises", ["mean_low", "mean_high"]].tolist() == pytest.approx([0.9 - 0.1 * half, 0.9 + 0.1 * half])
     # "falls" is .4, .4, .4 up to rounding, so its own interval is a point.
     assert table.loc["falls", ["mean_low", "mean_high"]].tolist() == pytest.approx([0.4, 0.4], abs=1e-12)
     # Four degrees of freedom: p = 1 − (3/2) sin θ + (1/2) sin³ θ with sin θ = t / √(t² + 4).
@@ -315,9 +311,7 @@ def test_compare_without_conditions():
 def test_compare_rejects():
     with pytest.raises(ValueError, match="at least one query"):
         significance.compare([], {"a": []})
-    with pytest.raises(
-        ValueError, match="condition CLS->ALL: expected a value a query on both sides but got 1 and 2"
-    ):
+    with pytest.raises(ValueError, match="condition CLS->ALL: expected a value a query on both sides but got 1 and 2"):
         significance.compare([0.5, 0.25], {"CLS->ALL": [0.5]})
     with pytest.raises(ValueError, match=r"condition a: .* 1 NaN"):
         significance.compare([0.5, 0.25], {"a": [0.5, math.nan]})

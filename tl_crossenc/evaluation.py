@@ -53,9 +53,7 @@ from numpy.typing import ArrayLike
 TIE_TOLERANCE: Mapping[str, float] = MappingProxyType({"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2})
 
 
-def tie_groups(
-    scores: ArrayLike, tolerance: float = TIE_TOLERANCE["float32"]
-) -> list[Int64[np.ndarray, "tied"]]:
+def tie_groups(scores: ArrayLike, tolerance: float = TIE_TOLERANCE["float32"]) -> list[Int64[np.ndarray, "tied"]]:
     """Group the passages of one query by score, best group first.
 
     Args:
@@ -273,9 +271,7 @@ def _whole_grades(grades: ArrayLike) -> Int64[np.ndarray, "pair"]:
     gains(grades)  # rejects what is no list of finite numbers
     levels = np.asarray(grades)
     if (levels != np.round(levels)).any():
-        raise ValueError(
-            "expected whole-number grades but got fractions; round them, or call ndcg() by query"
-        )
+        raise ValueError("expected whole-number grades but got fractions; round them, or call ndcg() by query")
     return levels.astype(np.int64)
 
 

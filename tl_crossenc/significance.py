@@ -165,9 +165,7 @@ def compare(baseline: ArrayLike, conditions: Mapping[str, ArrayLike]) -> pd.Data
         ValueError: no queries, lengths or indices that differ, values that are not finite.
     """
     if not _finite(baseline).size:
-        raise ValueError(
-            "expected the values of at least one query but got none; check that the pool has some"
-        )
+        raise ValueError("expected the values of at least one query but got none; check that the pool has some")
     rows = {name: _compare_one(name, baseline, values) for name, values in conditions.items()}
     frame = pd.DataFrame(
         list(rows.values()), index=pd.Index(list(rows), name="condition", dtype=object), columns=COLUMNS
@@ -185,8 +183,7 @@ def _compare_one(name: str, baseline: ArrayLike, values: ArrayLike) -> dict[str,
     indices = [side.index for side in (baseline, values) if isinstance(side, pd.Series)]
     if len(indices) == 2 and not indices[0].equals(indices[1]):
         raise ValueError(
-            f"expected the baseline's queries in its order but condition {name} has others; "
-            "reindex it by the baseline"
+            f"expected the baseline's queries in its order but condition {name} has others; reindex it by the baseline"
         )
     try:
         d, _ = _differences(values, baseline)
