@@ -1,12 +1,15 @@
 import itertools
+import logging
 
 import helpers  # noqa: F401 - steady property tests
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import port, tiny_hf
 
-from tl_crossenc.batching import length_batches
+from tl_crossenc.batching import default_token_budget, length_batches, run_batches
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=50)
 
@@ -53,3 +56,97 @@ def test_nothing_makes_no_batch():
 def test_a_budget_of_nothing_is_refused(budget):
     with pytest.raises(ValueError, match="expected a token budget of at least 1, got"):
         length_batches([1], budget)
+
+
+# The budget of a device.
+
+
+@pytest.mark.parametrize(
+    ("dtype", "free", "expected"),
+    [
+        # 3 layers, d_model 21, d_mlp 53, 3 heads, 31 positions: 2*3*21 + 8*21 + 2*53 + 3*3*31 = 679 numbers a token, in half of
+        # what is free.
+        (torch.float32, 2 * 679 * 4 * 100, 64),
+        (torch.float32, 2 * 679 * 4 * 128, 128),
+        (torch.float32, 2 * 679 * 4 * 128 - 1, 64),
+        (torch.bfloat16, 2 * 679 * 4 * 100, 128),
+        (torch.float32, 0, 31),
+        (torch.float32, 10**12, 65536),
+    ],
+)
+def test_budget_of_a_cuda_device_follows_its_free_memory(monkeypatch, dtype, free, expected):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**13))
+    assert default_token_budget("cuda", port(tiny_hf(), dtype).cfg) == expected
+
+
+def test_budget_of_a_cpu_is_fixed():
+    assert default_token_budget(torch.device("cpu"), port(tiny_hf()).cfg) == 2048
+
+
+# Out of memory.
+
+
+def small_device(lengths, holds, tried):
+    """A run that fails for batches of more than `holds` padded tokens."""
+
+    def run(indices):
+        size = len(indices) * max(lengths[i] for i in indices)
+        tried.append(size)
+        if size > holds:
+            raise torch.OutOfMemoryError(f"no room for {size}\nand more lines")
+        return [lengths[i] for i in indices]
+
+    return run
+
+
+@given(st.lists(st.integers(1, 60), max_size=50), st.integers(1, 200), st.integers(60, 250))
+def test_halves_of_what_does_not_fit_are_run(lengths, budget, holds):
+    tried = []
+    found = list(run_batches(lengths, budget, small_device(lengths, holds, tried)))
+    assert sorted(i for indices, _ in found for i in indices.tolist()) == list(range(len(lengths)))
+    for indices, result in found:
+        assert result == [lengths[i] for i in indices]
+    if max(tried, default=0) <= holds:
+        assert [indices.tolist() for indices, _ in found] == [b.tolist() for b in length_batches(lengths, budget)]
+
+
+def test_a_size_that_failed_is_not_tried_again_and_one_warning_says_so(caplog):
+    lengths, tried = [10] * 32, []
+    with caplog.at_level(logging.WARNING):
+        found = list(run_batches(lengths, 80, small_device(lengths, 25, tried)))
+    assert tried == [80, 40] + [20] * 16
+    assert [i for indices, _ in found for i in indices.tolist()] == list(range(32))
+    assert len(caplog.records) == 1
+    assert "80 tokens (no room for 80); going on with half" in caplog.text
+
+
+def test_a_pair_that_does_not_fit_alone_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError, match="no room for 30"):
+        list(run_batches([30, 5], 64, small_device([30, 5], 29, [])))
+
+
+def test_other_errors_are_not_caught():
+    def fail(indices):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        list(run_batches([3, 4], 64, fail))
+
+
+def test_what_a_failed_run_held_is_gone_before_the_next():
+    import weakref
+
+    class Held:
+        pass
+
+    alive = []
+
+    def run(indices):
+        assert all(reference() is None for reference in alive)
+        held = Held()
+        alive.append(weakref.ref(held))
+        if len(indices) > 1:
+            raise torch.OutOfMemoryError("full")
+
+    assert len(list(run_batches([3, 3, 3], 64, run))) == 3
+    assert len(alive) > 3

@@ -185,6 +185,28 @@ def test_at_most_two_residual_streams_a_level_are_alive(rows, model, monkeypatch
     assert all(a_level <= 2 and deepest <= layer for layer, a_level, deepest in most), most
 
 
+# A device that is too small.
+
+
+def test_a_batch_that_does_not_fit_is_run_in_halves(rows, one_by_one, model, monkeypatch, caplog):
+    run_layer, failed, seen = BertBlock.forward, [], []
+
+    def small(self, resid, *args, **kwargs):
+        if (
+            self.layer == 1 and resid.shape[0] * resid.shape[1] > 50
+        ):  # amid a walk, when some scores may be there already
+            failed.append(resid.shape)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run_layer(self, resid, *args, **kwargs)
+
+    monkeypatch.setattr(BertBlock, "forward", small)
+    found = run_conditions(model, encoded(rows), CONDITIONS, token_budget=160, progress=seen.append)
+    assert failed
+    np.testing.assert_allclose(found.values, one_by_one, rtol=0, atol=1e-11)
+    assert sum(seen) == found.layers_run
+    assert len([record for record in caplog.records if "no memory" in record.message]) == 1
+
+
 # Bad input.
 
 

@@ -1,16 +1,54 @@
-"""Length buckets: which pairs are run together.
+"""Length buckets: which pairs are run together, and what to do when they do not fit.
 
 Pairs are sorted by length and cut into batches whose padded size stays under a token budget, so that almost no padding is
-computed and memory is bounded whatever the number of pairs.
+computed and memory is bounded whatever the number of pairs. A batch that the device has no memory for is halved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
+import torch
+
+from tl_crossenc.encoder_config import CrossEncoderConfig
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TOKEN_BUDGET = 2048
+"""On a CPU, where larger batches fall out of its caches."""
+LARGEST_BUDGET = 1 << 16
+"""On a device: what comes on top of this does not make it faster."""
+_T = TypeVar("_T")
+
+
+def token_bytes(cfg: CrossEncoderConfig) -> int:
+    """Bytes that a padded token takes while conditions run, at most: the activations of a layer at work, a pattern where one is
+    looked at, and the residual streams that a walk over conditions holds, two a level.
+
+    `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`.
+    """
+    held = 2 * cfg.n_layers * cfg.d_model
+    at_work = 8 * cfg.d_model + 2 * (cfg.d_mlp or 4 * cfg.d_model) + 3 * cfg.n_heads * cfg.n_ctx
+    return (held + at_work) * torch.finfo(cfg.dtype).bits // 8
+
+
+def default_token_budget(device: torch.device | str, cfg: CrossEncoderConfig) -> int:
+    """Padded tokens a batch for a model on a device.
+
+    On a CPU `DEFAULT_TOKEN_BUDGET`. On a CUDA device what half of its free memory holds by `token_bytes`, rounded down to a power
+    of two (so that a rerun finds the same stored results though a little less is free) and at most `LARGEST_BUDGET`; at least
+    `n_ctx`, one pair.
+    """
+    place = torch.device(device)
+    if place.type != "cuda":
+        return DEFAULT_TOKEN_BUDGET
+    free, _ = torch.cuda.mem_get_info(place)
+    fits = max(free // 2 // token_bytes(cfg), 1)
+    return int(max(min(1 << (fits.bit_length() - 1), LARGEST_BUDGET), cfg.n_ctx))
 
 
 def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFAULT_TOKEN_BUDGET) -> list[np.ndarray]:
@@ -33,3 +71,46 @@ def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFA
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def run_batches(
+    lengths: Sequence[int] | np.ndarray, token_budget: int, run: Callable[[np.ndarray], _T]
+) -> Iterator[tuple[np.ndarray, _T]]:
+    """(indices, `run(indices)`) of every batch of `length_batches`; one that the device has no memory for is run in halves.
+
+    Once a batch did not fit, later ones are halved before they are tried, until they are no larger than what it was halved to.
+    Halves give what the whole would, to rounding.
+
+    Raises:
+        torch.OutOfMemoryError: there is no memory for a single pair.
+        ValueError: the budget is not positive.
+    """
+    queue = deque(length_batches(lengths, token_budget))
+    limit: int | None = None
+    while queue:
+        indices = queue.popleft()
+        size = len(indices) * int(lengths[indices[0]])
+        failure: str | None = None
+        if limit is None or size <= limit or len(indices) == 1:
+            try:
+                found = run(indices)
+            except torch.OutOfMemoryError as error:
+                if len(indices) == 1:
+                    raise
+                failure = str(error).partition("\n")[0]
+            else:
+                yield indices, found
+                del found
+                continue
+        if failure is not None:  # out of the handler, whose traceback holds what the failed run held
+            if limit is None:
+                logger.warning(
+                    "no memory for a batch of %d tokens (%s); going on with half: a smaller token_budget avoids the failed try",
+                    size,
+                    failure,
+                )
+            limit = size // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        half = (len(indices) + 1) // 2
+        queue.extendleft((indices[half:], indices[:half]))

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
     )
-    reproduce.add_argument("--token-budget", type=_count, help="padded tokens a batch")
+    reproduce.add_argument("--token-budget", type=_count, help="padded tokens a batch (default: what suits the device)")
     reproduce.add_argument("--only-table1", action="store_true", help="leave the figures, the heads and the report")
     reproduce.add_argument(
         "--direction", action="append", metavar="D", help="of Figure 1a, such as DOC->QUERY; several times for several"
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--per-grade", type=_count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
     )
     masks.add_argument("--seed", type=int, default=0, help="of the pool's draw (default: 0)")
-    masks.add_argument("--token-budget", type=_count, help="padded tokens a batch")
+    masks.add_argument("--token-budget", type=_count, help="padded tokens a batch (default: what suits the device)")
     _model_options(masks)
 
     parity = _command(commands, "parity", _parity, "port a model and compare it with Hugging Face's")
@@ -166,7 +166,6 @@ def _last_name(name: str) -> str:
 def _reproduce(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
     from tl_crossenc.directions import parse_directions
     from tl_crossenc.experiments.layers import FIGURE_1A
     from tl_crossenc.experiments.paper import PaperOptions
@@ -190,7 +189,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         mode=arguments.mode,
         pool=PoolSpec(arguments.per_grade, arguments.easy_negatives, arguments.seed),
         gain=arguments.gain,
-        token_budget=arguments.token_budget or DEFAULT_TOKEN_BUDGET,
+        token_budget=arguments.token_budget,
         options=PaperOptions(
             directions=tuple(directions) or FIGURE_1A,
             span=arguments.span,
@@ -217,7 +216,6 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 def _compare_masks(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
     from tl_crossenc.cross_encoder import HookedCrossEncoder
     from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
     from tl_crossenc.files import write_atomic
@@ -250,7 +248,7 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
             pools,
             store,
             presets=presets,
-            token_budget=arguments.token_budget or DEFAULT_TOKEN_BUDGET,
+            token_budget=arguments.token_budget,
             progress=advance,
         )
     names = ", ".join(pool.collection for pool in pools)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.batching import default_token_budget, run_batches
 from tl_crossenc.blocks import BertPooler, Classifier
 from tl_crossenc.embedded import open_model
 from tl_crossenc.encoder_config import CrossEncoderConfig
@@ -186,7 +187,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         query: str | Sequence[str],
         passages: str | Sequence[str],
         *,
-        token_budget: int = DEFAULT_TOKEN_BUDGET,
+        token_budget: int | None = None,
         progress: Callable[[int], Any] | bool | None = None,
     ) -> Float[Tensor, "passage"]:
         """The score of each passage for the query (or for its own query), on the CPU, in the order given.
@@ -196,7 +197,8 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         Args:
             query: one query, or as many as passages.
             passages: the passages.
-            token_budget: padded tokens a batch; memory grows with it.
+            token_budget: padded tokens a batch; memory grows with it. By default what suits the device
+                (`batching.default_token_budget`). A batch that its memory does not hold is run in halves.
             progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal.
 
         >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
@@ -205,9 +207,14 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         """
         encoded = self.encode_pairs(query, passages)
         scores = torch.zeros(len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
+        budget = default_token_budget(self.device, self.cfg) if token_budget is None else token_budget
+
+        def run(indices: np.ndarray) -> Tensor:
+            return self(encoded.batch(indices)).to("cpu", scores.dtype)
+
         with torch.no_grad(), counted(progress, "scoring", len(encoded)) as advance:
-            for indices in length_batches(encoded.lengths, token_budget):
-                scores[torch.from_numpy(indices)] = self(encoded.batch(indices)).to("cpu", scores.dtype)
+            for indices, found in run_batches(encoded.lengths, budget, run):
+                scores[torch.from_numpy(indices)] = found
                 advance(len(indices))
         return scores
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.attention import AttentionInput
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.batching import default_token_budget, run_batches
 from tl_crossenc.conditions import Condition, LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
 from tl_crossenc.pairs import EncodedPairs
@@ -49,7 +49,7 @@ def run_conditions(
     pairs: EncodedPairs,
     conditions: Sequence[Condition],
     *,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Score every pair under every condition (on top of what `model.ablating` removes at the moment).
@@ -58,7 +58,8 @@ def run_conditions(
         model: the model.
         pairs: encoded pairs, from `model.encode_pairs`.
         conditions: what to ablate; the empty condition is the unablated model.
-        token_budget: padded tokens a batch.
+        token_budget: padded tokens a batch; by default what suits the device (`batching.default_token_budget`). A batch that its
+            memory does not hold is run in halves.
         progress: called after each batch with the number of layer runs (times pairs) done.
 
     Raises:
@@ -71,14 +72,17 @@ def run_conditions(
     runs = count_layer_runs(plans)
     dtype = np.float64 if model.dtype == torch.float64 else np.float32
     values = np.zeros((len(conditions), len(pairs)), dtype=dtype)
+    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
+
+    def run(indices: np.ndarray) -> None:
+        batch = pairs.batch(indices).to(model.device)
+        given = model.attention_input(batch.attention_mask, batch.parts)
+        resid = model.run_embed(batch.tokens, batch.token_type_ids)
+        for members, scores in _walk(model, given, plans, 0, resid, list(range(len(plans)))):
+            values[np.ix_(np.asarray(members), indices)] = scores.to("cpu", torch.float64).numpy()
+
     with torch.no_grad():
-        for indices in length_batches(pairs.lengths, token_budget):
-            batch = pairs.batch(indices).to(model.device)
-            given = model.attention_input(batch.attention_mask, batch.parts)
-            resid = model.run_embed(batch.tokens, batch.token_type_ids)
-            for members, scores in _walk(model, given, plans, 0, resid, list(range(len(plans)))):
-                values[np.ix_(np.asarray(members), indices)] = scores.to("cpu", torch.float64).numpy()
-            del resid
+        for indices, _ in run_batches(pairs.lengths, budget, run):
             if progress is not None:
                 progress(runs * len(indices))
     return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs))

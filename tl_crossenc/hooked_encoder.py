@@ -154,7 +154,9 @@ class HookedEncoder(HookedRootModule):
     ) -> AttentionInput:
         """What the layers need of a batch besides its activations."""
         moved = None if parts is None else parts.to(self.device)
-        return AttentionInput(attention_mask.to(self.device).bool(), moved, self.dtype)
+        given = AttentionInput(attention_mask.to(self.device).bool(), moved, self.dtype)
+        _ = given.bias  # once a batch: reading it waits for the device, and torch.compile could not trace it in a layer
+        return given
 
     def run_embed(
         self, tokens: Int[Tensor, "pair pos"], token_type_ids: Int[Tensor, "pair pos"]

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from tl_crossenc.artefacts import save_all
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.batching import default_token_budget
 from tl_crossenc.collections import TREC_DL, load_collection
 from tl_crossenc.conditions import MODES, UNABLATED, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
@@ -51,6 +51,7 @@ class Settings:
         pool: how passages are drawn.
         cutoff: the k of nDCG@k.
         gain: "linear" (as in trec_eval) or "exponential".
+        token_budget: padded tokens a batch; None for what suits the device (`batching.default_token_budget`).
         options: what of the other experiments is chosen.
         heads: text of the heads to ablate, `3.7,4.1` or `@matching`; None for those that Figure 1b ranks highest.
         only_table1: leave all but Table 1.
@@ -67,7 +68,7 @@ class Settings:
     pool: PoolSpec = field(default_factory=PoolSpec)
     cutoff: int = 10
     gain: str = "linear"
-    token_budget: int = DEFAULT_TOKEN_BUDGET
+    token_budget: int | None = None
     options: PaperOptions = field(default_factory=PaperOptions)
     heads: str | None = None
     only_table1: bool = False
@@ -138,6 +139,8 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
         revision=settings.revision,
         tokenizer=settings.tokenizer,
     )
+    if settings.token_budget is None:
+        settings = replace(settings, token_budget=default_token_budget(model.device, model.cfg))
     pools = tuple(frozen_pool(name, settings.pool, settings.out / "pools") for name in settings.collections)
     with progress("Table 1") as advance:
         table = run_table1(

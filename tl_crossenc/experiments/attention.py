@@ -26,7 +26,7 @@ from tl_crossenc.attention_flow import (
     Moments,
     measure_attention,
 )
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
@@ -113,7 +113,7 @@ def run_attention(
     pools: Sequence[Pool],
     store: Store,
     *,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> Attention:
     """Measure attention by direction over all pairs of all pools, easy negatives included, computing only missing cells.
@@ -132,7 +132,8 @@ def run_attention(
         for i, start in enumerate(range(0, len(pool), SHARD))
     ]
     stops = full_stop_ids(model)
-    keys = [cell_key(model, pool, i, stops, token_budget) for pool, i, _ in shards]
+    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
+    keys = [cell_key(model, pool, i, stops, budget) for pool, i, _ in shards]
     absent = set(store.missing(keys))
     layers = model.cfg.n_layers
     total = layers * sum(len(pairs) for (_, _, pairs), key in zip(shards, keys, strict=True) if key in absent)
@@ -150,7 +151,7 @@ def run_attention(
             encoded = model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
             groups = [(pair.query_id, pair.grade) for pair in pairs]
             measured = measure_attention(
-                model, encoded, groups, full_stops=stops, token_budget=token_budget, progress=advance
+                model, encoded, groups, full_stops=stops, token_budget=budget, progress=advance
             )
             about = {"model": model.cfg.model_name, "collection": pool.collection}
             store.write(key, flow_to_table(measured), about)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import MODES, UNABLATED, Condition, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.ranking import rank_under
@@ -96,7 +95,7 @@ def run_compare_masks(
     modes: Sequence[Mode] = MODES,
     cutoff: int = 10,
     gain: str = "linear",
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> MaskComparison:
     """Rank the pools' graded passages under every preset in every mode, and compare with the unablated model.

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.ranking import rank_under
@@ -89,7 +88,7 @@ def run_head_ablation(
     mode: Mode = "zero",
     cutoff: int = 10,
     gain: str = "linear",
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> HeadAblation:
     """Ablate the first k heads of `ranking` for each k of `counts`, and `n_draws` random sets like each.

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
@@ -81,7 +80,7 @@ def run_layer_sweep(
     mode: Mode = "zero",
     cutoff: int = 10,
     gain: str = "linear",
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> LayerSweep:
     """Remove each direction in a span of layers that grows with l (or shrinks, or is l alone), and rank.

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
@@ -70,7 +69,7 @@ def run_paper(
     mode: Mode = "zero",
     cutoff: int = 10,
     gain: str = "linear",
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: ProgressFactory = no_progress,
 ) -> dict[str, Any]:
     """Results, or the `Unavailable` that stands for one, under the keys of `artefacts.ARTEFACTS`."""

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
@@ -83,7 +83,7 @@ def run_qk_alignment(
     weighting: Weighting | str = "token",
     max_pairs: int = 512,
     seed: int = 0,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> QKAlignment:
     """Compute Figure 2 over all pairs of all pools together, easy negatives among them where a pool has them.
@@ -110,7 +110,8 @@ def run_qk_alignment(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(everything))[:max_pairs])
     sample = [everything[i] for i in chosen]
     drawn = {"pools": "+".join(pool.digest for pool in pools), "max_pairs": max_pairs, "seed": seed}
-    given = {"weighting": weighting, "token_budget": token_budget}
+    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
+    given = {"weighting": weighting, "token_budget": budget}
     mean_cells = [
         (_key(model, "qk-means", pool=pool.digest, shard=i, **given), pairs)
         for pool in pools
@@ -123,14 +124,14 @@ def run_qk_alignment(
     moments = PartMoments.empty(cfg.n_layers, cfg.d_model)
     for key, pairs in mean_cells:
         moments += run.cell(
-            key, pairs, moments, lambda e: part_moments(model, e, weighting=weighting, token_budget=token_budget)
+            key, pairs, moments, lambda e: part_moments(model, e, weighting=weighting, token_budget=budget)
         )
     for part, weight in zip(MATCHED_PARTS, moments.weight, strict=True):
         if weight == 0:
             raise Unavailable(f"the query-key contrasts need {part.name} tokens, and no pair has any.")
     terms = TermMoments.empty(cfg.n_layers, cfg.n_heads)
     for key, pairs in term_cells:
-        terms += run.cell(key, pairs, terms, lambda e: term_moments(model, e, moments.mean, token_budget=token_budget))
+        terms += run.cell(key, pairs, terms, lambda e: term_moments(model, e, moments.mean, token_budget=budget))
     if not terms.count.all():
         raise Unavailable(
             f"the score decomposition needs pairs with both query and passage tokens, and none of {len(sample)} has both."

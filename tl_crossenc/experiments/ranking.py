@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import Condition
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.evaluation import per_query_ndcg
@@ -47,7 +46,7 @@ def rank_under(
     *,
     cutoff: int = 10,
     gain: str = "linear",
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> Ranked:
     """Rank the pools' graded passages (easy negatives left out) under every condition.

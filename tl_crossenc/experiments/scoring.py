@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.batching import default_token_budget
 from tl_crossenc.conditions import Condition
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.execution import count_layer_runs, run_conditions
@@ -54,7 +54,7 @@ def score_pool(
     conditions: Sequence[Condition],
     store: Store,
     *,
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> PoolScores:
     """Score every pair of the pool under every condition, computing only the cells that are missing.
@@ -65,11 +65,12 @@ def score_pool(
     """
     if not conditions:
         raise ValueError("expected at least one condition to score under, got none")
+    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
     identity = model_identity(model)
     distinct = list(dict.fromkeys(conditions))
     shards = [range(start, min(start + SHARD, len(pool))) for start in range(0, len(pool), SHARD)]
     keys = {
-        (condition, i): cell_key(identity, pool, model.active_condition + condition, i, token_budget)
+        (condition, i): cell_key(identity, pool, model.active_condition + condition, i, budget)
         for condition in distinct
         for i in range(len(shards))
     }
@@ -92,7 +93,7 @@ def score_pool(
             continue
         pairs = [pool.pairs[index] for index in shard]
         encoded = model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
-        scores = run_conditions(model, encoded, missing, token_budget=token_budget, progress=advance)
+        scores = run_conditions(model, encoded, missing, token_budget=budget, progress=advance)
         alone += scores.layers_alone
         _require_finite(scores.values, missing)
         for condition, values in zip(missing, scores.values, strict=True):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction, direction_grid
@@ -78,7 +77,7 @@ def run_table1(
     mode: Mode = "zero",
     cutoff: int = 10,
     gain: str = "linear",
-    token_budget: int = DEFAULT_TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> Table1:
     """Compute Table 1 over the queries of all pools together, easy negatives left out of the ranking.

@@ -1,0 +1,53 @@
+"""Nothing ablated: our scores against Hugging Face's SDPA model on the same length-sorted batches.
+
+python benchmarks/unablated.py --collection FOLDER --shape minilm base
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from common import (
+    batches,
+    interleave,
+    parse,
+    parser,
+    print_machine,
+    print_pairs,
+    print_timings,
+    real_pairs,
+    run_hf,
+    sample,
+    subject,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = parse(parser(__doc__, pairs=192, shapes=("minilm", "base")), argv)
+    print_machine()
+    pairs = real_pairs(given.collection, given.pairs)
+    print_pairs(pairs, given.collection, given.token_budget)
+    for shape in given.shape:
+        tested = subject(shape)
+        chosen = pairs if shape in ("minilm", "tiny") else sample(pairs, given.pairs // 3)
+        sorted_batches = batches(chosen, given.token_budget)
+        hf = tested.hf("sdpa")
+        theirs = torch.cat(run_hf(hf, sorted_batches))
+        ours = torch.cat([tested.model(batch, return_type="logits") for batch in sorted_batches])
+        print(f"\nlargest difference of logits: {float((theirs - ours).abs().max()):.1e}")
+
+        def run_ours(model=tested.model, over=sorted_batches) -> None:
+            for batch in over:
+                model(batch)
+
+        def run_theirs(model=hf, over=sorted_batches) -> None:
+            run_hf(model, over)
+
+        timings = interleave({"Hugging Face SDPA": run_theirs, "ours": run_ours}, given.rounds)
+        print_timings(f"{shape}, {len(chosen)} pairs", timings, "Hugging Face SDPA")
+        print(f"throughput against Hugging Face: {timings.ratio('Hugging Face SDPA', 'ours'):.2f} x")
+
+
+if __name__ == "__main__":
+    main()
