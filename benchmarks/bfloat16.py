@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, values in found.items():
         for i, condition in enumerate(CONDITIONS):
             off = np.abs(values[i] - reference[i])
-            ndcg, exactly = (_ndcg(chosen, column, name) for column in (values[i], reference[i]))
+            ndcg, exactly = _ndcg(chosen, values[i], name), _ndcg(chosen, reference[i], "float32")
             row = (f"{off.max():.3f}", f"{off.mean():.4f}", f"{ndcg.mean():.4f}", f"{np.abs(ndcg - exactly).max():.4f}")
             rows.append((f"{name}, {condition}", *row))
     header = ("", "largest difference of scores", "mean", "nDCG@10", "largest difference in a query")

@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from tl_crossenc.attention import AttentionInput
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.checkpoints import Checkpoint
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.embedded import open_model
 from tl_crossenc.pairs import EncodedPairs, PairBatch
+from tl_crossenc.parts import PartMasks
 from tl_crossenc.porting import config_from_checkpoint, port_weights
 
 SHAPES = {
@@ -151,6 +153,26 @@ def run_hf(model: Any, given: Sequence[PairBatch]) -> list[torch.Tensor]:
         model(batch.tokens, attention_mask=batch.attention_mask.long(), token_type_ids=batch.token_type_ids).logits
         for batch in given
     ]
+
+
+def compiled_forward(model: HookedCrossEncoder) -> Callable[[PairBatch], torch.Tensor]:
+    """The unablated pass as one graph, without breaks, for any batch shape."""
+
+    def run(tokens, types, mask, bias, codes):
+        given = AttentionInput(mask, PartMasks(codes), model.dtype)
+        given.__dict__.update(padded=bias is not None, bias=bias)
+        resid = model.run_embed(tokens, types)
+        for layer in range(model.cfg.n_layers):
+            resid = model.run_layer(layer, resid, given, only_cls=layer == model.cfg.n_layers - 1)
+        return model.run_head(resid)
+
+    graph = torch.compile(run, fullgraph=True, dynamic=True)
+
+    def forward(batch):
+        given = model.attention_input(batch.attention_mask, batch.parts)
+        return graph(batch.tokens, batch.token_type_ids, given.attention_mask, given.bias, batch.parts.codes)
+
+    return forward
 
 
 @contextmanager

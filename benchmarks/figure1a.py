@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs.run(
         argv,
         __doc__,
-        pairs=64,
+        pairs=32,
         name="Figure 1a",
         chosen_of=lambda n_layers: [
             (direction, range(layer + 1), condition)

@@ -16,6 +16,7 @@ import torch
 from ceiling import needed
 from common import (
     batches,
+    compiled_forward,
     interleave,
     parse,
     parser,
@@ -32,7 +33,6 @@ from tl_crossenc.batching import default_token_budget
 from tl_crossenc.conditions import UNABLATED
 from tl_crossenc.execution import run_conditions
 from tl_crossenc.experiments.table1 import table1_conditions
-from tl_crossenc.parts import PartMasks
 
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125, "4090": 165}
 """Dense bfloat16 TFLOP/s, from the makers' data sheets; the first name found in the device's counts."""
@@ -116,28 +116,6 @@ def measure(shape: str, pairs, given, name: str) -> None:
     print_table("Utilisation", ("job", "pairs/s", "TFLOP/s", "of the peak (MFU)", "of its own matmul"), rows)
     if given.device.startswith("cuda"):
         print(f"peak memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
-
-
-def compiled_forward(model):
-    """The unablated pass as one graph, without breaks, for any batch shape."""
-
-    def run(tokens, types, mask, bias, codes):
-        from tl_crossenc.attention import AttentionInput
-
-        given = AttentionInput(mask, PartMasks(codes), model.dtype)
-        given.__dict__.update(padded=bias is not None, bias=bias)
-        resid = model.run_embed(tokens, types)
-        for layer in range(model.cfg.n_layers):
-            resid = model.run_layer(layer, resid, given, only_cls=layer == model.cfg.n_layers - 1)
-        return model.run_head(resid)
-
-    graph = torch.compile(run, fullgraph=True, dynamic=True)
-
-    def forward(batch):
-        given = model.attention_input(batch.attention_mask, batch.parts)
-        return graph(batch.tokens, batch.token_type_ids, given.attention_mask, given.bias, batch.parts.codes)
-
-    return forward
 
 
 def machine_rate(device: str, size: int, wait) -> float:

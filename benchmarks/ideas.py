@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for shape in given.shape:
         model = subject(shape).model
         one_forward(shape, model, pairs, given)
-        whole_jobs(shape, model, sample(pairs, given.pairs // 4), given)
+        whole_jobs(shape, model, sample(pairs, max(given.pairs // 12, 4)), given)
 
 
 def one_forward(shape: str, model, pairs, given) -> None:

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     jobs.run(
         argv,
         __doc__,
-        pairs=64,
+        pairs=32,
         name="Table 1",
         chosen_of=lambda n_layers: [
             (direction, None, condition) for direction, condition in table1_conditions().items()

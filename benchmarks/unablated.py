@@ -1,6 +1,6 @@
 """Nothing ablated: our scores against Hugging Face's SDPA model on the same length-sorted batches.
 
-python benchmarks/unablated.py --collection FOLDER --shape minilm base
+python benchmarks/unablated.py --collection FOLDER --shape minilm base [--compile]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from common import (
     batches,
+    compiled_forward,
     interleave,
     parse,
     parser,
@@ -24,7 +25,9 @@ from common import (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = parse(parser(__doc__, pairs=192, shapes=("minilm", "base")), argv)
+    options = parser(__doc__, pairs=192, shapes=("minilm", "base"))
+    options.add_argument("--compile", action="store_true", help="our pass under torch.compile as well")
+    given = parse(options, argv)
     print_machine()
     pairs = real_pairs(given.collection, given.pairs)
     print_pairs(pairs, given.collection, given.token_budget)
@@ -44,7 +47,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         def run_theirs(model=hf, over=sorted_batches) -> None:
             run_hf(model, over)
 
-        timings = interleave({"Hugging Face SDPA": run_theirs, "ours": run_ours}, given.rounds)
+        jobs = {"Hugging Face SDPA": run_theirs, "ours": run_ours}
+        if given.compile:
+            compiled = compiled_forward(tested.model)
+
+            def run_compiled(model=compiled, over=sorted_batches) -> None:
+                for batch in over:
+                    model(batch)
+
+            jobs["ours, compiled"] = run_compiled
+        timings = interleave(jobs, given.rounds)
         print_timings(f"{shape}, {len(chosen)} pairs", timings, "Hugging Face SDPA")
         print(f"throughput against Hugging Face: {timings.ratio('Hugging Face SDPA', 'ours'):.2f} x")
 

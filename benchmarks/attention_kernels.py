@@ -1,6 +1,6 @@
 """Which attention kernel runs, by the profiler, and what one call of it takes, for every form in which attention is called.
 
-python benchmarks/kernels.py [--device cuda]
+python benchmarks/attention_kernels.py [--device cuda]
 """
 
 from __future__ import annotations
