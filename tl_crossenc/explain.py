@@ -5,9 +5,14 @@ every component writes to CLS. Of a head with pattern A, the rows R of the one t
 
     mass(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} A[r, c]
 
-is the share of its attention that a token of the one text gives to the other, |C| / positions if it attended evenly (`even`). The
-token pairs that a head joins are the largest A[r, c]. All of them are those of the run as it is: with what `model.ablating`
-removes gone, and with hooks that the model has.
+is the share of its attention that a token of the one text gives to the other, `even` = |C| / n if it attended evenly to all n
+positions. A head without any preference gives much to a long text; so heads are ordered by what goes beyond that,
+
+    beyond(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} max(A[r, c] - 1/n, 0),
+
+and the token pairs that a head joins are the largest A[r, c]. All of this is of the run as it is: with what `model.ablating`
+removes gone, and with the hooks that the model has. Heads of the last layer are in the tables, but are not shown: only CLS is read
+from there, and nothing that QUERY or DOC takes in reaches the score (`reaches_score`).
 
 **Limits.** A head can look across without bringing anything (its values decide that), and what it brings may be undone later:
 attention says where to look; ablation and patching (`patching`) say what it is worth.
@@ -25,9 +30,9 @@ head 3.1   +5.7542
 31 others   0.0000
 <BLANKLINE>
 Heads that moved most attention across
-direction   head   mass   even  joins
-QUERY->DOC  1.2   0.662  0.333  a→a 0.99, guitar→guitar 0.99
-DOC->QUERY  1.2   0.662  0.333  a→a 0.99, guitar→guitar 0.99
+direction   head   even   mass  beyond  joins
+QUERY->DOC  1.2   0.333  0.662   0.588  a→a 0.99, guitar→guitar 0.99
+DOC->QUERY  1.2   0.333  0.662   0.588  a→a 0.99, guitar→guitar 0.99
 >>> links = found.to_frame("links").query("direction == 'DOC->QUERY' and layer == 1 and head == 2")
 >>> links[["attender", "attended", "attender_pos", "attended_pos"]].head(2).values.tolist()
 [['a', 'a', 5, 2], ['guitar', 'guitar', 6, 3]]
@@ -45,6 +50,7 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.direct_attribution import direct_attribution
 from tl_crossenc.explanation import Explanation
 from tl_crossenc.hooked_encoder import FwdHooks
+from tl_crossenc.markup import short_name
 from tl_crossenc.parts import Part
 
 ACROSS = ((Part.QUERY, Part.DOC), (Part.DOC, Part.QUERY))
@@ -84,7 +90,7 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
     return Explanation(
         query=query,
         passage=passage,
-        model=str(model.cfg.model_name),
+        model=short_name(str(model.cfg.model_name)),
         condition="" if condition.edits == () else str(condition),
         score=float(split.scores[0]),
         tokens=tokens,
@@ -115,7 +121,9 @@ def _attention_across(
                 continue
             name = f"{attender.name}->{attended.name}"
             for head, block in enumerate(weights[:, rows[:, None], columns]):
-                masses.append((name, layer, head, float(block.sum(1).mean()), len(columns) / len(tokens)))
+                beyond = (block - 1 / len(tokens)).clip(min=0).sum(1).mean()
+                even, mass = len(columns) / len(tokens), float(block.sum(1).mean())
+                masses.append((name, layer, head, mass, even, float(beyond), layer < model.cfg.n_layers - 1))
                 for flat in np.argsort(-block, axis=None, kind="stable")[:links]:
                     r, c = np.unravel_index(flat, block.shape)
                     i, j = int(rows[r]), int(columns[c])
@@ -124,8 +132,8 @@ def _attention_across(
     hooks: FwdHooks = [(f"blocks.{layer}.attn.hook_pattern", look) for layer in range(model.cfg.n_layers)]
     with torch.no_grad():
         model.run_with_hooks(batch, fwd_hooks=hooks)
-    heads = pd.DataFrame(masses, columns=["direction", "layer", "head", "mass", "even"])
+    heads = pd.DataFrame(masses, columns=["direction", "layer", "head", "mass", "even", "beyond", "reaches_score"])
     heads["order"] = heads["direction"].map({f"{a.name}->{b.name}": i for i, (a, b) in enumerate(ACROSS)})
-    heads = heads.sort_values(["order", "mass"], ascending=[True, False], kind="stable", ignore_index=True)
+    heads = heads.sort_values(["order", "beyond"], ascending=[True, False], kind="stable", ignore_index=True)
     columns = ["direction", "layer", "head", "weight", "attender_pos", "attended_pos", "attender", "attended"]
     return heads.drop(columns="order"), pd.DataFrame(joined, columns=columns)

@@ -52,7 +52,7 @@ NAMES = {
 STANDS_OUT = 2.0
 """A token pair is shown if its weight is at least so many times that of even attention."""
 NOTHING = 1e-5
-"""A component is shown if it is more than this share of the largest, a head if its mass is by more than this above even."""
+"""A component is shown if it is more than this share of the largest, a head if more than this of its attention goes beyond even."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Explanation:
         truncated: whether the passage lost tokens.
         contributions: a row a component: `component`, `layer`, `head`, `contribution`, largest in absolute value first; they sum
             to the score.
-        heads: a row a (direction, head): `direction`, `layer`, `head`, `mass`, `even`; the largest mass of each direction first.
+        heads: a row a (direction, head): `direction`, `layer`, `head`, `mass`, `even`, `beyond`, `reaches_score`; the largest
+            `beyond` of each direction first.
         links: the heaviest token pairs of each row of `heads`: `direction`, `layer`, `head`, `weight`, `attender_pos`,
             `attended_pos`, `attender`, `attended`.
         top: how many components, and heads a direction, are shown.
@@ -115,8 +116,10 @@ class Explanation:
         """The directions between query and passage, in the order shown."""
         return list(dict.fromkeys(self.heads["direction"]))
 
-    def top_heads(self, direction: str) -> list[tuple[str, float, list[tuple[int, int, float]]]]:
-        """(head, mass, token pairs) of the `top` heads with most attention in a direction; at least one, and else those above even.
+    def top_heads(self, direction: str) -> list[tuple[str, float, float, list[tuple[int, int, float]]]]:
+        """(head, mass, beyond, token pairs) of the `top` heads that attend most beyond even in a direction, at least one.
+
+        Only heads that can reach the score and, but for the first, do attend beyond even.
 
         A token pair is (attender position, attended position, weight); pairs that do not stand out of even attention are left out.
 
@@ -125,8 +128,8 @@ class Explanation:
         """
         if direction not in self.directions:
             raise ValueError(f"expected a direction among {', '.join(self.directions) or 'none'}, got {direction!r}")
-        heads = self.heads[self.heads["direction"] == direction]
-        above = int((heads["mass"] > heads["even"] + NOTHING).sum())
+        heads = self.heads[(self.heads["direction"] == direction) & self.heads["reaches_score"]]
+        above = int((heads["beyond"] > NOTHING).sum())
         keys = ["direction", "layer", "head"]
         rows = []
         for _, row in heads.head(min(self.top, max(above, 1))).iterrows():
@@ -134,7 +137,7 @@ class Explanation:
             own = own[own["weight"] * len(self.tokens) >= STANDS_OUT]
             pairs = zip(own["attender_pos"], own["attended_pos"], own["weight"], strict=True)
             links = [(int(attender), int(attended), float(weight)) for attender, attended, weight in pairs]
-            rows.append((f"{row['layer']}.{row['head']}", float(row["mass"]), links))
+            rows.append((f"{row['layer']}.{row['head']}", float(row["mass"]), float(row["beyond"]), links))
         return rows
 
     def _even(self, direction: str) -> float:
@@ -142,7 +145,7 @@ class Explanation:
 
     def _marked(self) -> set[int]:
         """The positions that the shown token pairs join."""
-        return {p for d in self.directions for _, _, pairs in self.top_heads(d) for link in pairs for p in link[:2]}
+        return {p for d in self.directions for _, _, _, pairs in self.top_heads(d) for link in pairs for p in link[:2]}
 
     def _lines(self) -> list[tuple[str, list[int]]]:
         """The positions in two lines: up to the first separator, and what follows."""
@@ -156,7 +159,7 @@ class Explanation:
         heads = [
             f"{direction} most by head {name} ({mass:.2f})"
             for direction in self.directions
-            for name, mass, _ in self.top_heads(direction)[:1]
+            for name, mass, _, _ in self.top_heads(direction)[:1]
         ]
         return f"Explanation(score {self.score:.4g} of {len(self.tokens)} tokens: {'; '.join([shown, *heads])})"
 
@@ -181,18 +184,25 @@ class Explanation:
         for name, value in self.top_contributions:
             added.add_row(name, Text(signed(value), style="red" if value > 0 else "blue"))
         moved = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        sides: dict[str, Any] = {"direction": "left", "head": "left", "mass": "right", "even": "right", "joins": "left"}
+        sides: dict[str, Any] = {
+            "direction": "left",
+            "head": "left",
+            "even": "right",
+            "mass": "right",
+            "beyond": "right",
+            "joins": "left",
+        }
         for column, side in sides.items():
             moved.add_column(column, justify=side)
         for direction in self.directions:
-            for i, (name, mass, pairs) in enumerate(self.top_heads(direction)):
+            for i, (name, mass, beyond, pairs) in enumerate(self.top_heads(direction)):
                 joined = (
                     Text(", ").join(self._link_text(*link) for link in pairs)
                     if pairs
                     else Text("no pair stands out", "dim")
                 )
                 start = ("", "") if i else (direction, f"{self._even(direction):.3f}")
-                moved.add_row(start[0], name, f"{mass:.3f}", start[1], joined)
+                moved.add_row(start[0], name, start[1], f"{mass:.3f}", f"{beyond:.3f}", joined)
         return Group(
             header,
             lines,
@@ -212,6 +222,7 @@ class Explanation:
             file=io.StringIO(),
             width=width,
             force_terminal=colours,
+            force_jupyter=False,
             color_system="auto" if colours else None,
             legacy_windows=False,
         )
@@ -241,7 +252,7 @@ class Explanation:
                 "lrl",
             )
         )
-        html.append(heading(MOVED, "and the token pairs that they join"))
+        html.append(heading(MOVED, "and the token pairs that they join; the last layer's are left out"))
         if not self.directions:
             html.append(f'<div style="color:{MUTED}">{NO_CROSSING}</div>')
         for direction in self.directions:
@@ -253,18 +264,18 @@ class Explanation:
         attender, attended = (Part[side] for side in direction.split("->"))
         even = self._even(direction)
         rows = []
-        for name, mass, pairs in self.top_heads(direction):
+        for name, mass, beyond, pairs in self.top_heads(direction):
             joined = " &nbsp; ".join(
                 f"{chip(self.tokens[a], attender, f'position {a}')} → {chip(self.tokens[b], attended, f'position {b}')} "
                 f'<span style="color:{MUTED}">{weight:.2f}</span>'
                 for a, b, weight in pairs
             )
             none = f'<span style="color:{MUTED}">no pair stands out</span>'
-            rows.append((escape(name), f"{mass:.3f}", share_bar(mass, even, PART_COLOURS[attender]), joined or none))
-        given = f"share of a {attender.name} token's attention that {attended.name} gets"
-        about = f"{given}; even attention would give {even:.3f} (tick)"
+            numbers = f"{mass:.3f}", f"{beyond:.3f}"
+            rows.append((escape(name), *numbers, share_bar(beyond, PART_COLOURS[attender]), joined or none))
+        about = f"a {attender.name} token's attention to {attended.name} (even: {even:.3f}), and what of it goes beyond even (bar)"
         line = f'{attender.name} → {attended.name}: <span style="color:{MUTED}">{about}</span>'
-        return f'<div style="margin-top:4px">{line}</div>{table(rows, "lrll")}'
+        return f'<div style="margin-top:4px">{line}</div>{table(rows, "lrrll")}'
 
 
 def component_name(row: pd.Series) -> str:

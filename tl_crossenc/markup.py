@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import PurePath
 
 from tl_crossenc.parts import Part
 
@@ -32,6 +33,12 @@ FONT = "font:13px/1.5 'Helvetica Neue',Helvetica,Arial,'DejaVu Sans',sans-serif"
 CARD = f"{FONT};color:{INK};background:#fff;border:1px solid {FAINT};border-radius:6px;padding:12px 16px;max-width:60em"
 """Dark pages get a light card, since the colours are made for one."""
 CONTINUES = "##"
+
+
+def short_name(model_name: str) -> str:
+    """A model's name as it is shown: of a folder its last part, since paths are nobody else's business."""
+    path = PurePath(model_name)
+    return path.name if path.is_absolute() or model_name.startswith((".", "~")) else model_name
 
 
 def tinted(colour: str, share: float) -> str:
@@ -71,13 +78,12 @@ def signed_bar(value: float, extent: float, width: int = 160) -> str:
     )
 
 
-def share_bar(value: float, even: float, colour: str, width: int = 120) -> str:
-    """A bar from 0 to 1 with a tick at what even attention would give."""
+def share_bar(value: float, colour: str, width: int = 120) -> str:
+    """A bar from 0 to 1."""
     return (
         f'<svg width="{width}" height="12" style="vertical-align:middle" aria-hidden="true">'
         f'<rect width="{width}" y="1" height="10" fill="{FAINT}"/>'
-        f'<rect width="{width * min(max(value, 0.0), 1.0):.1f}" y="1" height="10" fill="{colour}"/>'
-        f'<line x1="{width * even:.1f}" x2="{width * even:.1f}" y1="0" y2="12" stroke="{INK}" stroke-width="1.5"/></svg>'
+        f'<rect width="{width * min(max(value, 0.0), 1.0):.1f}" y="1" height="10" fill="{colour}"/></svg>'
     )
 
 

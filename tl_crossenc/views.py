@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.files import write_atomic
-from tl_crossenc.markup import CARD, FAINT, INK, MUTED, PART_COLOURS, page, tinted
+from tl_crossenc.markup import CARD, FAINT, INK, MUTED, PART_COLOURS, page, short_name, tinted
 from tl_crossenc.parts import Part
 
 CELL, LABEL = 15, 6.4
@@ -175,7 +175,9 @@ def attention_view(
     )  # fmt: skip
     names = "all heads" if heads is None else f"heads {', '.join(map(str, chosen))}"
     html = view.local_src.replace("/>", "></div>", 1)  # the view's own element; HTML has no short form of a div
-    return AttentionView(f"layer {at}, {names} of {model.cfg.model_name}", f'<div style="{CARD}">{html}</div>')
+    return AttentionView(
+        f"layer {at}, {names} of {short_name(str(model.cfg.model_name))}", f'<div style="{CARD}">{html}</div>'
+    )
 
 
 def attention_matrix(
@@ -204,7 +206,7 @@ def attention_matrix(
     pattern, tokens, parts = _pattern(model, query, passage, at)
     rows, columns = (np.flatnonzero(np.isin(parts, sides)) for sides in (shown.attenders, shown.attendeds))
     return AttentionMatrix(
-        f"head {at}.{which} of {model.cfg.model_name}",
+        f"head {at}.{which} of {short_name(str(model.cfg.model_name))}",
         str(shown),
         pattern[which][np.ix_(rows, columns)],
         tuple(tokens[i] for i in rows),
