@@ -2,7 +2,8 @@
 
 ours: `run_conditions`, shared prefixes, shared projections, edited rows only. The plain loop: our own model, a condition at a time
 (each still with fused attention, length buckets and CLS alone in the last layer). TransformerLens 3.9: its loop over conditions on
-a subsample of pairs and of conditions, extrapolated a pair and a condition (each costs it the same: it runs every layer whole).
+64 pairs of the pool and some of the conditions, extrapolated by tokens and conditions (each costs it the same: it runs every layer
+whole).
 """
 
 from __future__ import annotations
@@ -71,12 +72,11 @@ def _compare_one(name, given, model, pairs, chosen, doc_of_conditions, targets) 
     jobs = {"ours": ours, "plain loop": loop}
     worker = None
     if given.tl39_env is not None:
-        few = sample(pairs, 2 * BATCH)
+        few = pairs if given.smoke else real_pairs(given.collection, 2 * BATCH)
         worker = Worker(given.tl39_env, model, few, torch.get_num_threads())
         picked = [chosen[i] for i in np.linspace(0, len(chosen) - 1, given.tl39_conditions).astype(int)]
-        jobs["TransformerLens 3.9 loop"] = lambda: (
-            _loop39(worker, picked) * (len(conditions) * len(pairs) / (len(picked) * len(few)))
-        )
+        share = len(picked) * int(few.lengths.sum()) / (len(conditions) * int(pairs.lengths.sum()))
+        jobs["TransformerLens 3.9 loop"] = lambda: _loop39(worker, picked) / share
     timings = interleave(jobs, given.rounds)
     result = found["ours"]
     rows = [(job, f"{timings.median(job):.2f}", f"{timings.ratio(job, 'ours'):.2f}") for job in jobs]
@@ -92,7 +92,9 @@ def _compare_one(name, given, model, pairs, chosen, doc_of_conditions, targets) 
     if targets[0] is not None:
         print(f"target against the plain loop: {targets[0]:g} x")
     if worker is not None:
-        print(f"TransformerLens 3.9: timed on {len(few)} pairs and {len(picked)} conditions, extrapolated")
+        print(
+            f"TransformerLens 3.9: timed on {len(few)} pairs and {len(picked)} conditions, extrapolated by tokens and conditions"
+        )
         worker.close()
 
 

@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _in_a_process(asked: str) -> dict[str, float]:
-    command = [sys.executable, "-W", "ignore", __file__, "--point", asked]
+    command = [sys.executable, "-W", "ignore", __file__, "--threads", str(torch.get_num_threads()), "--point", asked]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
