@@ -1,7 +1,11 @@
 """What is shown of a pair: every number against arithmetic of its own, and texts that cannot break the page."""
 
 import io
+import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -285,6 +289,54 @@ def test_tab_completion_lists_the_views(planted, found):
     assert {"to_frame", "contributions", "heads", "links", "top_heads", "score"} <= set(dir(found))
     for name in ("explain", "attention_view", "attention_matrix"):
         assert len(getattr(planted, name).__doc__.splitlines()[0]) < 120
+
+
+IN_IPYTHON = """
+import json
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+from tl_crossenc import HookedCrossEncoder
+
+shell = InteractiveShell.instance()
+model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+found = model.explain("tune a guitar", "a guitar")
+shell.push({"model": model, "found": found})
+with provisionalcompleter():
+    offered = {
+        typed: [c.text.lstrip(".") for c in shell.Completer.completions(typed, len(typed))]
+        for typed in ("model.exp", "model.attention_", "found.to_")
+    }
+shown = [shell.display_formatter.format(value)[0] for value in (model, found)]
+print("RESULT" + json.dumps([offered, shown, str(found), found._repr_html_()]))
+"""
+
+
+def test_ipython_completes_and_displays(tmp_path):
+    pytest.importorskip("IPython", reason="needs IPython, of the notebook extra")
+    environment = os.environ | {"IPYTHONDIR": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", IN_IPYTHON]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    offered, (model, found), text, html = json.loads(done.stdout.partition("RESULT")[2])
+    assert "explain" in offered["model.exp"]
+    assert {"attention_view", "attention_matrix"} <= set(offered["model.attention_"])
+    assert "to_frame" in offered["found.to_"]
+    assert model["text/plain"].startswith("HookedCrossEncoder(planted: 4 layers x 4 heads")
+    assert found["text/plain"] == text
+    assert found["text/html"] == html
+
+
+def test_a_model_of_one_layer_shows_no_head(planted):
+    """All that QUERY and DOC take in comes too late for CLS."""
+    hf = tiny_hf(n_labels=1, seed=3, vocab_size=len(vocabulary()), num_hidden_layers=1)
+    checkpoint = Checkpoint("tiny", "sha256:0", hf.config.to_dict(), lambda: iter(hf.state_dict().items()), None, None)
+    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, torch.float64), planted.tokenizer)
+    port_weights(model, checkpoint)
+    found = model.eval().explain(QUERY, PASSAGE)
+    assert len(found.heads) == 2 * 3
+    assert [found.top_heads(direction) for direction in found.directions] == [[], []]
+    assert "QUERY → DOC" in found._repr_html_()
+    assert repr(found)
+    assert str(found)
 
 
 def test_names():
