@@ -52,8 +52,7 @@ def ablation(rng, **rest):
         "per_query": per_query,
         "unablated": (0.8, 0.75, 0.85),
         "random": 0.47,
-        "layers_run": 90,
-        "layers_alone": 130,
+        "whole_job": (90, 130),
     } | rest
 
 

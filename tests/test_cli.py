@@ -56,7 +56,10 @@ def collection(tmp_path_factory):
 def finished(tmp_path_factory, model, collection):
     """The results folder of a finished job."""
     out = tmp_path_factory.mktemp("results") / "out"
-    assert main(["reproduce", "--model", str(model), "--collection", str(collection), "--out", str(out)]) == 0
+    assert (
+        main(["reproduce", "--only-table1", "--model", str(model), "--collection", str(collection), "--out", str(out)])
+        == 0
+    )
     return out
 
 
@@ -130,7 +133,7 @@ def test_reproduce_prints_the_table_and_says_where_everything_is(
     run, model, collection, finished, tmp_path, monkeypatch
 ):
     forbid_model_work(monkeypatch)
-    status, out, _ = run("reproduce", "--model", model, "--collection", collection, "--out", finished)
+    status, out, _ = run("reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", finished)
     assert status == 0
     assert "Table 1" in out
     assert f"Everything is in {finished}/" in out  # on one line, however long the path
@@ -143,7 +146,16 @@ def test_reproduce_prints_the_table_and_says_where_everything_is(
 def test_the_default_folder_names_model_and_collection(run, model, collection, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, _ = run(
-        "reproduce", "--model", model, "--collection", collection, "--per-grade", "1", "--easy-negatives", "0"
+        "reproduce",
+        "--only-table1",
+        "--model",
+        model,
+        "--collection",
+        collection,
+        "--per-grade",
+        "1",
+        "--easy-negatives",
+        "0",
     )
     assert status == 0
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["tiny-fleas"]
@@ -224,7 +236,8 @@ BAD_MODELS = {
 def test_a_bad_checkpoint(run, results, collection, tmp_path, how):
     folder, before = damaged(tmp_path / "bad", how), snapshot(results)
     assert_one_sentence(
-        run("reproduce", "--model", folder, "--collection", collection, "--out", results), BAD_MODELS[how]
+        run("reproduce", "--only-table1", "--model", folder, "--collection", collection, "--out", results),
+        BAD_MODELS[how],
     )
     assert snapshot(results) == before
     for command in (["parity", folder], ["score", folder, "--query", "q", "--passage", "p"]):
@@ -236,7 +249,9 @@ def test_a_bad_checkpoint(run, results, collection, tmp_path, how):
 )
 def test_an_unknown_model(run, results, collection, name):
     before = snapshot(results)
-    assert_one_sentence(run("reproduce", "--model", name, "--collection", collection, "--out", results), [name])
+    assert_one_sentence(
+        run("reproduce", "--only-table1", "--model", name, "--collection", collection, "--out", results), [name]
+    )
     assert_one_sentence(run("parity", name), [name])
     assert snapshot(results) == before
 
@@ -244,7 +259,7 @@ def test_an_unknown_model(run, results, collection, name):
 def test_nan_scores(run, results, collection, tmp_path):
     folder, before = damaged(tmp_path / "overflow", "overflow"), snapshot(results)
     for command in (
-        ["reproduce", "--model", folder, "--collection", collection, "--out", results],
+        ["reproduce", "--only-table1", "--model", folder, "--collection", collection, "--out", results],
         ["score", folder, "--query", "q", "--passage", "the flea"],
     ):
         assert_one_sentence(run(*command), ["expected finite scores", "float32"])
@@ -302,7 +317,9 @@ def test_a_bad_collection(run, results, model, tmp_path, how):
     folder = tiny_collections.write_folder(tmp_path / "bad", docs, queries, [])
     (folder / "qrels.txt").write_text(qrels)
     before = snapshot(results)
-    assert_one_sentence(run("reproduce", "--model", model, "--collection", folder, "--out", results), message)
+    assert_one_sentence(
+        run("reproduce", "--only-table1", "--model", model, "--collection", folder, "--out", results), message
+    )
     assert snapshot(results) == before
 
 
@@ -310,7 +327,8 @@ def test_a_bad_collection(run, results, model, tmp_path, how):
 def test_an_unknown_collection(run, results, model, name):
     before = snapshot(results)
     assert_one_sentence(
-        run("reproduce", "--model", model, "--collection", name, "--out", results), [name.strip(), "trec-dl-2019"]
+        run("reproduce", "--only-table1", "--model", model, "--collection", name, "--out", results),
+        [name.strip(), "trec-dl-2019"],
     )
     assert snapshot(results) == before
 
@@ -330,7 +348,7 @@ def test_a_foreign_folder_is_left_alone(run, model, collection, tmp_path):
     foreign.mkdir()
     (foreign / "chapter1.tex").write_text("do not touch")
     before = identities(foreign)
-    arguments = ["reproduce", "--model", model, "--collection", collection, "--out"]
+    arguments = ["reproduce", "--only-table1", "--model", model, "--collection", collection, "--out"]
     assert_one_sentence(run(*arguments, foreign), ["not ours", "--out"])
     assert_one_sentence(run(*arguments, foreign / "chapter1.tex"), ["is a file", "--out"])
     assert_one_sentence(run(*arguments, foreign / "chapter1.tex" / "out"), ["could not write"])
@@ -342,7 +360,7 @@ def test_an_unwritable_folder(run, model, collection, monkeypatch, tmp_path):
     def refuse(path, *args, **kwargs):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    arguments = ["reproduce", "--model", model, "--collection", collection, "--out", tmp_path / "out"]
+    arguments = ["reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", tmp_path / "out"]
     with monkeypatch.context() as patched:  # tests may run as root, whom no permission stops
         patched.setattr("tl_crossenc.files.os.open", refuse)
         assert_one_sentence(run(*arguments), ["could not write", "Permission denied", "choose a place"])
@@ -354,7 +372,7 @@ def test_a_full_disk_at_any_moment_harms_nothing_and_a_rerun_completes(
     run, model, collection, finished, monkeypatch, tmp_path, writes
 ):
     out = tmp_path / "out"
-    arguments = ["reproduce", "--model", model, "--collection", collection, "--out", out]
+    arguments = ["reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", out]
     write, left = os.write, [writes]
 
     def full(handle, data):
@@ -386,7 +404,7 @@ def test_a_full_disk_during_a_rerun_leaves_the_finished_job(run, model, collecti
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("tl_crossenc.files.os.write", full)
-    arguments = ["reproduce", "--model", model, "--collection", collection, "--out", results]
+    arguments = ["reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", results]
     assert_one_sentence(run(*arguments), ["No space left"])
     assert_one_sentence(run(*arguments, "--mode", "mask"), ["No space left"])
     assert snapshot(results) == before
@@ -398,7 +416,18 @@ def test_a_full_disk_during_a_rerun_leaves_the_finished_job(run, model, collecti
 def test_a_collection_edited_after_its_pool_was_drawn_is_noticed(run, model, tmp_path):
     folder = collection_folder(tmp_path / "mine", n_queries=2, per_grade=(1, 1, 1, 1))
     out = tmp_path / "out"
-    arguments = ["reproduce", "--model", model, "--collection", folder, "--out", out, "--easy-negatives", "0"]
+    arguments = [
+        "reproduce",
+        "--only-table1",
+        "--model",
+        model,
+        "--collection",
+        folder,
+        "--out",
+        out,
+        "--easy-negatives",
+        "0",
+    ]
     assert run(*arguments)[0] == 0
     before = snapshot(out)
     docs = folder / "docs.tsv"
@@ -416,6 +445,7 @@ def test_another_collection_of_the_same_folder_name_is_noticed(run, model, tmp_p
     out = tmp_path / "out"
     arguments = [
         "reproduce",
+        "--only-table1",
         "--model",
         model,
         "--out",
@@ -452,7 +482,7 @@ def test_as_a_process(model, tmp_path):
 
 def test_a_limit_on_file_size_is_a_full_disk(model, collection, tmp_path):
     done = spawn(
-        *("reproduce", "--model", model, "--collection", collection, "--out", tmp_path / "out"),
+        *("reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", tmp_path / "out"),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)),
     )
     assert done.returncode == 2, done.stderr

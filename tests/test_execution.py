@@ -82,6 +82,14 @@ def test_float32_and_bfloat16_scores_come_as_float32(rows, one_by_one):
         np.testing.assert_allclose(found.values, one_by_one, rtol=0, atol=tolerance)
 
 
+def test_a_float32_model_runs_under_autocast(rows, one_by_one):
+    model = port(tiny_hf(), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run_conditions(model, encoded(rows), CONDITIONS)
+    np.testing.assert_allclose(found.values, one_by_one, rtol=0, atol=0.3)
+    assert np.abs(found.values - one_by_one).max() > 1e-4  # it was bfloat16 that ran
+
+
 def test_one_label_models_score_by_their_logit(rows):
     hf = tiny_hf(1, seed=1)
     found = run_conditions(port(hf), encoded(rows), [UNABLATED])

@@ -225,11 +225,10 @@ def test_bad_settings(model, pools, store):
 
 def test_numbers_that_are_not_finite_are_not_stored(pools, store):
     hf = tiny_hf(vocab_size=113)
-    with torch.no_grad():
-        hf.bert.encoder.layer[0].output.dense.bias[3] = float("nan")
     checkpoint = Checkpoint("bad", "sha256:1", hf.config.to_dict(), lambda: iter(hf.state_dict().items()), None, None)
     model = HookedCrossEncoder(config_from_checkpoint(checkpoint, torch.float64), bert_tokenizer())
     port_weights(model, checkpoint)
+    model.b_out[0, 3] = float("nan")
     with pytest.raises(ValueError, match="expected finite activations, but mean"):
         run_qk_alignment(model.eval(), pools, store)
     assert store.keys("qk-means") == []

@@ -1,5 +1,6 @@
 """The main job end to end: every file there, a rerun free, and a kill -9 at any moment without a trace."""
 
+import html
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import pytest
 from small_worlds import collection_folder, count_layers, forbid_model_work, identities, model_folder, snapshot
 
 from tl_crossenc import reproduce as module
+from tl_crossenc.artefacts import ARTEFACTS
 from tl_crossenc.pools import Pool, PoolSpec
 from tl_crossenc.published import VAST_2025_TABLE_1
 from tl_crossenc.reproduce import Settings, frozen_pool, is_monobert, reproduce
@@ -39,7 +41,9 @@ def collections(tmp_path_factory):
 
 
 def settings(model, collections, out, **changes):
-    return Settings(str(model), tuple(collections), out, **{"pool": PoolSpec(10, 2, 0), "device": "cpu", **changes})
+    """Of a job that makes Table 1 alone, unless `changes` say otherwise."""
+    chosen = {"pool": PoolSpec(10, 2, 0), "device": "cpu", "only_table1": True, **changes}
+    return Settings(str(model), tuple(collections), out, **chosen)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +150,57 @@ def test_progress_is_shown_while_there_is_work(model, collections, tmp_path):
     assert seen[-1][1:] == (found.table1.layers_run,) * 2
 
 
+# The whole job, with every figure and the page.
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory, model, collections):
+    out = tmp_path_factory.mktemp("results") / "whole"
+    return reproduce(settings(model, collections, out, only_table1=False)), out
+
+
+def test_the_whole_job_leaves_every_artefact_or_says_why_not(everything):
+    found, out = everything
+    assert found.report == out / "report.html"
+    assert found.report.stat().st_size > 10_000
+    reasons = json.loads((out / "unavailable.json").read_text())
+    assert reasons == found.unavailable
+    assert len(reasons) < len(ARTEFACTS) / 2
+    for key, artefact in ARTEFACTS.items():
+        if key in reasons:
+            assert len(reasons[key].split()) > 3
+            continue
+        assert all((out / table).is_file() for table in artefact.tables.values()), key
+        if artefact.drawn:
+            assert {(out / "figures" / f"{key}.{kind}").is_file() for kind in ("svg", "pdf")} == {True}
+    curve = pd.read_csv(out / "figure1a.csv")
+    unablated = pd.read_csv(out / "per_query.csv")["none"].mean()
+    assert json.loads((out / "figure1a.json").read_text())["unablated"]["mean"] == pytest.approx(unablated, abs=1e-12)
+    table = pd.read_csv(out / "table1.csv", index_col="direction")
+    last = curve[curve["layer"] == curve["layer"].max()].set_index("direction")["mean"]
+    for direction, value in last.items():  # removed up to the last layer is removed everywhere
+        assert value == pytest.approx(table.loc[direction, "mean"], abs=1e-12)
+
+
+def test_a_rerun_of_the_whole_job_runs_no_model_and_leaves_every_byte(everything, model, collections, monkeypatch):
+    _, out = everything
+    before, cells = snapshot(out), identities(out / "cells")
+    forbid_model_work(monkeypatch)
+    reproduce(settings(model, collections, out, only_table1=False))
+    assert snapshot(out) == before
+    assert identities(out / "cells") == cells
+
+
+def test_what_cannot_be_made_does_not_keep_the_rest(model, collections, tmp_path):
+    """Without easy negatives Figure 1b has nothing to compare with."""
+    found = reproduce(settings(model, collections[:1], tmp_path, only_table1=False, pool=PoolSpec(10, 0, 0)))
+    assert {"figure1b", "head_ablation"} <= found.unavailable.keys()
+    assert "figure1a" not in found.unavailable
+    assert "figure2" not in found.unavailable
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.escape(found.unavailable["figure1b"], quote=False)[:40] in page
+
+
 # The paper's numbers.
 
 
@@ -219,6 +274,7 @@ from tl_crossenc.pools import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
 
 model, one, two, base, moments = *sys.argv[1:5], [float(x) for x in sys.argv[5:]]
+only = "WHOLE_JOB" not in os.environ
 torch.set_num_threads(1)
 scoring.SHARD = 7
 write, replace, fsync = os.write, os.replace, os.fsync
@@ -256,7 +312,7 @@ def child(out, last=None):
         fsync(handle)
     files.os.write, files.os.replace, files.os.fsync = slow_write, slow_replace, slow_fsync
     try:
-        found = reproduce(Settings(model, (one, two), Path(out), device="cpu", pool=PoolSpec(10, 2, 0)))
+        found = reproduce(Settings(model, (one, two), Path(out), device="cpu", pool=PoolSpec(10, 2, 0), only_table1=only))
         write(writer, json.dumps([count, found.table1.layers_run]).encode())
     except BaseException as error:
         write(2, repr(error).encode())
@@ -278,14 +334,14 @@ print(json.dumps(report))
 '''
 
 
-def drive(model, collections, base, moments, timeout=300):
+def drive(model, collections, base, moments, timeout=300, **environment):
     base.mkdir()
     (base / "driver.py").write_text(DRIVER)
     done = subprocess.run(
         [sys.executable, str(base / "driver.py"), str(model), *collections, str(base), *map(str, moments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **environment},
         timeout=timeout,
     )
     assert done.returncode == 0, done.stderr
@@ -328,6 +384,20 @@ def test_kill_9_at_many_moments(model, collections, tmp_path):
     _, *killed = drive(model, collections, tmp_path / "kills", moments, timeout=900)
     for report in killed:
         check_a_kill(tmp_path / "kills", report)
+
+
+@pytest.mark.slow
+def test_kill_9_during_the_whole_job(model, collections, tmp_path):
+    moments = sorted(random.Random(13).random() for _ in range(6))
+    _, *killed = drive(model, collections, tmp_path / "kills", moments, timeout=900, WHOLE_JOB="1")
+    whole = snapshot(tmp_path / "kills" / "whole")
+    assert "report.html" in whole
+    for report in killed:
+        assert (report["killed"], report["status"]) == (signal.SIGKILL, 0)
+        assert snapshot(tmp_path / "kills" / report["out"]) == whole
+        now = identities(tmp_path / "kills" / report["out"])
+        manifests = {name for name in report["left"] if name.startswith("cells/") and name.endswith(".json")}
+        assert {name: list(now[name]) for name in manifests} == {name: report["left"][name] for name in manifests}
 
 
 @pytest.mark.slow

@@ -130,7 +130,8 @@ def save_ablation(folder: Path, key: str, result: Any) -> dict[str, Any]:
     mean, low, high = result.unablated
     scalars = {"unablated": {"mean": mean, "low": low, "high": high}, "random": result.random}
     scalars |= {"n_queries": len(result.per_query)}
-    return scalars | _present(result, "span", "seed", "layers_run", "layers_alone")
+    scalars |= dict(zip(("layers_shared", "layers_alone"), result.whole_job, strict=True))
+    return scalars | _present(result, "span", "seed")
 
 
 def save_figure1b(folder: Path, key: str, result: pd.DataFrame) -> dict[str, Any]:

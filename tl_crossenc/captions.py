@@ -107,8 +107,8 @@ def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
         f"points: "
         f"a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all {len(curve)} points."
         + (
-            f" Shared prefixes: {scalars['layers_run']:,} layers of a pair run, {scalars['layers_alone']:,} without sharing."
-            if scalars.get("layers_run")
+            f" Shared prefixes: {scalars['layers_shared']:,} layers of a pair run, {scalars['layers_alone']:,} without sharing."
+            if scalars.get("layers_shared")
             else ""
         )
     )

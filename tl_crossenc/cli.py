@@ -206,7 +206,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     Console().print(table1_for_terminal(shown.comparison, shown.unablated, title, found.caption, found.published))
     for name, part in (("Table 1", found.table1), *found.results.items()):
         if hasattr(part, "layers_run"):
-            _say(f"{name}: {part.layers_run:,} pair-layers run ({part.layers_alone:,} without shared prefixes).")
+            _say(f"{name}: {part.layers_run:,} pair-layers run now ({part.layers_alone:,} without shared prefixes).")
     for name, reason in found.unavailable.items():
         _say(f"{name}: not drawn: {reason}")
     _say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))

@@ -39,7 +39,7 @@ class HeadAblation:
         random: mean expected nDCG of a random ranking.
         per_query: `[query x condition]` nDCG.
         seed: of the draws.
-        layers_run, layers_alone: what it cost.
+        layers_run, layers_alone, whole_job: what it cost.
     """
 
     curve: pd.DataFrame
@@ -50,6 +50,7 @@ class HeadAblation:
     seed: int
     layers_run: int
     layers_alone: int
+    whole_job: tuple[int, int]
 
 
 def heads_condition(heads: Sequence[LayerHead], scope: str, mode: Mode = "zero") -> Condition:
@@ -140,6 +141,7 @@ def run_head_ablation(
         seed=seed,
         layers_run=ranked.layers_run,
         layers_alone=ranked.layers_alone,
+        whole_job=ranked.whole_job,
     )
 
 

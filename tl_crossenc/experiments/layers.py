@@ -40,7 +40,7 @@ class LayerSweep:
         random: mean expected nDCG of a random ranking.
         per_query: `[query x condition]` nDCG, indexed by (collection, query_id).
         span: how layers were chosen.
-        layers_run, layers_alone: what it cost, see `ranking.Ranked`.
+        layers_run, layers_alone, whole_job: what it cost, see `ranking.Ranked`.
     """
 
     curve: pd.DataFrame
@@ -50,6 +50,7 @@ class LayerSweep:
     span: Span
     layers_run: int
     layers_alone: int
+    whole_job: tuple[int, int]
 
 
 def span_layers(span: Span, layer: int, n_layers: int) -> range:
@@ -119,4 +120,5 @@ def run_layer_sweep(
         span=span,
         layers_run=ranked.layers_run,
         layers_alone=ranked.layers_alone,
+        whole_job=ranked.whole_job,
     )

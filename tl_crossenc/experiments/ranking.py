@@ -25,12 +25,14 @@ class Ranked:
         scores: a row a pair: collection, query_id, doc_id, grade, and a column of scores for each condition.
         layers_run: layers that the model ran, a layer of one pair counting 1; 0 when everything was stored.
         layers_alone: what running each missing condition alone would have taken.
+        whole_job: layers of the whole job with shared prefixes, and without; the same whatever was stored.
     """
 
     values: pd.DataFrame
     scores: pd.DataFrame
     layers_run: int
     layers_alone: int
+    whole_job: tuple[int, int]
 
     @property
     def ndcg(self) -> pd.DataFrame:
@@ -63,15 +65,17 @@ def rank_under(
             "out or rename its folder"
         )
     values, scores, run, alone = [], [], 0, 0
+    shared, unshared = 0, 0
     for pool in pools:
         ranked = pool.ranked
         if len(ranked) == 0:
             raise ValueError(f"expected passages to rank in the pool of {pool.collection}, got none: check its qrels")
         found = score_pool(model, ranked, conditions, store, token_budget=token_budget, progress=progress)
         run, alone = run + found.layers_run, alone + found.layers_alone
+        shared, unshared = shared + found.whole_job[0], unshared + found.whole_job[1]
         scores.append(_score_frame(ranked, found))
         values.append(_evaluate(ranked, found, cutoff, gain, str(model.dtype).removeprefix("torch.")))
-    return Ranked(pd.concat(values), pd.concat(scores, ignore_index=True), run, alone)
+    return Ranked(pd.concat(values), pd.concat(scores, ignore_index=True), run, alone, (shared, unshared))
 
 
 def _evaluate(pool: Pool, found: PoolScores, cutoff: int, gain: str, dtype: str) -> pd.DataFrame:

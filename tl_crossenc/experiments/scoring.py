@@ -40,12 +40,14 @@ class PoolScores:
         values: `[condition, pair]`, aligned with `pool.pairs`.
         layers_run: layers that the model ran for this (0 when everything was stored), counted for each pair.
         layers_alone: layers that running each missing condition alone would have taken.
+        whole_job: layers of the whole job with shared prefixes, and without; the same whatever was stored.
     """
 
     conditions: tuple[Condition, ...]
     values: np.ndarray
     layers_run: int
     layers_alone: int
+    whole_job: tuple[int, int]
 
 
 def score_pool(
@@ -114,7 +116,8 @@ def score_pool(
             for condition in conditions
         ]
     )
-    return PoolScores(tuple(conditions), values, done, alone)
+    whole = count_layer_runs(list(plans.values())), model.cfg.n_layers * len(distinct)
+    return PoolScores(tuple(conditions), values, done, alone, (whole[0] * len(pool), whole[1] * len(pool)))
 
 
 def model_identity(model: HookedCrossEncoder) -> dict[str, str]:
