@@ -22,16 +22,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tl_crossenc.attribution import attribution_patch
     from tl_crossenc.collections import Collection, load_collection
     from tl_crossenc.conditions import UNABLATED, Condition
+    from tl_crossenc.counterfactuals import align_pairs, align_passages
     from tl_crossenc.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.diagnostics import diagnose
+    from tl_crossenc.direct_attribution import score_lens
     from tl_crossenc.directions import Direction, direction_grid
     from tl_crossenc.execution import run_conditions
     from tl_crossenc.hooked_encoder import HookedEncoder
     from tl_crossenc.pairs import PairBatch
     from tl_crossenc.parity import check_parity
     from tl_crossenc.parts import Part, PartMasks
+    from tl_crossenc.patching import activation_patch
+    from tl_crossenc.path_patching import path_patch
     from tl_crossenc.pools import Pool, PoolSpec, build_pool
+    from tl_crossenc.replacement import ReplacementMeans, ReplacementSamples, replacing
     from tl_crossenc.store import Store
 
 _HOME = {
@@ -52,6 +59,16 @@ _HOME = {
     "PoolSpec": "pools",
     "build_pool": "pools",
     "Store": "store",
+    "attribution_patch": "attribution",
+    "align_pairs": "counterfactuals",
+    "align_passages": "counterfactuals",
+    "diagnose": "diagnostics",
+    "score_lens": "direct_attribution",
+    "activation_patch": "patching",
+    "path_patch": "path_patching",
+    "replacing": "replacement",
+    "ReplacementMeans": "replacement",
+    "ReplacementSamples": "replacement",
 }
 
 __all__ = [
@@ -66,12 +83,22 @@ __all__ = [
     "PartMasks",
     "Pool",
     "PoolSpec",
+    "ReplacementMeans",
+    "ReplacementSamples",
     "Store",
+    "activation_patch",
+    "align_pairs",
+    "align_passages",
+    "attribution_patch",
     "build_pool",
     "check_parity",
+    "diagnose",
     "direction_grid",
     "load_collection",
+    "path_patch",
+    "replacing",
     "run_conditions",
+    "score_lens",
 ]
 
 
