@@ -16,7 +16,6 @@ Masked rows with nothing left are all zeros, not NaN.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -26,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_crossenc.conditions import LayerEdits
-from tl_crossenc.parts import N_PARTS, Part, PartMasks
+from tl_crossenc.parts import N_PARTS, PartMasks
 
 
 @dataclass(frozen=True)
@@ -127,20 +126,17 @@ def fused_attention(
     groups = row_groups(edits) if edits is not None else ()
     if groups:
         given.known_parts()  # even where an edit removes all there is, as the explicit path asks for them
-    main = next((group for group in groups if group.heads is None and Part.DOC in group.attenders), None)
-    if main is not None and not _rows_of(main, given, q, first_row):
-        main = None
-    # Most rows are the passage's: where those are edited in every head, all rows are run so, and the few others again, unedited.
-    z = _edited_rows(q, k, v, given, main or RowGroup(None, (), (), ()))
-    spared = () if main is None else _neighbours(part for part in range(N_PARTS) if part not in main.attenders)
-    overlays = [RowGroup(None, parts, (), ()) for parts in spared] + [group for group in groups if group is not main]
-    if overlays and torch.is_grad_enabled():
+    everywhere = [group for group in groups if group.heads is None and len(group.attenders) == N_PARTS]
+    if everywhere:
+        return _edited_rows(q, k, v, given, everywhere[0]).transpose(1, 2)
+    z = F.scaled_dot_product_attention(q, k, v, attn_mask=given.bias)
+    if groups and torch.is_grad_enabled():
         z = z.clone()  # the kernel keeps its own output for the backward pass
-    for group in overlays:
-        span = _rows_of(group, given, q, first_row)
-        if not span:
+    for group in groups:
+        span = given.known_parts().span(group.attenders)
+        low, high = max(span[0] - first_row, 0), min(span[1] - first_row, q.shape[2])
+        if low >= high:
             continue
-        low, high = span.start, span.stop
         heads = slice(None) if group.heads is None else torch.tensor(group.heads, device=q.device)
         edited = _edited_rows(q[:, heads, low:high], k[:, heads], v[:, heads], given, group)
         rows = _is_among(given.known_parts().codes[:, None, low + first_row : high + first_row, None], group.attenders)
@@ -148,29 +144,10 @@ def fused_attention(
     return z.transpose(1, 2)
 
 
-def _rows_of(group: RowGroup, given: AttentionInput, q: Tensor, first_row: int) -> range:
-    """The rows of q, `[pair, head, row, d_head]`, outside of which no pair has one of the group's attenders."""
-    low, high = given.known_parts().span(group.attenders)
-    return range(max(low - first_row, 0), min(high - first_row, q.shape[2]))
-
-
-def _neighbours(parts: Iterable[int]) -> list[tuple[int, ...]]:
-    """The parts in runs that follow each other in a pair, so that the span of a run holds few other rows."""
-    runs: list[tuple[int, ...]] = []
-    for part in parts:
-        if runs and runs[-1][-1] == part - 1:
-            runs[-1] = (*runs[-1], part)
-        else:
-            runs.append((part,))
-    return runs
-
-
 def _edited_rows(q: Tensor, k: Tensor, v: Tensor, given: AttentionInput, group: RowGroup) -> Tensor:
     """z of rows that all lose what `group` loses; tensors are `[pair, head, pos, d_head]`."""
     if group.silent:
         return torch.zeros_like(q)
-    if not (group.zero or group.mask):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=given.bias)
     columns = given.known_parts().codes
     if group.zero:
         v = v * ~_is_among(columns[:, None, :, None], group.zero)
