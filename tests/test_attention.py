@@ -8,15 +8,15 @@ import pytest
 import torch
 from tiny_models import N_HEADS, SIDES, SIZES, explicit, port, run_oracle, tiny_hf, tiny_rows, to_batch
 
+from tl_crossenc import fused_attention as fused_module
 from tl_crossenc.attention import (
     AttentionInput,
     explicit_pattern,
     explicit_scores,
-    fused_attention,
     part_masses,
-    row_groups,
 )
 from tl_crossenc.conditions import Condition
+from tl_crossenc.fused_attention import fused_attention, row_groups
 from tl_crossenc.parts import PartMasks
 
 CONDITIONS = (
@@ -97,6 +97,82 @@ def test_both_paths_equal_the_reference(text, n_rows, sizes):
         assert not pattern[pair, :, :, n:].any()
         np.testing.assert_allclose(opened[pair, :n_real], expected_z, rtol=0, atol=1e-12)
         np.testing.assert_allclose(fused[pair, :n_real], expected_z, rtol=0, atol=1e-12)
+
+
+MOST_ROWS = (
+    "zero(DOC->QUERY)",
+    "mask(DOC->QUERY)",
+    "zero(DOC->CLS) + zero(DOC->SEP2)",  # columns apart from each other
+    "mask(DOC->QUERY) + zero(DOC->SEP1) + zero(SEP2->QUERY; heads=0,2) + zero(QUERY->SEP2; heads=1)",
+    "zero(QUERY->SEP1) + zero(DOC->SEP1) + mask(CLS->DOC)",
+    "zero(DOC->DOC) + mask(QUERY->QUERY)",
+    "mask(DOC->DOC) + mask(DOC->CLS) + mask(DOC->QUERY) + mask(DOC->SEP1)",
+    "zero(DOC->QUERY) + mask(QUERY->DOC) + zero(CLS->SEP2) + zero(SEP2->CLS)",
+)
+
+
+@pytest.mark.parametrize("columns", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("most", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("text", MOST_ROWS)
+def test_rows_edited_at_once_or_again_equal_the_reference(text, most, columns, monkeypatch):
+    """Wherever the bounds between the two ways are drawn."""
+    monkeypatch.setattr(fused_module, "MOST_ROWS", most)
+    monkeypatch.setattr(fused_module, "FEW_COLUMNS", columns)
+    rows = tiny_rows(((3, 41), (7, 23), (5, 37), (1, 2), (2, 0)))
+    batch = to_batch(rows)
+    q, k, v = projections(batch, d_head=7)
+    z = fused_attention(q, k, v, given(batch), compiled(text))
+    assert z.isfinite().all()
+    for pair, (_, expected) in enumerate(reference(q, k, v, rows, text)):
+        np.testing.assert_allclose(z[pair, : len(expected)], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("text", MOST_ROWS)
+@pytest.mark.parametrize("sizes", [((3, 41), (7, 23), (5, 37)), ((3, 41),)], ids=["padded", "one pair"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_other_rows_are_as_if_nothing_were_edited(text, sizes, dtype):
+    """To the bit, padded or not."""
+    batch = to_batch(tiny_rows(sizes))
+    q, k, v = projections(batch, d_head=7, dtype=dtype)
+    edits = compiled(text)
+    z, plain = (fused_attention(q, k, v, given(batch, dtype), some) for some in (edits, None))
+    edited = torch.from_numpy((edits.zero | edits.mask).any(2))  # [head, attender part]
+    for head in range(N_HEADS):
+        others = ~edited[head][batch.parts.codes.long().clamp(max=4)] & batch.attention_mask
+        assert others.any()
+        assert torch.equal(z[:, :, head][others], plain[:, :, head][others])
+
+
+@pytest.mark.parametrize("text", MOST_ROWS)
+@pytest.mark.parametrize("most", [0.0, 2.0])
+def test_nothing_of_what_is_removed_is_left(text, most, monkeypatch):
+    """Values are read only along directions that are kept: not even the rounding of a removed one shows."""
+    monkeypatch.setattr(fused_module, "MOST_ROWS", most)
+    batch = to_batch(tiny_rows(((3, 41), (7, 23), (5, 37))))
+    q, k, v = projections(batch, d_head=7, dtype=torch.float32)
+    edits = compiled(text)
+    kept = ~torch.from_numpy(edits.zero | edits.mask)  # [head, attender part, attended part]
+    codes = batch.parts.codes
+    for part in range(5):
+        other = torch.where((codes == part)[:, :, None, None], 1e4 * v, v)
+        z, moved = (fused_attention(q, k, some, given(batch, torch.float32), edits) for some in (v, other))
+        for head in range(N_HEADS):
+            deaf = ~kept[head, :, part][codes.long().clamp(max=4)] & batch.attention_mask
+            assert torch.equal(z[:, :, head][deaf], moved[:, :, head][deaf])
+
+
+@pytest.mark.parametrize("text", MOST_ROWS)
+def test_a_sink_costs_no_precision(text):
+    """Float32, with nearly all attention on one part, whether it is removed or left, against float64 of the same numbers."""
+    rows = tiny_rows(((3, 41), (7, 23), (5, 37)))
+    batch = to_batch(rows)
+    q, k, v = projections(batch, d_head=7, dtype=torch.float32)
+    q[..., 0] = 9.0
+    for part in range(5):
+        k[..., 0] = torch.where(batch.parts.codes == part, 9.0, 0.0)[..., None]
+        z = fused_attention(q, k, v, given(batch, torch.float32), compiled(text))
+        for pair, (_, expected) in enumerate(reference(q.double(), k.double(), v.double(), rows, text)):
+            np.testing.assert_allclose(z[pair, : len(expected)], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("text", CONDITIONS)

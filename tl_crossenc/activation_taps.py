@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_crossenc.attention import AttentionInput, fused_attention
+from tl_crossenc.attention import AttentionInput
 from tl_crossenc.conditions import LayerEdits
+from tl_crossenc.fused_attention import fused_attention
 from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.parts import Part
 from tl_crossenc.targets import Target

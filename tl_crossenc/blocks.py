@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from tl_crossenc.attention import AttentionInput, edited_span, explicit_pattern, explicit_scores, fused_attention
+from tl_crossenc.attention import AttentionInput, explicit_pattern, explicit_scores
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.encoder_config import CrossEncoderConfig
+from tl_crossenc.fused_attention import edited_span, fused_attention
 from tl_crossenc.layer_stack import K, LayerStack, Q, V
 
 

@@ -34,10 +34,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_crossenc.attention import fused_attention
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
+from tl_crossenc.fused_attention import fused_attention
 from tl_crossenc.heads import check_heads
 from tl_crossenc.layer_stack import K, Q, V
 from tl_crossenc.pairs import EncodedPairs
