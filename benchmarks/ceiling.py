@@ -32,13 +32,12 @@ from tl_crossenc.pairs import EncodedPairs, PairBatch
 
 
 def needed(cfg: CrossEncoderConfig, lengths: Sequence[int]) -> int:
-    """Multiply-adds of scoring pairs of these lengths, nothing ablated."""
+    """Multiply-adds of scoring pairs of these lengths, nothing ablated; in the last layer CLS reads the residual stream itself."""
     d, mlp, last = cfg.d_model, cfg.d_mlp, cfg.n_layers - 1
+    row = 4 * d * d + 2 * d * mlp  # query, key, value and output projections, MLP
     total = 0
     for n in map(int, lengths):
-        row = 2 * d * d + 2 * d * mlp  # query and output projections, MLP
-        keys_values = 2 * n * d * d
-        total += last * (n * row + keys_values + 2 * n * n * d) + (row + keys_values + 2 * n * d) + d * d + d
+        total += last * (n * row + 2 * n * n * d) + row + 2 * n * cfg.n_heads * d + d * d + d
     return total
 
 

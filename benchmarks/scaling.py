@@ -31,7 +31,7 @@ from tl_crossenc.porting import config_from_checkpoint, port_weights
 
 START = {"pairs": 64, "length": 96, "layers": 6, "conditions": 7}
 SWEEPS = {
-    "pairs": (64, 128, 256),
+    "pairs": (64, 128, 256, 512),
     "length": (32, 96, 192, 384),
     "layers": (3, 6, 12),
     "conditions": (1, 7, 19, 37),

@@ -13,6 +13,7 @@ from tl_crossenc.attention import (
     AttentionInput,
     explicit_pattern,
     explicit_scores,
+    one_row_attention,
     part_masses,
 )
 from tl_crossenc.conditions import Condition
@@ -173,6 +174,25 @@ def test_a_sink_costs_no_precision(text):
         z = fused_attention(q, k, v, given(batch, torch.float32), compiled(text))
         for pair, (_, expected) in enumerate(reference(q.double(), k.double(), v.double(), rows, text)):
             np.testing.assert_allclose(z[pair, : len(expected)], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", CONDITIONS)
+@pytest.mark.parametrize("sizes", [SIZES, SIZES[:1], SIZES[3:]], ids=["padded", "one pair", "empty passage"])
+def test_a_row_without_keys_and_values_equals_the_reference(text, sizes):
+    rows = tiny_rows(sizes)
+    batch = to_batch(rows)
+    generator = torch.Generator().manual_seed(3)
+    d_head, d_model = 7, 23
+    resid = torch.randn(*batch.tokens.shape, d_model, generator=generator, dtype=torch.float64)
+    W_Q, W_K, W_V = (torch.randn(N_HEADS, d_head, d_model, generator=generator, dtype=torch.float64) for _ in range(3))
+    b_Q, b_K, b_V = (torch.randn(N_HEADS, d_head, generator=generator, dtype=torch.float64) for _ in range(3))
+    q, k, v = (
+        torch.einsum("pcd,hed->pche", resid, weight) / 5 + bias for weight, bias in ((W_Q, b_Q), (W_K, b_K), (W_V, b_V))
+    )
+    z = one_row_attention(q[:, :1], resid, W_K / 5, W_V / 5, b_V, given(batch), compiled(text))
+    assert z.shape == (len(rows), 1, N_HEADS, d_head)
+    for pair, (_, expected) in enumerate(reference(q[:, :1], k, v, rows, text)):
+        np.testing.assert_allclose(z[pair], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("text", CONDITIONS)

@@ -4,6 +4,8 @@ With rows r (attenders), columns c (attended), S = q k^T / sqrt(d_head) and A = 
 
 - `explicit_scores` / `explicit_pattern` build S and A, `[pair, head, attender pos, attended pos]`, for whoever looks at
   them or edits them; `fused_attention` gives what they give without building a pattern.
+- `one_row_attention`: a single row needs neither keys nor values: S[0,c] = (W_K^T q) x[c] and sum_c A[0,c] v[c] = W_V sum_c
+  A[0,c] x[c], so that for each position two vectors a head are read in place of two matrices.
 - `part_masses`: attending to one-hot parts as values gives sum_{c in Y} A[r,c] for every part Y, in one fused call;
   `column_masses` does so for any sets of positions Y.
 
@@ -90,6 +92,31 @@ def explicit_pattern(
     if edits is None:
         return pattern
     return zero_pattern(pattern, given, edits)
+
+
+def one_row_attention(
+    q: Float[Tensor, "pair row head d_head"],
+    resid: Float[Tensor, "pair pos d_model"],
+    W_K: Float[Tensor, "head d_head d_model"],
+    W_V: Float[Tensor, "head d_head d_model"],
+    b_V: Float[Tensor, "head d_head"],
+    given: AttentionInput,
+    edits: LayerEdits | None = None,
+) -> Float[Tensor, "pair row head d_head"]:
+    """z of the first row alone, from the residual stream that keys and values would be projected from.
+
+    The keys' bias adds the same to all of the row's scores, which the softmax does not see; the values' bias counts for as much
+    attention as is left after zeroing.
+    """
+    folded = (q[:, 0].transpose(0, 1) @ W_K).transpose(0, 1)
+    scores = (folded @ resid.transpose(1, 2)).unsqueeze(2) / q.shape[-1] ** 0.5
+    if given.bias is not None:
+        scores = scores + given.bias
+    if edits is not None:
+        scores = mask_scores(scores, given, edits)
+    pattern = explicit_pattern(scores, given, edits).squeeze(2)
+    read = (pattern @ resid).transpose(0, 1) @ W_V.transpose(1, 2)
+    return (read.transpose(0, 1) + pattern.sum(-1, keepdim=True) * b_V).unsqueeze(1)
 
 
 def mask_scores(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from tl_crossenc.attention import AttentionInput, explicit_pattern, explicit_scores
+from tl_crossenc.attention import AttentionInput, explicit_pattern, explicit_scores, one_row_attention
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.fused_attention import edited_span, fused_attention
@@ -42,6 +42,11 @@ def is_hooked(*points: HookPoint) -> bool:
         point._forward_hooks or point._backward_hooks or point._forward_pre_hooks or point._backward_pre_hooks
         for point in points
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether any hook is on a point of a module."""
+    return is_hooked(*(point for point in module.modules() if isinstance(point, HookPoint)))
 
 
 class LayerNorm(nn.Module):
@@ -147,6 +152,8 @@ class Attention(LayerModule):
         With `inputs`, the queries', keys' and values' own copies of `resid` a head, those are projected in its stead; with
         `projected`, what `project` gave for `resid`, nothing is projected again.
         """
+        if rows == 1 and inputs is None and projected is None and not has_hooks(self):
+            return self.write(self._read_of_first_row(resid, given, edits))
         q, k, v = self.project(resid, rows, inputs) if projected is None else projected
         if is_hooked(self.hook_attn_scores, self.hook_pattern):
             scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
@@ -166,6 +173,14 @@ class Attention(LayerModule):
     def write(self, z: Float[Tensor, "pair row head d_head"]) -> Float[Tensor, "pair row d_model"]:
         """What the heads together write to the residual stream for what they read, z."""
         return F.linear(z.flatten(2), self.stack.out_weight[self.layer], self.stack.out_bias[self.layer])
+
+    def _read_of_first_row(self, resid: Tensor, given: AttentionInput, edits: LayerEdits | None) -> Tensor:
+        """z of the first row, without keys and values of the others."""
+        weight, bias = self.stack.qkv_weight[self.layer], self.stack.qkv_bias[self.layer]
+        heads = (self.stack.n_heads, self.stack.d_head)
+        q = F.linear(resid[:, :1], weight[Q], bias[Q]).unflatten(2, heads)
+        W_K, W_V = (weight[which].unflatten(0, heads) for which in (K, V))
+        return one_row_attention(q, resid, W_K, W_V, bias[V].unflatten(0, heads), given, edits)
 
     def project(self, resid: Tensor, rows: int | None = None, inputs: tuple[Tensor, ...] | None = None) -> QKV:
         """(q, k, v), each `[pair, pos, head, d_head]` and q of the first `rows` positions only, through their hooks."""
@@ -295,10 +310,6 @@ class BertBlock(LayerModule):
         resid_post = self.hook_resid_post(normalized_mid + mlp_out)
         normalized_post = self.ln2(resid_post, stack.ln2_weight[layer], stack.ln2_bias[layer])
         return self.hook_normalized_resid_post(normalized_post)
-
-    def is_observed(self) -> bool:
-        """Whether any hook is on this layer."""
-        return any(is_hooked(module) for module in self.modules() if isinstance(module, HookPoint))
 
     def reads_only_first_row(self) -> bool:
         """Whether nobody looks at this layer's rows, so that the ones that nothing reads need not be computed.

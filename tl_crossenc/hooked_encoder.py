@@ -18,7 +18,7 @@ from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.attention import AttentionInput, mask_scores, zero_pattern
-from tl_crossenc.blocks import BertBlock, BertEmbed
+from tl_crossenc.blocks import BertBlock, BertEmbed, has_hooks
 from tl_crossenc.conditions import UNABLATED, Condition, Indices, LayerEdits, Mode
 from tl_crossenc.directions import Direction
 from tl_crossenc.encoder_config import CrossEncoderConfig
@@ -198,7 +198,7 @@ class HookedEncoder(HookedRootModule):
         the other branches. Both are left where a hook is on the layer or only CLS is wanted.
         """
         block = cast(BertBlock, self.blocks[layer])
-        if only_cls or self.cfg.use_split_qkv_input or block.is_observed():
+        if only_cls or self.cfg.use_split_qkv_input or has_hooks(block):
             for edits in branches:
                 yield self.run_layer(layer, resid, given, edits, only_cls=only_cls)
             return
