@@ -25,6 +25,7 @@ from common import (
     subject,
 )
 
+from tl_crossenc import attention, blocks, fused_attention
 from tl_crossenc.blocks import BertBlock
 from tl_crossenc.conditions import UNABLATED, Condition
 from tl_crossenc.execution import run_conditions
@@ -39,6 +40,20 @@ BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
 def every_row_in_the_last_layer() -> Iterator[None]:
     """The last layer is run whole."""
     with replaced(BertBlock, "reads_only_first_row", lambda self: False):
+        yield
+
+
+@contextmanager
+def keys_and_values_in_the_last_layer() -> Iterator[None]:
+    """CLS alone in the last layer, but keys and values of all positions."""
+    with replaced(blocks, "has_hooks", lambda module: True):
+        yield
+
+
+@contextmanager
+def rows_attend_again() -> Iterator[None]:
+    """Edited rows attend once more, however many they are."""
+    with replaced(fused_attention, "MOST_ROWS", 2.0):
         yield
 
 
@@ -69,7 +84,6 @@ def no_shared_projections() -> Iterator[None]:
 @contextmanager
 def patterns_built() -> Iterator[None]:
     """No fused attention: scores and pattern are computed in the open."""
-    from tl_crossenc import attention, blocks
 
     def openly(q, k, v, given, edits=None, first_row=0):
         if first_row:
@@ -94,14 +108,17 @@ def without(*ideas: Callable[[], object], work: Callable[[], object]) -> Callabl
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = parse(parser(__doc__, pairs=192), argv)
+    options = parser(__doc__, pairs=192)
+    options.add_argument("--one-pass", action="store_true", help="leave the whole jobs out")
+    given = parse(options, argv)
     print_machine()
     pairs = real_pairs(given.collection, given.pairs)
     print_pairs(pairs, given.collection, given.token_budget)
     for shape in given.shape:
         model = subject(shape).model
         one_forward(shape, model, pairs, given)
-        whole_jobs(shape, model, sample(pairs, max(given.pairs // 12, 4)), given)
+        if not given.one_pass:
+            whole_jobs(shape, model, sample(pairs, max(given.pairs // 12, 4)), given)
 
 
 def one_forward(shape: str, model, pairs, given) -> None:
@@ -117,10 +134,12 @@ def one_forward(shape: str, model, pairs, given) -> None:
 
     jobs = {
         "all ideas": forward,
+        "keys and values of all in the last layer": without(keys_and_values_in_the_last_layer, work=forward),
         "last layer whole": without(every_row_in_the_last_layer, work=forward),
         "batches of 32 in the order given": lambda: forward(unsorted),
         "patterns built": without(patterns_built, work=forward),
         "DOC->QUERY removed, all ideas": ablated,
+        "DOC->QUERY removed, rows attend again": without(rows_attend_again, work=ablated),
         "DOC->QUERY removed, patterns built": without(patterns_built, work=ablated),
     }
     print_timings(f"{shape}, {len(pairs)} pairs, one pass", interleave(jobs, given.rounds), "all ideas")

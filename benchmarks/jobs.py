@@ -1,9 +1,8 @@
 """A whole job, conditions over pairs, run three ways: what `table1.py` and `figure1a.py` share.
 
 ours: `run_conditions`, shared prefixes, shared projections, edited rows only. The plain loop: our own model, a condition at a time
-(each still with fused attention, length buckets and CLS alone in the last layer). TransformerLens 3.9: its loop over conditions on
-64 pairs of the pool and some of the conditions, extrapolated by tokens and conditions (each costs it the same: it runs every layer
-whole).
+(each still with fused attention, length buckets and CLS alone in the last layer). TransformerLens 3.9: its loop over some of the
+conditions on the same pairs, extrapolated by their number (each costs it the same: it runs every layer whole).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from common import interleave, parse, parser, print_machine, print_pairs, print_table, real_pairs, sample, subject
 from direction_ablation import zeroes
-from tl39 import BATCH, Worker
+from tl39 import Worker
 
 from tl_crossenc.conditions import UNABLATED, Condition
 from tl_crossenc.directions import Direction
@@ -72,10 +71,9 @@ def _compare_one(name, given, model, pairs, chosen, doc_of_conditions, targets) 
     jobs = {"ours": ours, "plain loop": loop}
     worker = None
     if given.tl39_env is not None:
-        few = pairs if given.smoke else real_pairs(given.collection, 2 * BATCH)
-        worker = Worker(given.tl39_env, model, few, torch.get_num_threads())
+        worker = Worker(given.tl39_env, model, pairs, torch.get_num_threads())
         picked = [chosen[i] for i in np.linspace(0, len(chosen) - 1, given.tl39_conditions).astype(int)]
-        share = len(picked) * int(few.lengths.sum()) / (len(conditions) * int(pairs.lengths.sum()))
+        share = len(picked) / len(conditions)
         jobs["TransformerLens 3.9 loop"] = lambda: _loop39(worker, picked) / share
     timings = interleave(jobs, given.rounds)
     result = found["ours"]
@@ -92,9 +90,7 @@ def _compare_one(name, given, model, pairs, chosen, doc_of_conditions, targets) 
     if targets[0] is not None:
         print(f"target against the plain loop: {targets[0]:g} x")
     if worker is not None:
-        print(
-            f"TransformerLens 3.9: timed on {len(few)} pairs and {len(picked)} conditions, extrapolated by tokens and conditions"
-        )
+        print(f"TransformerLens 3.9: timed on {len(picked)} conditions, extrapolated by their number")
         worker.close()
 
 

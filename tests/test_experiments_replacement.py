@@ -162,6 +162,7 @@ def test_the_script_writes_what_it_says(tmp_path, monkeypatch, capsys):
 
     def run(*targets):
         monkeypatch.setattr(sys, "argv", [str(script), *targets, *map(str, places)])
+        monkeypatch.syspath_prepend(str(script.parent))
         runpy.run_path(str(script), run_name="__main__")
 
     run("1.2", "mlp.0")

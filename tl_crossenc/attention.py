@@ -15,7 +15,7 @@ Masked rows with nothing left are all zeros, not NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.parts import N_PARTS, PartMasks
+
+ZERO, MASK = 0, 1
 
 
 @dataclass(frozen=True)
@@ -123,28 +125,41 @@ def mask_scores(
     scores: Float[Tensor, "pair head row pos"], given: AttentionInput, edits: LayerEdits
 ) -> Float[Tensor, "pair head row pos"]:
     """The scores with -inf at every direction that `edits` masks."""
-    return scores.masked_fill(_cells(edits.mask, scores, given), -torch.inf) if edits.mask.any() else scores
+    return scores.masked_fill(_cells(edits, MASK, scores, given), -torch.inf) if edits.mask.any() else scores
 
 
 def zero_pattern(
     pattern: Float[Tensor, "pair head row pos"], given: AttentionInput, edits: LayerEdits
 ) -> Float[Tensor, "pair head row pos"]:
     """The pattern with 0 at every direction that `edits` zeroes."""
-    return pattern.masked_fill(_cells(edits.zero, pattern, given), 0.0) if edits.zero.any() else pattern
+    return pattern.masked_fill(_cells(edits, ZERO, pattern, given), 0.0) if edits.zero.any() else pattern
 
 
-def _cells(grid, like: Tensor, given: AttentionInput) -> Bool[Tensor, "pair head row pos"]:
-    """True at the cells of a pattern that lie in a direction of `grid`, `[head, attender part, attended part]`."""
+def _cells(edits: LayerEdits, which: int, like: Tensor, given: AttentionInput) -> Bool[Tensor, "pair head row pos"]:
+    """True at the cells of a pattern that lie in a direction that `edits` zeroes or masks."""
     codes = given.known_parts().codes.long()
     if codes.shape != (like.shape[0], like.shape[3]):
         raise ValueError(
             f"expected an input of the shape whose parts are given, {tuple(codes.shape)} [pair, pos]; "
             f"got a pattern over {(like.shape[0], like.shape[3])}: make the hooks from the pairs that are run"
         )
-    padded = torch.zeros(grid.shape[0], N_PARTS + 1, N_PARTS + 1, dtype=torch.bool, device=like.device)
-    padded[:, :N_PARTS, :N_PARTS] = torch.from_numpy(grid).to(like.device)
+    grid = _grids(edits, like.device)[which]
     rows = codes[:, : like.shape[2]]
-    return padded[:, rows[:, :, None], codes[:, None, :]].transpose(0, 1)
+    return grid[:, rows[:, :, None], codes[:, None, :]].transpose(0, 1)
+
+
+@lru_cache(maxsize=4096)
+def _grids(edits: LayerEdits, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What `edits` zeroes and masks, `[head, attender part, attended part]`, with padding as a sixth part that it leaves alone.
+
+    Kept, since a copy to a device waits for it.
+    """
+    grids = []
+    for edited in (edits.zero, edits.mask):
+        grid = torch.zeros(edited.shape[0], N_PARTS + 1, N_PARTS + 1, dtype=torch.bool)
+        grid[:, :N_PARTS, :N_PARTS] = torch.from_numpy(edited)
+        grids.append(grid.to(device))
+    return grids[0], grids[1]
 
 
 def part_masses(

@@ -1,0 +1,130 @@
+"""Every analysis script runs as its first lines say and writes the files that they name, with numbers in them."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_worlds import collection_folder, forbid_model_work, model_folder
+from tiny_collections import write_folder
+
+FOLDER = Path(__file__).parents[1] / "analyses"
+SCRIPTS = {
+    "attention_by_direction": [],
+    "attention_distributions": ["--permutations", "11"],
+    "head_ablation": ["--counts", "1", "2", "--draws", "2"],
+    "layer_sweep": ["--span", "only", "--directions", "DOC->QUERY", "CLS->ALL"],
+    "matching_heads": [],
+    "qk_alignment": [],
+    "sinks": [],
+    "table1": [],
+}
+ELSEWHERE = {"common", "patching", "replacement", "train_demo_crossencoder"}
+
+
+def run(name, monkeypatch, *arguments):
+    script = FOLDER / f"{name}.py"
+    monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+    monkeypatch.syspath_prepend(str(FOLDER))
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    place = tmp_path_factory.mktemp("world")
+    model_folder(place / "m")
+    collection_folder(place / "c")
+    return place
+
+
+def test_no_script_is_forgotten():
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*SCRIPTS, *ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_writes_the_files_that_it_names(name, world, tmp_path, monkeypatch, capsys):
+    places = ["--model", world / "m", "--collection", world / "c", "--out", tmp_path, "--device", "cpu"]
+    run(name, monkeypatch, *SCRIPTS[name], *places)
+    assert capsys.readouterr().out.strip()
+    says = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+    promised = re.findall(r"`([\w/]+\.(?:csv|md|json|parquet))`", says)
+    assert promised
+    for file in promised:
+        assert (tmp_path / file).stat().st_size > 0
+        if file.endswith(".csv"):
+            frame = pd.read_csv(tmp_path / file)
+            assert len(frame)
+            assert frame.select_dtypes("number").notna().to_numpy().any()
+
+
+def test_patching_writes_each_pair_and_their_mean(tmp_path, monkeypatch, capsys):
+    run(
+        "patching",
+        monkeypatch,
+        "--pairs",
+        "3",
+        "--site",
+        "resid_pre",
+        "--by",
+        "part",
+        "--out",
+        tmp_path,
+        "--device",
+        "cpu",
+    )
+    out = capsys.readouterr().out
+    assert "attribution patching" in out
+    assert "Pearson r" in out
+    each = pd.read_csv(tmp_path / "patching_resid_pre.csv")
+    summary = pd.read_csv(tmp_path / "patching_resid_pre_summary.csv")
+    where = [column for column in summary.columns if column in each.columns and column in ("layer", "part")]
+    assert where == ["layer", "part"]
+    assert len(summary) == 6 * 5
+    means = each.groupby(where, sort=False)["difference"].mean()
+    for _, row in summary.iterrows():
+        np.testing.assert_allclose(row["mean"], means[row["layer"], row["part"]], rtol=0, atol=1e-9)
+
+
+def test_patching_follows_paths_to_a_head(tmp_path, monkeypatch, capsys):
+    run("patching", monkeypatch, "--pairs", "2", "--receiver", "4.3.v", "--out", tmp_path, "--device", "cpu")
+    assert "layers" in capsys.readouterr().out
+    assert sum(1 for _ in tmp_path.glob("patching_*_summary.csv")) == 1
+
+
+def test_patching_says_what_no_passage_allows(tmp_path, monkeypatch):
+    write_folder(tmp_path / "bare", {"d": "bread"}, {"q": "flea sponge"}, [("q", "d", 1)])
+    places = ["--collection", tmp_path / "bare", "--out", tmp_path / "out", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="error: expected a passage of bare that makes a pair of TFC2, found none"):
+        run("patching", monkeypatch, "--axiom", "TFC2", "--form", "replace", *places)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("layer_sweep", ["--directions", "DOC->TITLE"], "error: .*expected a part among"),
+        ("head_ablation", ["--heads", "9.1"], "error: expected .*9.1"),
+        ("table1", ["--collection", "nowhere"], "error: .*nowhere"),
+        ("sinks", ["--model", "no/where"], "error: .*no/where"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence(name, arguments, message, world, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    places = {"--model": world / "m", "--collection": world / "c", "--out": tmp_path, "--device": "cpu"}
+    given = [part for option, value in places.items() if option not in arguments for part in (option, value)]
+    with pytest.raises(SystemExit, match=message):
+        run(name, monkeypatch, *arguments, *given)
+
+
+def test_scripts_share_what_is_stored_and_stand_beside_the_main_job(world, tmp_path, monkeypatch, capsys):
+    """By default they write into a folder of their own, whatever else lies in results/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / "of-something-else").mkdir(parents=True)
+    places = ["--model", world / "m", "--collection", world / "c", "--device", "cpu"]
+    run("matching_heads", monkeypatch, *places)
+    assert "results/analyses-m-c/" in capsys.readouterr().out
+    forbid_model_work(monkeypatch)
+    run("sinks", monkeypatch, *places)  # of the same attention
+    assert (tmp_path / "results" / "analyses-m-c" / "sinks_by_head.csv").is_file()
