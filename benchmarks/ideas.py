@@ -46,7 +46,7 @@ def every_row_in_the_last_layer() -> Iterator[None]:
 @contextmanager
 def keys_and_values_in_the_last_layer() -> Iterator[None]:
     """CLS alone in the last layer, but keys and values of all positions."""
-    with replaced(blocks, "has_hooks", lambda module: True):
+    with replaced(blocks, "has_hooks", lambda module, but=(): not but):
         yield
 
 

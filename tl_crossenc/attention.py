@@ -50,7 +50,7 @@ class AttentionInput:
     @cached_property
     def bias(self) -> Float[Tensor, "pair 1 1 pos"] | None:
         """Added to the scores: 0 at real tokens, -inf at padding; None without padding."""
-        return column_bias(self.attention_mask, self.dtype) if self.padded else None
+        return additive_bias(self.attention_mask, self.dtype)[:, None, None] if self.padded else None
 
     def known_parts(self) -> PartMasks:
         """The parts.
@@ -66,10 +66,9 @@ class AttentionInput:
         return self.parts
 
 
-def column_bias(kept: Bool[Tensor, "pair pos"], dtype: torch.dtype) -> Float[Tensor, "pair 1 1 pos"]:
-    """Added to the scores: 0 where a column is kept and -inf where it is not."""
-    bias = torch.zeros(kept.shape, dtype=dtype, device=kept.device).masked_fill(~kept, -torch.inf)
-    return bias[:, None, None, :]
+def additive_bias(kept: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
+    """What is added to scores: 0 where they are kept and -inf where they are not."""
+    return torch.zeros(kept.shape, dtype=dtype, device=kept.device).masked_fill_(~kept, -torch.inf)
 
 
 def explicit_scores(

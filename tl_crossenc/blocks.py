@@ -7,7 +7,7 @@ in the open otherwise; both give the same numbers to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -44,9 +44,10 @@ def is_hooked(*points: HookPoint) -> bool:
     )
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether any hook is on a point of a module."""
-    return is_hooked(*(point for point in module.modules() if isinstance(point, HookPoint)))
+def has_hooks(module: nn.Module, *, but: Collection[HookPoint] = ()) -> bool:
+    """Whether any hook is on a point of a module, `but` for some."""
+    points = (point for point in module.modules() if isinstance(point, HookPoint))
+    return is_hooked(*(point for point in points if point not in but))
 
 
 class LayerNorm(nn.Module):
@@ -314,12 +315,9 @@ class BertBlock(LayerModule):
     def reads_only_first_row(self) -> bool:
         """Whether nobody looks at this layer's rows, so that the ones that nothing reads need not be computed.
 
-        Hooks on the residual stream before the layer, on keys and on values are free: those are always computed whole.
+        Hooks on the residual stream before the layer, on keys and on values are free: those are computed whole for whoever looks.
         """
-        whole = {self.hook_resid_pre, self.attn.hook_k, self.attn.hook_v}
-        return not any(
-            is_hooked(module) for module in self.modules() if isinstance(module, HookPoint) and module not in whole
-        )
+        return not has_hooks(self, but={self.hook_resid_pre, self.attn.hook_k, self.attn.hook_v})
 
 
 class BertEmbed(nn.Module):

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.attention import AttentionInput, column_bias
+from tl_crossenc.attention import AttentionInput, additive_bias
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.parts import N_PARTS, PartMasks
 
@@ -99,7 +99,7 @@ def fused_attention(
     if everywhere:
         return _attend_again(q, k, v, given, everywhere[0]).transpose(1, 2)
     differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
-    at_once = () if differentiated else _edited_at_once(q, parts, groups)
+    at_once = () if differentiated else _edited_at_once(q, parts, groups, first_row)
     if at_once:
         z = _attend_by_cell(q, k, v, given, at_once, first_row)
     else:
@@ -134,11 +134,11 @@ def _attend_again(q: Tensor, k: Tensor, v: Tensor, given: AttentionInput, group:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=given.bias)
     kept = given.attention_mask & ~_is_among(columns, group.mask)
     alive = kept.any(-1, keepdim=True)
-    bias = column_bias(kept | ~alive, given.dtype)
+    bias = additive_bias(kept | ~alive, given.dtype)[:, None, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias) * alive[:, None, None, :]
 
 
-def _edited_at_once(q: Tensor, parts: PartMasks, groups: Sequence[RowGroup]) -> tuple[RowGroup, ...]:
+def _edited_at_once(q: Tensor, parts: PartMasks, groups: Sequence[RowGroup], first_row: int) -> tuple[RowGroup, ...]:
     """The groups that `_attend_by_cell` is to edit: where it can, those for which attending again would cost more.
 
     PyTorch has no public function that gives the softmax's denominator, so that its kernel is called by name: the one for the
@@ -151,12 +151,12 @@ def _edited_at_once(q: Tensor, parts: PartMasks, groups: Sequence[RowGroup]) -> 
     few_columns = FEW_COLUMNS * parts.codes.shape[1]
     found = []
     for group in groups:
-        low, high = parts.span(group.attenders)
+        low, high = _rows_of(group, parts, first_row, q.shape[2])
         n_columns = sum(stop - start for start, stop in _ranges(parts, group.zero))
         if (
             group.heads is None
             and not group.silent
-            and high - low >= MOST_ROWS * q.shape[2]
+            and high - low >= max(MOST_ROWS * q.shape[2], 1)
             and n_columns <= few_columns
         ):
             found.append(group)
@@ -174,14 +174,14 @@ def _attend_by_cell(
         lost = _is_among(column_codes, (*group.zero, *group.mask))
         kept = kept & ~(_is_among(row_codes, group.attenders) & lost)
     alive = kept.any(-1, keepdim=True)
-    bias = torch.zeros(kept.shape, dtype=q.dtype).masked_fill_(~(kept | ~alive), -torch.inf)[:, None]
+    bias = additive_bias(kept | ~alive, given.dtype)[:, None]
     z, log_kept = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)
     if not alive.all():
         z.mul_(alive[:, None])
     for group in groups:
         low, high = _rows_of(group, parts, first_row, n_rows)
         ranges = _ranges(parts, group.zero)
-        if not ranges or low >= high:
+        if not ranges:
             continue
         columns = torch.cat([k[:, :, start:stop] for start, stop in ranges], 2)
         among = torch.cat([_is_among(parts.codes[:, start:stop], group.zero) for start, stop in ranges], 1)
