@@ -7,7 +7,7 @@ QUERY->DOC and DOC->QUERY as `attention_per_query.parquet`. A second run measure
 """
 
 import pandas as pd
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS
@@ -18,8 +18,7 @@ from tl_crossenc.outputs import write_frame
 def main() -> None:
     options = parser(__doc__)
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     attention = run_attention(model, pools, store)
     write_frame(given.out / "attention_by_direction.csv", attention.by_direction, index=False)
     per_query = [
@@ -28,7 +27,6 @@ def main() -> None:
         for quantity in ("mass", "density")
     ]
     write_frame(given.out / "attention_per_query.parquet", pd.concat(per_query, ignore_index=True), index=False)
-    print(f"wrote attention_by_direction.csv and attention_per_query.parquet in {given.out}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Writes `match_histogram.csv`, `match_mass.csv`, `match_per_query.csv`, `match_ex
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.match_distributions import run_match_distributions
 from tl_crossenc.heads import resolve_heads
@@ -25,8 +25,7 @@ def main() -> None:
     options.add_argument("--max-pairs", type=int, help="measure whole queries, drawn at random, up to so many passages")
     options.add_argument("--seed", type=int, default=0, help="of the permutations and of the draw of queries")
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     found = run_match_distributions(
         model,
         pools,

@@ -1,15 +1,14 @@
-"""What the scripts share: their options, and how the model, the pools and the store that these name are opened."""
+"""What the scripts share: their options, and how what these name is opened."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.outputs import versions
+from tl_crossenc.outputs import default_folder, versions
 from tl_crossenc.pools import Pool, PoolSpec
 from tl_crossenc.reproduce import frozen_pool
 from tl_crossenc.store import Store, StoreError
@@ -34,23 +33,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def open_model(given: argparse.Namespace) -> HookedCrossEncoder:
-    """The model."""
-    return HookedCrossEncoder.from_pretrained(given.model, device=given.device)
-
-
-def open_store(given: argparse.Namespace) -> Store:
-    """The store in the folder for results, `given.out`; what a script has stored there another does not compute again."""
-    if given.out is None:
-        names = (Path(name).name for name in (given.model, *(given.collection or ["demo"])))
-        given.out = Path("results") / "-".join(["analyses", *(re.sub(r"[^\w.]+", "-", name) for name in names)])
+def opened(given: argparse.Namespace) -> tuple[HookedCrossEncoder, list[Pool], Store]:
+    """The model; the default pool of each collection, drawn once and kept; the store, which the scripts share."""
+    collections = given.collection or ["demo"]
+    given.out = given.out or default_folder(given.model, collections, "analyses-")
+    model = HookedCrossEncoder.from_pretrained(given.model, device=given.device)
+    store = Store(given.out, versions={"torch": versions()["torch"]})
     print(f"Tables are written into {given.out}/")
-    return Store(given.out, versions={"torch": versions()["torch"]})
-
-
-def open_pools(given: argparse.Namespace, store: Store) -> list[Pool]:
-    """The default pool of each collection, drawn once and kept beside the store."""
-    return [frozen_pool(name, PoolSpec(), store.root / "pools") for name in given.collection or ["demo"]]
+    return model, [frozen_pool(name, PoolSpec(), given.out / "pools") for name in collections], store
 
 
 @contextmanager

@@ -6,7 +6,7 @@ python analyses/head_ablation.py --heads @matching:8 --counts 2 4 8 --draws 20
 Writes `head_ablation.csv`, `head_ablation_draws.csv` and `head_ablation_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import run_head_ablation
@@ -24,8 +24,7 @@ def main() -> None:
     options.add_argument("--draws", type=int, default=10)
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     if given.heads is None:
         ranking = ranked_heads(matching_heads(run_attention(model, pools, store)))
     else:

@@ -6,7 +6,7 @@ python analyses/layer_sweep.py --span only --directions 'DOC->QUERY' 'CLS->ALL'
 Writes `figure1a.csv` and `figure1a_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.conditions import MODES
 from tl_crossenc.directions import parse_directions
@@ -21,8 +21,7 @@ def main() -> None:
     options.add_argument("--span", choices=SPANS, default="up_to")
     options.add_argument("--mode", choices=MODES, default="zero")
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     directions = [direction for text in given.directions for direction in parse_directions(text)]
     sweep = run_layer_sweep(model, pools, store, directions=directions, span=given.span, mode=given.mode)
     write_frame(given.out / "figure1a.csv", sweep.curve, index=False)

@@ -6,7 +6,7 @@ python analyses/matching_heads.py --against 0 --directions 'CLS->DOC' --quantity
 Writes `matching_heads.csv` and the heads that pass as `heads/matching.json`, which other commands take as `@matching`.
 """
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS, RELEVANT_GRADES, matching_heads, passing_heads
@@ -22,8 +22,7 @@ def main() -> None:
     options.add_argument("--directions", nargs="+", default=list(MATCHING_DIRECTIONS))
     options.add_argument("--quantity", choices=("mass", "density"), default="mass")
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     attention = run_attention(model, pools, store)
     settings = {
         "relevant_grades": given.relevant,

@@ -12,7 +12,7 @@ patching with exact patching. With `--receiver`, the direct paths from every hea
 import time
 from collections.abc import Iterator, Sequence
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 from rich.console import Console
 
 from tl_crossenc.attribution import agreement, attribution_patch
@@ -41,9 +41,9 @@ def main() -> None:
     options.add_argument("--measure", choices=MEASURES, default="difference")
     given = options.parse_args()
     console = Console()
-    model, store = open_model(given), open_store(given)
-    pools = [pool.ranked for pool in open_pools(given, store)]
-    pairs = AlignedPairs.concatenate(list(diagnosed(model, pools, given.axiom, given.form, given.pairs)))
+    model, pools, _ = opened(given)
+    ranked = [pool.ranked for pool in pools]
+    pairs = AlignedPairs.concatenate(list(diagnosed(model, ranked, given.axiom, given.form, given.pairs)))
     start = time.perf_counter()
     with progress_bar(console, "patching") as progress:
         settings = {"mode": given.mode, "progress": progress}

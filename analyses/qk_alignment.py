@@ -7,7 +7,7 @@ Writes `qk_heads.csv`, `qk_products.csv`, `qk_spectrum.csv`, `qk_decomposition.c
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
 from tl_crossenc.outputs import write_frame
@@ -22,8 +22,7 @@ def main() -> None:
     options.add_argument("--max-pairs", type=int, default=512, help="pairs that the decomposition is measured on")
     options.add_argument("--seed", type=int, default=0, help="of the draw of those pairs")
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     found = run_qk_alignment(
         model,
         pools,

@@ -8,7 +8,7 @@ and `replacement_per_query.parquet`. A second run scores nothing anew.
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.replacement import KINDS, run_replacement
 from tl_crossenc.outputs import write_frame
@@ -21,8 +21,7 @@ def main() -> None:
     options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     options.add_argument("--seed", type=int, default=0, help="of the draws of resampling")
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     found = run_replacement(model, pools, store, given.targets, kinds=given.kinds, seed=given.seed)
     write_frame(given.out / "replacement.csv", found.comparison, index=False)
     write_frame(given.out / "replacement_per_query.parquet", found.per_query.reset_index(), index=False)

@@ -6,7 +6,7 @@ Writes `sinks_by_layer.csv` (means over heads) and `sinks_by_head.csv`, and prin
 Zhan et al. 2020 where the model has as many layers as theirs.
 """
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.sinks import measure_sinks
@@ -18,8 +18,7 @@ from tl_crossenc.published import ZHAN_2020, ZHAN_2020_SEP_MASS
 def main() -> None:
     options = parser(__doc__)
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     sinks = measure_sinks(run_attention(model, pools, store))
     write_frame(given.out / "sinks_by_layer.csv", sinks.by_layer, index=False)
     write_frame(given.out / "sinks_by_head.csv", sinks.by_head, index=False)

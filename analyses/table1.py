@@ -6,7 +6,7 @@ python analyses/table1.py --mode mask --gain exponential
 Writes `table1.csv` and `table1.md`, and `table1_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, open_model, open_pools, open_store, parser
+from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.conditions import MODES
 from tl_crossenc.experiments.table1 import run_table1
@@ -21,8 +21,7 @@ def main() -> None:
     options.add_argument("--mode", choices=MODES, default="zero")
     options.add_argument("--gain", choices=("linear", "exponential"), default="linear")
     given = options.parse_args()
-    model, store = open_model(given), open_store(given)
-    pools = open_pools(given, store)
+    model, pools, store = opened(given)
     table = run_table1(model, pools, store, mode=given.mode, gain=given.gain)
     write_frame(given.out / "table1.csv", table1_csv(table.comparison))
     write_frame(given.out / "table1_per_query.csv", table.per_query)

@@ -1,13 +1,14 @@
 """The files beside the cells: whole, readable by others, the same bytes for the same content."""
 
 import json
+from pathlib import Path
 
 import ir_measures
 import pandas as pd
 import pytest
 
 from tl_crossenc.files import StoreError
-from tl_crossenc.outputs import file_name, versions, write_frame, write_json, write_runs
+from tl_crossenc.outputs import default_folder, file_name, versions, write_frame, write_json, write_runs
 
 
 @pytest.fixture
@@ -81,3 +82,11 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path, scores):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"could not write .*: choose a place"):
         write_frame(tmp_path / "file" / "s.csv", scores)
+
+
+def test_a_default_folder_is_named_by_the_last_part_of_each_name(tmp_path, monkeypatch):
+    here = tmp_path / "my pool"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert default_folder("castorini/monobert", ["demo", "."]) == Path("results/monobert-demo-my-pool")
+    assert default_folder(str(here), ["beir/nfcorpus/test"], "masks-") == Path("results/masks-my-pool-test")

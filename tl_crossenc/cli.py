@@ -159,29 +159,26 @@ def _say(text: str) -> None:
     Console().print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def _last_name(name: str) -> str:
-    return (Path(name).expanduser().resolve() if Path(name).is_dir() else Path(name)).name
-
-
 def _reproduce(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tl_crossenc.directions import parse_directions
     from tl_crossenc.experiments.layers import FIGURE_1A
     from tl_crossenc.experiments.paper import PaperOptions
+    from tl_crossenc.outputs import default_folder
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.reproduce import Settings, reproduce
     from tl_crossenc.terminal import progress_bar, table1_for_terminal
 
     collections = tuple(arguments.collection or ["demo"])
-    label = "-".join(re.sub(r"[^\w.]+", "-", _last_name(name)) for name in (arguments.model, *collections))
+    folder = default_folder(arguments.model, collections)
     for value, default in ((arguments.mode, "zero"), (arguments.dtype, "float32"), (arguments.seed, 0)):
-        label += "" if value == default else f"-{value}"
+        folder = folder if value == default else Path(f"{folder}-{value}")
     directions = [direction for text in arguments.direction or [] for direction in parse_directions(text)]
     settings = Settings(
         model=arguments.model,
         collections=collections,
-        out=arguments.out or Path("results") / label,
+        out=arguments.out or folder,
         device=arguments.device,
         dtype=arguments.dtype,
         revision=arguments.revision,
@@ -219,7 +216,7 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
     from tl_crossenc.cross_encoder import HookedCrossEncoder
     from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
     from tl_crossenc.files import write_atomic
-    from tl_crossenc.outputs import versions, write_frame
+    from tl_crossenc.outputs import default_folder, versions, write_frame
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.presets import COMPARED
     from tl_crossenc.reproduce import frozen_pool
@@ -228,8 +225,7 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
     from tl_crossenc.terminal import masks_for_terminal, progress_bar
 
     collections = arguments.collection or ["demo"]
-    label = "-".join(re.sub(r"[^\w.]+", "-", _last_name(name)) for name in (arguments.model, *collections))
-    out = arguments.out or Path("results") / f"masks-{label}"
+    out = arguments.out or default_folder(arguments.model, collections, "masks-")
     presets = arguments.preset or COMPARED
     model = HookedCrossEncoder.from_pretrained(
         arguments.model,

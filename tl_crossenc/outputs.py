@@ -14,7 +14,7 @@ import io
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,15 @@ def write_frame(path: Path, frame: pd.DataFrame, *, index: bool = True) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON object with sorted keys."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def default_folder(model: str, collections: Sequence[str], prefix: str = "") -> Path:
+    """Where results go that were given no folder: `results/<model>-<collections>`, by the last part of each name or folder."""
+    given = (
+        (Path(name).expanduser().resolve() if Path(name).is_dir() else Path(name)).name
+        for name in (model, *collections)
+    )
+    return Path("results") / (prefix + "-".join(re.sub(r"[^\w.]+", "-", name) for name in given))
 
 
 def versions() -> dict[str, str]:
