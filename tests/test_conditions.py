@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from helpers import one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +11,9 @@ from tl_crossenc.conditions import (
     UNABLATED,
     Condition,
     DirectionAblation,
-    format_indices,
-    parse_indices,
 )
 from tl_crossenc.directions import Direction
+from tl_crossenc.indices import as_indices, format_indices, parse_indices
 
 NAMES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")
 N_LAYERS, N_HEADS = 7, 3
@@ -161,6 +161,9 @@ def test_any_text_is_read_or_refused_with_a_value_error(text):
         ([5, 0, 5], (0, 5)),
         (np.array([2, 1]), (1, 2)),
         (np.int64(2), (2,)),
+        (torch.tensor([4, 2]), (2, 4)),
+        ("0-3,7", (0, 1, 2, 3, 7)),
+        ("all", None),
         ((), ()),
     ],
 )
@@ -169,6 +172,35 @@ def test_ablate_takes_layers_of_any_iterable(given, expected):
     assert edit.layers == expected
     (edit,) = Condition.ablate("DOC->QUERY", heads=given).edits
     assert edit.heads == expected
+
+
+def test_where_the_model_is_known_negative_numbers_count_from_its_end():
+    assert as_indices(-1, "layers", size=7) == as_indices(torch.tensor(-1), "layers", size=7) == (6,)
+    assert as_indices([0, -7, -2], "heads", size=7) == (0, 5)
+    with pytest.raises(ValueError, match=r"expected heads -7\.\.6, got \(-8,\)") as error:
+        as_indices(-8, "heads", size=7)
+    assert one_sentence(error.value)
+
+
+@pytest.mark.parametrize("bad", [range(10**12), itertools.count(), "0-999999999999"])
+def test_more_layers_than_any_model_has_are_refused_at_once(bad):
+    with pytest.raises(ValueError, match="no model has so many") as error:
+        Condition.ablate("DOC->QUERY", layers=bad)
+    assert one_sentence(error.value)
+
+
+@pytest.mark.parametrize("bad", [1.0, [0.5], [None], ["1"], object(), [np.bool_(True)], {"a": 1}])
+def test_layers_that_are_no_whole_numbers_are_one_sentence(bad):
+    with pytest.raises(ValueError, match="expected layers as whole numbers from 0, got") as error:
+        as_indices(bad, "layers")
+    assert one_sentence(error.value)
+
+
+def test_conditions_and_directions_show_as_their_text():
+    condition = Condition.parse("zero(DOC->QUERY; layers=0-3)")
+    assert repr(condition) == "zero(DOC->QUERY; layers=0-3)"
+    assert repr([*condition.edits, UNABLATED]) == "[zero(DOC->QUERY; layers=0-3), none]"
+    assert repr([Direction.parse("CLS->ALL")]) == "[CLS->ALL]"
 
 
 @pytest.mark.parametrize("bad", [[-1], [True], [0, -2]])

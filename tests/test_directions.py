@@ -1,4 +1,5 @@
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -32,6 +33,22 @@ def test_a_double_arrow_is_both_directions_once(left, right, space):
     both = parse_directions(f"{left}{space}<->{space}{right}")
     expected = [f"{left}->{right}"] if left == right else [f"{left}->{right}", f"{right}->{left}"]
     assert [str(direction) for direction in both] == expected
+
+
+@pytest.mark.parametrize(("attender", "attended"), list(itertools.product(NAMES, NAMES)))
+def test_a_direction_is_made_of_parts_or_their_names(attender, attended):
+    expected = Direction.parse(f"{attender}->{attended}")
+    assert Direction(attender, attended.lower()) == Direction(side(attender), side(attended)) == expected
+    assert hash(Direction(attender, attended)) == hash(expected)
+    assert pickle.loads(pickle.dumps(expected)) == expected
+
+
+@pytest.mark.parametrize("bad", ["PAD", "DOC->QUERY", "", Part.PAD])
+def test_a_side_that_is_no_part_is_one_sentence(bad):
+    for sides in ((bad, "DOC"), (Part.CLS, bad)):
+        with pytest.raises(ValueError, match="expected a part among CLS, QUERY, SEP1, DOC, SEP2") as error:
+            Direction(*sides)
+        assert one_sentence(error.value)
 
 
 def test_a_double_arrow_is_not_one_direction():

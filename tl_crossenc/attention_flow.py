@@ -34,7 +34,7 @@ from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.conditions import UNABLATED
 from tl_crossenc.directions import ALL
 from tl_crossenc.hooked_encoder import FwdHooks, HookedEncoder
-from tl_crossenc.pairs import EncodedPairs, PairBatch
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES, Part
 
 QUANTITIES = ("mass", "density")
@@ -156,7 +156,7 @@ class AttentionFlow:
 
 def measure_attention(
     model: HookedEncoder,
-    pairs: EncodedPairs,
+    pairs: EncodedPairs | PairBatch,
     groups: Sequence[Hashable],
     *,
     full_stops: Sequence[int] = (),
@@ -167,7 +167,7 @@ def measure_attention(
 
     Args:
         model: the model, with nothing ablated.
-        pairs: encoded pairs, from `model.encode_pairs`.
+        pairs: from `model.encode_pairs` or `model.to_pairs`.
         groups: the name of each pair's group.
         full_stops: the token ids that are full stops.
         token_budget: padded tokens a batch.
@@ -176,6 +176,7 @@ def measure_attention(
     Raises:
         ValueError: not one group a pair, an ablation is active, or attention that is no finite number.
     """
+    pairs = as_encoded(pairs)
     if len(groups) != len(pairs):
         raise ValueError(f"expected the group of each of {len(pairs)} pairs, got {len(groups)}")
     if model.active_condition != UNABLATED:

@@ -34,11 +34,12 @@ from torch import Tensor
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
-from tl_crossenc.pairs import EncodedPairs, PairBatch
+from tl_crossenc.indices import Indices, within
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.patching import Progress, check_aligned, check_labels, check_mode
 from tl_crossenc.patching_result import PatchResult
 from tl_crossenc.patching_runs import capturing, check_unhooked
-from tl_crossenc.patching_sites import SITES, Pieces, choose_pieces, within
+from tl_crossenc.patching_sites import SITES, Pieces, choose_pieces
 
 DEFAULT_SITES: Mapping[str, str] = {"z": "head", "resid_pre": "part", "attn_out": "part", "mlp_out": "part"}
 """Site -> the pieces it is cut into."""
@@ -46,12 +47,12 @@ DEFAULT_SITES: Mapping[str, str] = {"z": "head", "resid_pre": "part", "attn_out"
 
 def attribution_patch(
     model: HookedCrossEncoder,
-    clean: EncodedPairs,
-    corrupted: EncodedPairs,
+    clean: EncodedPairs | PairBatch,
+    corrupted: EncodedPairs | PairBatch,
     sites: Mapping[str, str] | Iterable[str] = DEFAULT_SITES,
     *,
     mode: str = "denoise",
-    layers: Iterable[int] | None = None,
+    layers: Indices = None,
     labels: Sequence[Hashable] | None = None,
     token_budget: int = DEFAULT_TOKEN_BUDGET // 2,
     progress: Progress | None = None,
@@ -60,7 +61,8 @@ def attribution_patch(
 
     Args:
         model: the model; directions that it is ablating stay ablated.
-        clean, corrupted: aligned pairs: pair by pair as many tokens, with the same parts.
+        clean, corrupted: aligned pairs, from `model.encode_pairs` or `model.to_pairs`: pair by pair as many tokens, with the
+            same parts.
         sites: names of sites, cut into their first choice of pieces, or site -> pieces, as `activation_patch`'s `site` and `by`.
         mode: "denoise": gradients at the corrupted run; "noise": at the clean run.
         layers: only these; None for all.
@@ -75,6 +77,7 @@ def attribution_patch(
     Raises:
         ValueError: pairs that are not aligned, a choice that there is not, or hooks on the model.
     """
+    clean, corrupted = as_encoded(clean), as_encoded(corrupted)
     check_aligned(clean, corrupted)
     check_unhooked(model)
     way = check_mode(mode)

@@ -17,7 +17,7 @@ Where both modes meet in one head, the masked scores go through the softmax firs
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
@@ -25,55 +25,15 @@ from typing import Literal, get_args
 import numpy as np
 
 from tl_crossenc.directions import Direction, parse_directions
+from tl_crossenc.indices import Indices, as_indices, format_indices, parse_indices
 from tl_crossenc.parts import N_PARTS, Part
 
 Mode = Literal["zero", "mask"]
 MODES: tuple[Mode, ...] = get_args(Mode)
-Indices = Iterable[int | np.integer] | int | np.integer | None
-MOST_INDICES = 10_000
 _EDIT = re.compile(r"^(\w+)\(([^;()]+)((?:;[^;()]+)*)\)$")
 
 
-def format_indices(indices: Sequence[int]) -> str:
-    """`0-3,7` for (0, 1, 2, 3, 7)."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
-
-
-def parse_indices(text: str, what: str = "indices") -> tuple[int, ...] | None:
-    """(0, 1, 2, 3, 7) for `0-3,7`; None, which stands for all of them, for `all`.
-
-    Raises:
-        ValueError: the text is not such a list.
-    """
-    if text.strip().lower() == "all":
-        return None
-    indices: set[int] = set()
-    for run in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", run)
-        if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise ValueError(f"expected {what} such as 0-3,7 or all, got {text!r}")
-        if int(match[2] or match[1]) >= MOST_INDICES:
-            raise ValueError(f"expected {what} below {MOST_INDICES}, got {text!r}: no model has so many")
-        indices.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return tuple(sorted(indices))
-
-
-def _as_indices(indices: Indices, what: str) -> tuple[int, ...] | None:
-    if indices is None:
-        return None
-    values = (indices,) if isinstance(indices, int | np.integer) else tuple(indices)
-    if any(isinstance(i, bool) or not isinstance(i, int | np.integer) or i < 0 for i in values):
-        raise ValueError(f"expected {what} as whole numbers from 0, got {values!r}")
-    return tuple(sorted({int(i) for i in values}))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DirectionAblation:
     """One direction of attention removed in some layers and heads. None stands for all of them."""
 
@@ -85,13 +45,15 @@ class DirectionAblation:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"expected a mode among {', '.join(MODES)}, got {self.mode!r}")
-        object.__setattr__(self, "layers", _as_indices(self.layers, "layers"))
-        object.__setattr__(self, "heads", _as_indices(self.heads, "heads"))
+        object.__setattr__(self, "layers", as_indices(self.layers, "layers"))
+        object.__setattr__(self, "heads", as_indices(self.heads, "heads"))
 
     def __str__(self) -> str:
         layers = "" if self.layers is None else f"; layers={format_indices(self.layers) or 'none'}"
         heads = "" if self.heads is None else f"; heads={format_indices(self.heads) or 'none'}"
         return f"{self.mode}({self.direction}{layers}{heads})"
+
+    __repr__ = __str__
 
     @classmethod
     def parse(cls, text: str) -> tuple[DirectionAblation, ...]:
@@ -153,7 +115,7 @@ class LayerEdits:
         return hash(self.key)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Condition:
     """A set of edits, run as one. The empty one is the unablated model."""
 
@@ -182,7 +144,7 @@ class Condition:
         parsed: list[Direction] = []
         for direction in given:
             parsed.extend([direction] if isinstance(direction, Direction) else parse_directions(direction))
-        chosen = _as_indices(layers, "layers"), _as_indices(heads, "heads")
+        chosen = as_indices(layers, "layers"), as_indices(heads, "heads")
         return cls(tuple(DirectionAblation(direction, mode, *chosen) for direction in parsed))
 
     @classmethod
@@ -202,6 +164,8 @@ class Condition:
 
     def __str__(self) -> str:
         return " + ".join(str(edit) for edit in self.edits) or "none"
+
+    __repr__ = __str__
 
     def __add__(self, other: Condition) -> Condition:
         return Condition(self.edits + other.edits)

@@ -15,7 +15,7 @@ from tl_crossenc.blocks import BertPooler, Classifier
 from tl_crossenc.embedded import open_model
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.hooked_encoder import HookedEncoder
-from tl_crossenc.pairs import EncodedPairs, PairBatch, PairEncoder, broadcast_texts
+from tl_crossenc.pairs import EncodedPairs, PairBatch, PairEncoder, Texts, broadcast_texts
 from tl_crossenc.parts import PartMasks
 from tl_crossenc.porting import config_from_checkpoint, port_weights
 from tl_crossenc.progress import counted
@@ -30,7 +30,25 @@ DTYPES: dict[str, torch.dtype] = {
 
 
 class HookedCrossEncoder(Prompt, HookedEncoder):
-    """`HookedEncoder` with pooler, classifier, tokenizer and score.
+    """A BERT reranker with a hook point on every activation: `HookedEncoder` with pooler, classifier, tokenizer and score.
+
+    To begin with:
+
+    >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")  # or "demo", a hub name, a folder
+    >>> query, passages = "tune a guitar", ["a guitar garden", "old piano"]
+    >>> model.score(query, passages).round(decimals=2)  # higher is more relevant
+    tensor([5.7500, 0.0000])
+    >>> with model.ablating("DOC->QUERY", layers="0-1"):  # what passage positions read from query positions, gone
+    ...     model.score(query, passages).round(decimals=2)
+    tensor([0., 0.])
+    >>> scores, cache = model.run_with_cache(query, passages)
+    >>> cache["pattern", 1].shape  # [pair, head, attender pos, attended pos]
+    torch.Size([2, 4, 9, 9])
+    >>> model.W_Q.shape, model.QK[1, 2].svd()[1].shape  # views of the weights; FactoredMatrix
+    (torch.Size([4, 4, 140, 35]), torch.Size([35]))
+
+    `model.explain(query, passage)` shows one pair, `list(model.hook_dict)` all hook points, and
+    `tl_crossenc.activation_patch`, `run_conditions`, ... take `model.to_pairs(query, passages)`.
 
     Args:
         cfg: sizes and conventions.
@@ -98,11 +116,11 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             )
         return self.encoder
 
-    def encode_pairs(self, query: str | Sequence[str], passages: str | Sequence[str]) -> EncodedPairs:
+    def encode_pairs(self, query: Texts, passages: Texts) -> EncodedPairs:
         """Tokenize one query against many passages, or as many queries as passages, without padding."""
         return self._text_encoder().encode(*broadcast_texts(query, passages))
 
-    def to_pairs(self, query: str | Sequence[str], passages: str | Sequence[str]) -> PairBatch:
+    def to_pairs(self, query: Texts, passages: Texts) -> PairBatch:
         """One padded batch of pairs, on the model's device, with the part of every position.
 
         Raises:
@@ -113,7 +131,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             raise ValueError("expected at least one passage, got none")
         return encoded.batch().to(self.device)
 
-    def to_tokens(self, query: str | Sequence[str], passages: str | Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def to_tokens(self, query: Texts, passages: Texts) -> tuple[Tensor, Tensor, Tensor]:
         """(tokens, token_type_ids, attention_mask) of the pairs, as TransformerLens 3.9's encoder gives them."""
         pairs = self.to_pairs(query, passages)
         return pairs.tokens, pairs.token_type_ids, pairs.attention_mask
@@ -127,7 +145,8 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
 
     def forward(
         self,
-        input: PairBatch | Tensor,
+        input: PairBatch | Tensor | Texts,
+        passages: Texts | None = None,
         *,
         token_type_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -139,8 +158,9 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         """Run the model.
 
         Args:
-            input: pairs from `to_pairs`; or token ids `[pair, pos]`; or, with `start_at_layer`, the residual stream
-                `[pair, pos, d_model]` before that layer.
+            input: pairs from `to_pairs`; or a query (or as many as passages), then run with its passages as one batch; or token ids
+                `[pair, pos]`; or, with `start_at_layer`, the residual stream `[pair, pos, d_model]` before that layer.
+            passages: the passages of a query, as for `to_pairs`.
             token_type_ids, attention_mask: `[pair, pos]`, required beside raw tokens.
             parts: the parts of raw tokens, needed only while directions are being ablated.
             start_at_layer, stop_at_layer: run only these layers; both may count from the end.
@@ -149,7 +169,9 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
 
         Raises:
             ValueError: inputs that do not fit together.
+            TypeError: an input of another kind.
         """
+        input = self._as_input(input, passages)
         wanted = return_type or (
             "resid" if stop_at_layer is not None else "scores" if isinstance(input, PairBatch) else "logits"
         )
@@ -178,14 +200,38 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         logits = self.run_head(resid)
         return logits if wanted == "logits" else score_from_logits(logits)
 
+    def _as_input(self, given: Any, passages: Any) -> PairBatch | Tensor:
+        """Pairs and tensors as they are, texts as pairs."""
+        if isinstance(given, PairBatch | Tensor):
+            if passages is not None:
+                raise ValueError(
+                    f"expected no passages beside a {type(given).__name__}, which has its own; leave them out"
+                )
+            return given
+        texts = isinstance(given, str) or (
+            isinstance(given, Sequence) and bool(given) and all(isinstance(text, str) for text in given)
+        )
+        if not texts or passages is None:
+            came = (
+                f"a query of {len(given)} characters without passages"
+                if isinstance(given, str)
+                else type(given).__name__
+            )
+            came = f"{len(given)} texts without passages" if texts and not isinstance(given, str) else came
+            raise TypeError(
+                f"expected a query and its passages, pairs from model.to_pairs(query, passages), or token ids, got {came}: "
+                "call model(query, passages), or model.score(query, passages) for many"
+            )
+        return self.to_pairs(given, passages)
+
     def run_head(self, resid: Float[Tensor, "pair row d_model"]) -> Float[Tensor, "pair label"]:
         """Logits from the residual stream after the last layer; only its first position is read."""
         return self.classifier(self.pooler(resid))
 
     def score(
         self,
-        query: str | Sequence[str],
-        passages: str | Sequence[str],
+        query: Texts,
+        passages: Texts,
         *,
         token_budget: int | None = None,
         progress: Callable[[int], Any] | bool | None = None,
@@ -196,7 +242,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
 
         Args:
             query: one query, or as many as passages.
-            passages: the passages.
+            passages: the passages, or a mapping of their ids to them.
             token_budget: padded tokens a batch; memory grows with it. By default what suits the device
                 (`batching.default_token_budget`). A batch that its memory does not hold is run in halves.
             progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal.

@@ -18,22 +18,27 @@ ALL = "ALL"
 _ARROW = re.compile(r"^\s*(\w+)\s*(<?)\s*->\s*(\w+)\s*$")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Direction:
     """One (attender part, attended part). None stands for ALL.
 
-    Attributes:
-        attender: the part whose rows are meant, or None for every part.
-        attended: the part whose columns are meant, or None for every part.
+    Args:
+        attender: the part whose rows are meant (or its name), or None or "ALL" for every part.
+        attended: the same for columns.
+
+    Raises:
+        ValueError: a side that is no part of a pair.
+
+    >>> Direction("DOC", "QUERY"), Direction(Part.CLS, None)
+    (DOC->QUERY, CLS->ALL)
     """
 
     attender: Part | None
     attended: Part | None
 
-    def __post_init__(self) -> None:
-        for side in (self.attender, self.attended):
-            if side is not None and not (isinstance(side, Part) and side in REAL_PARTS):
-                raise ValueError(f"expected a part among {', '.join(REAL_PART_NAMES)} or ALL, got {side!r}")
+    def __init__(self, attender: Part | str | None, attended: Part | str | None) -> None:
+        object.__setattr__(self, "attender", _side(attender))
+        object.__setattr__(self, "attended", _side(attended))
 
     @classmethod
     def parse(cls, text: str) -> Direction:
@@ -55,6 +60,8 @@ class Direction:
     def __str__(self) -> str:
         return f"{_name(self.attender)}->{_name(self.attended)}"
 
+    __repr__ = __str__
+
     @property
     def attenders(self) -> tuple[Part, ...]:
         """The parts on the attender's side."""
@@ -71,6 +78,20 @@ class Direction:
         grid = np.zeros((N_PARTS, N_PARTS), dtype=bool)
         grid[np.ix_(self.attenders, self.attendeds)] = True
         return grid
+
+
+def _side(side: Part | str | None) -> Part | None:
+    if side is None or (isinstance(side, str) and side.upper() == ALL):
+        return None
+    if isinstance(side, str):
+        hint = ": Direction.parse reads a whole direction" if "->" in side else ""
+        try:
+            side = Part.parse(side)
+        except ValueError as error:
+            raise ValueError(f"{error} (or ALL){hint}") from None
+    if not (isinstance(side, Part) and side in REAL_PARTS):
+        raise ValueError(f"expected a part among {', '.join(REAL_PART_NAMES)} or ALL, got {side!r}")
+    return side
 
 
 def _name(side: Part | None) -> str:
@@ -90,9 +111,9 @@ def parse_directions(text: str) -> tuple[Direction, ...]:
             f"{', '.join(REAL_PART_NAMES)} or ALL, such as DOC->QUERY; got {text!r}"
         )
     try:
-        left, right = (None if side.upper() == ALL else Part.parse(side) for side in match.group(1, 3))
+        left, right = (_side(side) for side in match.group(1, 3))
     except ValueError as error:
-        raise ValueError(f"cannot read the direction {text!r}: {error} (or ALL)") from None
+        raise ValueError(f"cannot read the direction {text!r}: {error}") from None
     if match.group(2) and left != right:
         return (Direction(left, right), Direction(right, left))
     return (Direction(left, right),)

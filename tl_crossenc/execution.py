@@ -23,7 +23,9 @@ from tl_crossenc.attention import AttentionInput
 from tl_crossenc.batching import default_token_budget, run_batches
 from tl_crossenc.conditions import Condition, LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
-from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.directions import Direction
+from tl_crossenc.hooked_encoder import Ablation, as_condition
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 
 Progress = Callable[[int], object]
 LayerPlan = tuple[LayerEdits | None, ...]
@@ -46,8 +48,8 @@ class Scores:
 
 def run_conditions(
     model: HookedCrossEncoder,
-    pairs: EncodedPairs,
-    conditions: Sequence[Condition],
+    pairs: EncodedPairs | PairBatch,
+    conditions: Ablation | Sequence[Ablation],
     *,
     token_budget: int | None = None,
     progress: Progress | None = None,
@@ -56,22 +58,25 @@ def run_conditions(
 
     Args:
         model: the model.
-        pairs: encoded pairs, from `model.encode_pairs`.
-        conditions: what to ablate; the empty condition is the unablated model.
+        pairs: from `model.encode_pairs` or `model.to_pairs`.
+        conditions: what to ablate, one or several, as conditions, directions or their texts; "none", the empty condition, is the
+            unablated model.
         token_budget: padded tokens a batch; by default what suits the device (`batching.default_token_budget`). A batch that its
             memory does not hold is run in halves.
         progress: called after each batch with the number of layer runs (times pairs) done.
 
     Raises:
-        ValueError: no conditions, or a layer or head that the model does not have.
+        ValueError: no conditions, text that is none, or a layer or head that the model does not have.
     """
-    if not conditions:
+    given = [conditions] if isinstance(conditions, Condition | Direction | str) else conditions
+    if not given:
         raise ValueError("expected at least one condition to score under, got none")
+    pairs = as_encoded(pairs)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    plans = [(model.active_condition + condition).compile(n_layers, n_heads) for condition in conditions]
+    plans = [(model.active_condition + as_condition(condition)).compile(n_layers, n_heads) for condition in given]
     runs = count_layer_runs(plans)
     dtype = np.float64 if model.dtype == torch.float64 else np.float32
-    values = np.zeros((len(conditions), len(pairs)), dtype=dtype)
+    values = np.zeros((len(plans), len(pairs)), dtype=dtype)
     budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
 
     def run(indices: np.ndarray) -> None:

@@ -19,9 +19,10 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.attention import AttentionInput, mask_scores, zero_pattern
 from tl_crossenc.blocks import BertBlock, BertEmbed, has_hooks
-from tl_crossenc.conditions import UNABLATED, Condition, Indices, LayerEdits, Mode
+from tl_crossenc.conditions import UNABLATED, Condition, LayerEdits, Mode
 from tl_crossenc.directions import Direction
 from tl_crossenc.encoder_config import CrossEncoderConfig
+from tl_crossenc.indices import Indices, as_indices
 from tl_crossenc.layer_stack import K, LayerStack, Q, V
 from tl_crossenc.pairs import PairBatch
 from tl_crossenc.parts import PartMasks
@@ -341,20 +342,29 @@ class HookedEncoder(HookedRootModule):
 
         Args:
             ablations: directions (or their text), or whole conditions, which carry their own layers, heads and mode.
-            layers, heads: where the given directions are removed; everywhere by default.
+            layers, heads: where the given directions are removed: a number (from the end if negative), several, or text such as
+                "0-3,7"; everywhere by default.
             mode: `zero` or `mask`, for the given directions.
 
         Raises:
             ValueError: a direction, layer or head that the model does not have.
         """
-        condition = as_condition(*ablations, layers=layers, heads=heads, mode=mode)
-        condition.compile(self.cfg.n_layers, self.cfg.n_heads)
+        condition = self._condition(*ablations, layers=layers, heads=heads, mode=mode)
         before = self._active
         self._active = before + condition
         try:
             yield self
         finally:
             self._active = before
+
+    def _condition(
+        self, *ablations: Ablation | Iterable[Ablation], layers: Indices, heads: Indices, mode: Mode
+    ) -> Condition:
+        """`as_condition` on this model: negative layers and heads count from its end, and all must be there."""
+        within = as_indices(layers, "layers", self.cfg.n_layers), as_indices(heads, "heads", self.cfg.n_heads)
+        condition = as_condition(*ablations, layers=within[0], heads=within[1], mode=mode)
+        condition.compile(self.cfg.n_layers, self.cfg.n_heads)
+        return condition
 
     @property
     def active_condition(self) -> Condition:
@@ -373,7 +383,7 @@ class HookedEncoder(HookedRootModule):
 
         They hold for these pairs only, whose parts they carry. Hooks look at the pattern, so this is the slower way.
         """
-        condition = as_condition(*ablations, layers=layers, heads=heads, mode=mode)
+        condition = self._condition(*ablations, layers=layers, heads=heads, mode=mode)
         given = self.attention_input(pairs.attention_mask, pairs.parts)
         hooks: FwdHooks = []
         for layer, edits in enumerate(condition.compile(self.cfg.n_layers, self.cfg.n_heads)):

@@ -7,7 +7,7 @@ passage is ever truncated.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from tl_crossenc.parts import PartMasks, parts_of_sequence
 
+Texts = str | Iterable[str]
+"""One text or several; of passages also a mapping of their ids to them."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 BLOCK = 4096
 """Pairs tokenized at a time, so that the tokenizer's own records never fill the memory."""
@@ -44,6 +46,16 @@ class PairBatch:
 
     def __repr__(self) -> str:
         return f"PairBatch({len(self)} pairs of up to {self.tokens.shape[1]} tokens)"
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | np.ndarray) -> PairBatch:
+        """Some of the pairs, a batch of the same width; one for a number."""
+        chosen = np.atleast_1d(
+            np.arange(len(self))[np.asarray(rows, np.int64) if isinstance(rows, list | tuple) else rows]
+        )
+        index = torch.from_numpy(chosen).to(self.tokens.device)
+        columns = (self.tokens, self.token_type_ids, self.attention_mask, self.parts.codes)
+        tokens, types, mask, codes = (column[index] for column in columns)
+        return PairBatch(tokens, types, mask, PartMasks(codes))
 
     def to(self, device: torch.device | str) -> PairBatch:
         """The same batch on another device."""
@@ -97,6 +109,38 @@ class EncodedPairs:
             torch.from_numpy(real),
             PartMasks(torch.from_numpy(np.where(real, self.parts[source], 5).astype(np.int8))),
         )
+
+
+def as_encoded(pairs: Any) -> EncodedPairs:
+    """Encoded pairs from `model.encode_pairs` as they are; a padded batch from `model.to_pairs` without its padding.
+
+    Of a batch it is not known which passages were cut: none counts as `truncated`.
+
+    Raises:
+        TypeError: something else.
+        ValueError: a batch that is not padded on the right alone.
+    """
+    if isinstance(pairs, EncodedPairs):
+        return pairs
+    if not isinstance(pairs, PairBatch):
+        hint = "pass its .clean and its .corrupted" if hasattr(pairs, "corrupted") else "encode the texts first"
+        raise TypeError(
+            f"expected pairs from model.encode_pairs(query, passages) or model.to_pairs(...), got {type(pairs).__name__}: {hint}"
+        )
+    batch = pairs.to("cpu")
+    real = batch.attention_mask.numpy().astype(bool)
+    if (real[:, 1:] & ~real[:, :-1]).any():
+        raise ValueError(
+            "expected a batch padded on the right alone, got padding before a real token: use model.to_pairs"
+        )
+    padding = batch.tokens.numpy()[~real]
+    offsets = np.concatenate([[0], np.cumsum(real.sum(1), dtype=np.int64)]).astype(np.int64)
+    columns = (batch.tokens, batch.token_type_ids, batch.parts.codes)
+    tokens, types, parts = (
+        column.numpy()[real].astype(kind) for column, kind in zip(columns, (np.int32, np.int8, np.int8), strict=True)
+    )
+    cut = np.zeros(len(batch), dtype=bool)
+    return EncodedPairs(tokens, types, parts, offsets, cut, int(padding[0]) if padding.size else 0)
 
 
 class PairEncoder:
@@ -192,10 +236,27 @@ class PairEncoder:
                     )
 
 
-def broadcast_texts(query: str | Sequence[str], passages: str | Sequence[str]) -> tuple[list[str], list[str]]:
-    """One query against many passages, or lists of equal length, as two lists of equal length."""
-    texts = [passages] if isinstance(passages, str) else list(passages)
-    queries = [query] * len(texts) if isinstance(query, str) else list(query)
+def _texts(given: Any, what: str) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    if (isinstance(given, Set) and not isinstance(given, KeysView)) or not isinstance(given, Iterable):
+        raise TypeError(f"expected {what} as a text or a list of texts, got {type(given).__name__}: pass them in order")
+    return list(given)
+
+
+def broadcast_texts(query: Texts, passages: Texts) -> tuple[list[str], list[str]]:
+    """One query against many passages, or lists of equal length, as two lists of equal length.
+
+    Passages may be a mapping of ids to texts, in its order; queries may not, since theirs would have to be the passages'.
+
+    Raises:
+        TypeError: what has no order, or is neither a text nor several.
+        ValueError: lists of different lengths.
+    """
+    if isinstance(query, Mapping):
+        raise TypeError("expected one query, or a list of as many queries as passages, got a mapping: pass its texts")
+    texts = _texts(passages.values() if isinstance(passages, Mapping) else passages, "passages")
+    queries = [query] * len(texts) if isinstance(query, str) else _texts(query, "queries")
     if len(queries) != len(texts):
         raise ValueError(f"expected one query, or as many queries as passages, got {len(queries)} and {len(texts)}")
     return queries, texts

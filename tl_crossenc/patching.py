@@ -35,7 +35,8 @@ import torch
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.indices import Indices, within
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import Part
 from tl_crossenc.patching_result import MODES, Mode, PatchResult
 from tl_crossenc.patching_runs import (
@@ -49,7 +50,7 @@ from tl_crossenc.patching_runs import (
     pair_batches,
     select_pairs,
 )
-from tl_crossenc.patching_sites import Pieces, choose_pieces, within
+from tl_crossenc.patching_sites import Pieces, choose_pieces
 
 __all__ = ["PatchResult", "activation_patch", "check_aligned"]
 
@@ -74,17 +75,17 @@ BASE, DONOR, PATCHED = 0, 1, 2
 
 def activation_patch(
     model: HookedCrossEncoder,
-    clean: EncodedPairs,
-    corrupted: EncodedPairs,
+    clean: EncodedPairs | PairBatch,
+    corrupted: EncodedPairs | PairBatch,
     site: str,
     *,
     by: str | None = None,
     mode: str = "denoise",
     direction: Direction | str | None = None,
-    layers: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
+    layers: Indices = None,
+    heads: Indices = None,
     parts: Iterable[Part | str] | None = None,
-    positions: Iterable[int] | None = None,
+    positions: Indices = None,
     labels: Sequence[Hashable] | None = None,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Progress | None = None,
@@ -93,7 +94,8 @@ def activation_patch(
 
     Args:
         model: the model.
-        clean, corrupted: aligned pairs: pair by pair as many tokens, with the same parts.
+        clean, corrupted: aligned pairs, from `model.encode_pairs` or `model.to_pairs`: pair by pair as many tokens, with the
+            same parts.
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v or pattern.
         by: "part", "position" or "all" for the first five; "head" or "head_part" for the rest. None: the first choice.
         mode: "denoise" puts clean activations into the corrupted run, "noise" corrupted ones into the clean run.
@@ -106,6 +108,7 @@ def activation_patch(
     Raises:
         ValueError: pairs that are not aligned, a choice that there is not, or hooks on the model.
     """
+    clean, corrupted = as_encoded(clean), as_encoded(corrupted)
     check_aligned(clean, corrupted)
     check_unhooked(model)
     way = check_mode(mode)

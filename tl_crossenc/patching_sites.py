@@ -20,6 +20,7 @@ from jaxtyping import Bool, Int8
 from torch import Tensor
 
 from tl_crossenc.directions import Direction
+from tl_crossenc.indices import Indices, within
 from tl_crossenc.parts import REAL_PART_NAMES, REAL_PARTS, Part
 
 Stage = Literal["pre", "mid", "post"]
@@ -135,9 +136,9 @@ def choose_pieces(
     n_heads: int,
     lengths: Iterable[int],
     direction: Direction | str | None = None,
-    heads: Iterable[int] | None = None,
+    heads: Indices = None,
     parts: Iterable[Part | str] | None = None,
-    positions: Iterable[int] | None = None,
+    positions: Indices = None,
 ) -> Pieces:
     """The pieces that the arguments of a patching function name.
 
@@ -180,19 +181,3 @@ def choose_pieces(
         raise ValueError(f"expected at least one of {by} to patch, got none")
     found = Direction.parse(direction) if isinstance(direction, str) else direction
     return Pieces(place, by, () if place.kind == "stream" else within(heads, n_heads, "head"), slots, found)
-
-
-def within(chosen: Iterable[int] | None, size: int, what: str) -> tuple[int, ...]:
-    """The indices chosen (all of `size` for None), each once, none outside.
-
-    Raises:
-        ValueError: none, one twice, or one outside of 0..size - 1.
-    """
-    indices = tuple(range(size)) if chosen is None else tuple(int(index) for index in chosen)
-    outside = [index for index in indices if not 0 <= index < size]
-    if outside:
-        hint = ", the positions that every pair has" if what == "position" else ""
-        raise ValueError(f"expected {what}s 0..{size - 1}{hint}, got {what} {outside[0]}")
-    if not indices or len(set(indices)) < len(indices):
-        raise ValueError(f"expected at least one {what}, each once, got {list(indices)}")
-    return indices

@@ -39,8 +39,9 @@ from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
 from tl_crossenc.fused_attention import fused_attention
 from tl_crossenc.heads import check_heads
+from tl_crossenc.indices import Indices, within
 from tl_crossenc.layer_stack import K, Q, V
-from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import Part
 from tl_crossenc.patching import Progress, check_aligned, check_labels, check_mode
 from tl_crossenc.patching_result import PatchResult
@@ -55,7 +56,7 @@ from tl_crossenc.patching_runs import (
     rest_of_layer,
     select_pairs,
 )
-from tl_crossenc.patching_sites import choose_pieces, within
+from tl_crossenc.patching_sites import choose_pieces
 
 MLPs = Literal["frozen", "recomputed"]
 SCORE = "score"
@@ -90,15 +91,15 @@ class Receiver(NamedTuple):
 
 def path_patch(
     model: HookedCrossEncoder,
-    clean: EncodedPairs,
-    corrupted: EncodedPairs,
+    clean: EncodedPairs | PairBatch,
+    corrupted: EncodedPairs | PairBatch,
     receiver: Receiver | str,
     *,
     by: str = "head",
     mode: str = "denoise",
     mlps: str = "frozen",
-    layers: Iterable[int] | None = None,
-    heads: Iterable[int] | None = None,
+    layers: Indices = None,
+    heads: Indices = None,
     parts: Iterable[Part | str] | None = None,
     labels: Sequence[Hashable] | None = None,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
@@ -108,7 +109,8 @@ def path_patch(
 
     Args:
         model: the model; directions that it is ablating stay ablated.
-        clean, corrupted: aligned pairs: pair by pair as many tokens, with the same parts.
+        clean, corrupted: aligned pairs, from `model.encode_pairs` or `model.to_pairs`: pair by pair as many tokens, with the
+            same parts.
         receiver: a head's query, key or value input, such as "3.1.v", or "score".
         by: "head", all that a sender writes, or "head_part", what it writes to each part's positions.
         mode: "denoise" sends clean activations through the corrupted run, "noise" corrupted ones through the clean run.
@@ -122,6 +124,7 @@ def path_patch(
     Raises:
         ValueError: pairs that are not aligned, a choice that there is not, a sender not below its receiver, or hooks on the model.
     """
+    clean, corrupted = as_encoded(clean), as_encoded(corrupted)
     check_aligned(clean, corrupted)
     check_unhooked(model)
     way, names = check_mode(mode), check_labels(labels, len(clean))

@@ -35,7 +35,7 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.hooked_encoder import FwdHooks, HookedEncoder
-from tl_crossenc.pairs import EncodedPairs, PairBatch
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import Part
 
 Weighting = Literal["token", "pair"]
@@ -128,7 +128,7 @@ class PartMoments:
 
 def part_moments(
     model: HookedEncoder,
-    pairs: EncodedPairs,
+    pairs: EncodedPairs | PairBatch,
     *,
     weighting: Weighting | str = "token",
     token_budget: int = DEFAULT_TOKEN_BUDGET,
@@ -137,7 +137,7 @@ def part_moments(
 
     Args:
         model: the model.
-        pairs: encoded pairs, from `model.encode_pairs`.
+        pairs: from `model.encode_pairs` or `model.to_pairs`.
         weighting: "token": every token weighs the same, so long passages weigh more; "pair": every pair weighs the same,
             its tokens sharing its weight (a pair without tokens of the part has none there).
         token_budget: padded tokens a batch.
@@ -147,6 +147,7 @@ def part_moments(
     """
     if weighting not in WEIGHTINGS:
         raise ValueError(f"expected a weighting among {', '.join(WEIGHTINGS)}, got {weighting!r}")
+    pairs = as_encoded(pairs)
     cfg = model.cfg
     total = PartMoments.empty(cfg.n_layers, cfg.d_model)
     with torch.no_grad():

@@ -34,7 +34,7 @@ from torch import Tensor
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.directions import Direction
 from tl_crossenc.hooked_encoder import HookedEncoder
-from tl_crossenc.pairs import EncodedPairs, PairBatch
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.qk import DOC, MATCHED_PARTS, QUERY, divide, visit_residuals
 
 TERMS = ("constant", "attender", "attended", "interaction")
@@ -144,7 +144,7 @@ class TermMoments:
 
 def term_moments(
     model: HookedEncoder,
-    pairs: EncodedPairs,
+    pairs: EncodedPairs | PairBatch,
     mean: Float[np.ndarray, "layer part d_model"],
     *,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
@@ -157,6 +157,7 @@ def term_moments(
         mean: q and d of each layer, from `part_moments(...).mean`.
         token_budget: padded tokens a batch.
     """
+    pairs = as_encoded(pairs)
     cfg = model.cfg
     total = TermMoments.empty(cfg.n_layers, cfg.n_heads)
     means = torch.from_numpy(mean).to(model.device)

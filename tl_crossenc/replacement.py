@@ -35,7 +35,7 @@ from torch import Tensor
 from tl_crossenc.activation_taps import RunningBatch, visiting
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import N_PARTS, REAL_PARTS
 from tl_crossenc.targets import Target, TargetLike, as_targets, check_apart, check_targets
 
@@ -83,7 +83,7 @@ class ReplacementMeans:
     def fit(
         cls,
         model: HookedCrossEncoder,
-        pairs: EncodedPairs,
+        pairs: EncodedPairs | PairBatch,
         targets: TargetLike | Iterable[TargetLike],
         *,
         token_budget: int = DEFAULT_TOKEN_BUDGET,
@@ -101,7 +101,7 @@ class ReplacementMeans:
         Raises:
             ValueError: targets that the model does not have, or reference pairs without a part that has to be averaged.
         """
-        wanted = as_targets(targets)
+        pairs, wanted = as_encoded(pairs), as_targets(targets)
         check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads)
         counts = torch.from_numpy(np.bincount(pairs.parts, minlength=N_PARTS)[:N_PARTS])
         missing = [part.name for part in REAL_PARTS if counts[part] == 0 and any(part in t.rows for t in wanted)]
@@ -156,7 +156,7 @@ class ReplacementSamples:
     def fit(
         cls,
         model: HookedCrossEncoder,
-        pairs: EncodedPairs,
+        pairs: EncodedPairs | PairBatch,
         targets: TargetLike | Iterable[TargetLike],
         *,
         seed: int = 0,
@@ -172,7 +172,7 @@ class ReplacementSamples:
         Raises:
             ValueError: targets that the model does not have, or no pair to draw from.
         """
-        wanted = as_targets(targets)
+        pairs, wanted = as_encoded(pairs), as_targets(targets)
         check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads)
         counts = np.stack([np.add.reduceat(pairs.parts == part, pairs.offsets[:-1]) for part in REAL_PARTS], 1)
         donors = np.flatnonzero((counts > 0).all(1)) if len(pairs) else np.zeros(0, np.int64)

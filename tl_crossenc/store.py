@@ -148,6 +148,9 @@ class Store:
         if not read_only:
             self.sweep()
 
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r}{', read only' if self.read_only else ''})"
+
     def has(self, key: CellKey) -> bool:
         """Whether the cell is stored, by its manifest and its table's size; warns of a damaged one."""
         return self._holds(key, verify=False)

@@ -46,6 +46,12 @@ class TokensOnly:
     def __init__(self, model: HookedCrossEncoder, pairs: Sequence[PairBatch], output: str = "scores"):
         if output not in get_args(Output):
             raise ValueError(f"expected an output among {', '.join(get_args(Output))}, got {output!r}")
+        widths = [batch.tokens.shape[1] for batch in pairs]
+        if len(set(widths)) > 1:
+            raise ValueError(
+                f"expected batches of one width, got {', '.join(map(str, widths))}: tools put activations of one into another, so "
+                "give all texts to one model.to_pairs call and take its rows (pairs[:1], pairs[1:]), or make a view for each batch"
+            )
         self.original_model = model
         self.output = output
         self._known: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
@@ -190,7 +196,7 @@ def as_tl_model(model: HookedCrossEncoder, *pairs: PairBatch, output: str = "sco
         output: what the tools' metrics get: "scores" `[pair]` or "logits" `[pair, label]`.
 
     Raises:
-        ValueError: pairs of equal tokens and different types, mask or parts; another output.
+        ValueError: batches of different widths; pairs of equal tokens and different types, mask or parts; another output.
     """
     return TokensOnly(model, pairs, output)
 

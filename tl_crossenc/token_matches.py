@@ -37,7 +37,7 @@ from tl_crossenc.batching import length_batches
 from tl_crossenc.conditions import UNABLATED
 from tl_crossenc.directions import Direction
 from tl_crossenc.hooked_encoder import FwdHooks, HookedEncoder
-from tl_crossenc.pairs import EncodedPairs, PairBatch
+from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import Part
 
 KINDS = ("same_piece", "same_word", "other")
@@ -139,7 +139,7 @@ class PairMatches:
 
 def measure_matches(
     model: HookedEncoder,
-    pairs: EncodedPairs,
+    pairs: EncodedPairs | PairBatch,
     pieces: Sequence[str],
     use: Callable[[np.ndarray, PairMatches], object],
     *,
@@ -149,7 +149,7 @@ def measure_matches(
 
     Args:
         model: the model, with nothing ablated.
-        pairs: encoded pairs, from `model.encode_pairs`.
+        pairs: from `model.encode_pairs` or `model.to_pairs`.
         pieces: the text of each token id.
         use: called once a batch; what it does not keep is dropped.
         token_budget: padded tokens a batch.
@@ -157,6 +157,7 @@ def measure_matches(
     Raises:
         ValueError: an ablation is active, or attention that is no finite number.
     """
+    pairs = as_encoded(pairs)
     if model.active_condition != UNABLATED:
         raise ValueError(
             f"expected a model with nothing ablated, but {model.active_condition} is active: measure outside of `ablating`"

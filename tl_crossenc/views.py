@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
@@ -31,6 +30,7 @@ from jaxtyping import Float, Int
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.files import write_atomic
+from tl_crossenc.indices import Indices, within
 from tl_crossenc.markup import CARD, FAINT, INK, MUTED, PART_COLOURS, page, short_name, tinted
 from tl_crossenc.parts import Part
 
@@ -135,7 +135,7 @@ class AttentionMatrix:
 
 
 def attention_view(
-    model: HookedCrossEncoder, query: str, passage: str, *, layer: int, heads: Iterable[int] | None = None
+    model: HookedCrossEncoder, query: str, passage: str, *, layer: int, heads: Indices = None
 ) -> AttentionView:
     """Heads of one layer to click through, with query and passage tokens marked `Q:` and `D:`.
 
@@ -143,7 +143,7 @@ def attention_view(
         model: the model.
         query, passage: one text each.
         layer: from 0, or from the end if negative.
-        heads: which heads; all by default.
+        heads: which heads: a number (from the end if negative), several, or text such as "0-3,7"; all by default.
 
     Raises:
         ImportError: circuitsvis is not installed.
@@ -158,11 +158,7 @@ def attention_view(
             "(attention_matrix needs nothing more)"
         ) from None
     at = _in_range(layer, model.cfg.n_layers, "layer")
-    chosen = [
-        _in_range(head, model.cfg.n_heads, "head") for head in (range(model.cfg.n_heads) if heads is None else heads)
-    ]
-    if not chosen:
-        raise ValueError(f"expected at least one head among 0..{model.cfg.n_heads - 1}, got none")
+    chosen = list(within(heads, model.cfg.n_heads, "head"))
     pattern, tokens, parts = _pattern(model, query, passage, at)
     marks = {Part.QUERY: "Q:", Part.DOC: "D:"}
     # A token that closes a script element would end the page's; "<" never has to stand in a JavaScript string as itself.
