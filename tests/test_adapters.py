@@ -1,5 +1,6 @@
 """LoRA adapters: the merge against PEFT's own and against a slow reference, and every adapter that has to be refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -375,3 +376,48 @@ def test_merging_can_be_read_twice_and_changes_neither_source(base, tmp_path):
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert merged.name == "mine"
     assert "num_labels" not in given.config
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForSequenceClassification])
+def test_a_base_saved_inside_of_a_wrapper_merges_as_the_plain_one(tmp_path, kind, batch):
+    plain = hooked(open_model(str(save_adapter(tmp_path / "a", save_base(tmp_path / "base", kind)))))
+    wrapped = save_base(tmp_path / "wrapped", kind)
+    state = load_file(wrapped / "model.safetensors")
+    save_file({f"module.{key}": tensor for key, tensor in state.items()}, wrapped / "model.safetensors")
+    found = hooked(open_model(str(save_adapter(tmp_path / "b", wrapped))))
+    assert torch.equal(found(batch, return_type="logits"), plain(batch, return_type="logits"))
+
+
+def test_a_base_that_has_a_matrix_twice_is_an_error(base, tmp_path):
+    adapter = read_adapter(save_adapter(tmp_path / "adapter", base), "tiny")
+    given = open_checkpoint(str(base))
+    key = "encoder.layer.0.output.dense.weight"
+    again = [(key, torch.zeros(D_MODEL, D_MLP))]
+    twice = dataclasses.replace(given, read_tensors=lambda: iter([*given.read_tensors(), *again]))
+    with pytest.raises(ValueError, match=f"twice there: bert.{key}"):
+        hooked(merge(twice, adapter))
+
+
+@pytest.mark.parametrize("stored", [torch.int8, torch.uint8, torch.float8_e8m0fnu])
+def test_weights_that_are_no_numbers_by_themselves_are_not_merged(tmp_path, stored):
+    base = save_base(tmp_path / "base")
+    state = load_file(base / "model.safetensors")
+    key = "encoder.layer.0.output.dense.weight"
+    save_file({**state, key: state[key].abs().to(stored)}, base / "model.safetensors")
+    assert str(stored) in refusal(save_adapter(tmp_path / "adapter", base))
+    save_file(state, base / "model.safetensors")
+    factor = f"base_model.model.bert.{key.removesuffix('.weight')}.lora_A.weight"
+    extra = {factor: torch.ones(RANK, D_MLP).to(stored)}
+    assert f"{factor} of {stored}" in refusal(save_adapter(tmp_path / "other", base, extra=extra))
+
+
+def test_a_float8_base_is_merged_in_float32(tmp_path, batch):
+    base = save_base(tmp_path / "base")
+    state = {key: tensor.to(torch.float8_e5m2) for key, tensor in load_file(base / "model.safetensors").items()}
+    save_file(state, base / "model.safetensors")
+    low = hooked(open_model(str(save_adapter(tmp_path / "a", base))))
+    save_file({key: tensor.float() for key, tensor in state.items()}, base / "model.safetensors")
+    assert torch.equal(
+        low(batch, return_type="logits"),
+        hooked(open_model(str(save_adapter(tmp_path / "b", base))))(batch, return_type="logits"),
+    )

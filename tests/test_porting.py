@@ -24,7 +24,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from tl_crossenc.checkpoints import Checkpoint, open_checkpoint
 from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.porting import canonical_key, config_from_checkpoint, port_weights
+from tl_crossenc.porting import config_from_checkpoint, port_weights
+from tl_crossenc.weight_names import WeightNames
 
 CONFIG = monobert_config()
 STATE = random_weights(CONFIG)
@@ -207,7 +208,7 @@ def test_names_of_tensorflow_conversions_are_read():
     assert sum("gamma" in key for key in renamed) == 1 + 2 * N_LAYERS
     ours, plain = port(CONFIG, renamed).state_dict(), port().state_dict()
     assert all(torch.equal(ours[key], plain[key]) for key in plain)
-    assert canonical_key("bert.encoder.layer.1.output.LayerNorm.beta") == "bert.encoder.layer.1.output.LayerNorm.bias"
+    assert WeightNames()("bert.encoder.layer.1.output.LayerNorm.beta") == "bert.encoder.layer.1.output.LayerNorm.bias"
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.checkpoints import WEIGHT_FILES, Checkpoint, read_json, read_weight_files
+from tl_crossenc.checkpoints import FLOATS, WEIGHT_FILES, Checkpoint, read_json, read_weight_files
+from tl_crossenc.shown import listed, shown
+from tl_crossenc.weight_names import WeightNames
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _KEY_PREFIX = "base_model.model."
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
-_BARE = ("embeddings.", "encoder.", "pooler.")  # keys of a BertModel, which a sequence classifier has under "bert."
 _PRETRAINING = "cls."  # heads that no sequence classifier has
 
 _CHECKED: dict[str, tuple[Any, ...]] = {
@@ -165,6 +166,8 @@ def _sort_tensors(
         side = next((i for i, suffix in enumerate(_FACTORS) if key.endswith(suffix)), None)
         if target == key:
             wrong.append(key)
+        elif tensor.dtype not in FLOATS:
+            wrong.append(f"{key} of {tensor.dtype}")
         elif side is not None and tensor.ndim == 2 and tensor.shape[side] == rank:
             found[side][f"{target.removesuffix(_FACTORS[side])}.weight"] = tensor
         elif side is None and target.partition(".")[0] in _FULL_MODULES:
@@ -175,7 +178,7 @@ def _sort_tensors(
     if wrong:
         raise ValueError(
             f"expected lora_A and lora_B of rank {rank} for each adapted matrix, and a classifier, in the adapter {name!r}, got "
-            f"{_listed(wrong)}: take the files that PEFT wrote"
+            f"{listed(wrong)}: take the files that PEFT wrote"
         )
     return {key: (found[0][key], found[1][key]) for key in found[0]}, full
 
@@ -206,18 +209,24 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
 def _merged_tensors(base: Checkpoint, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
     unused = set(adapter.factors)
     replaced = {key.partition(".")[0] for key in adapter.full}
+    names = WeightNames()
     for given, tensor in base.read_tensors():
-        key = f"bert.{given}" if given.startswith(_BARE) else given
+        key = names(given) or given  # the latter under a second prefix: `porting` refuses it by that name
         if key.partition(".")[0] in replaced or key.startswith(_PRETRAINING):
             continue
         if key in adapter.factors:
-            unused.remove(key)
+            unused.discard(key)
+            if tensor.dtype not in FLOATS:
+                raise ValueError(
+                    f"expected {shown(given)} of a float type in the base of the adapter {adapter.name!r}, got {tensor.dtype}: "
+                    "merge it with PEFT's merge_and_unload, save the model and load that"
+                )
             tensor = _adapted(tensor, *adapter.factors[key], adapter.scale, key, adapter.name)
         yield key, tensor
     if unused:
         raise ValueError(
             f"expected every matrix that the adapter {adapter.name!r} changes in its base {base.name!r}, which lacks "
-            f"{_listed(sorted(unused))}: is it the model that the adapter was trained on?"
+            f"{listed(sorted(unused))}: is it the model that the adapter was trained on?"
         )
     yield from adapter.full.items()
 
@@ -237,9 +246,5 @@ def _adapted(
             f"expected {key} of shape {expected} in the base of the adapter {name!r}, got {tuple(weight.shape)}: is it the model "
             "that the adapter was trained on?"
         )
-    wide = torch.promote_types(weight.dtype, torch.float32)
+    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return weight.to(wide) + scale * (factor_b.to(wide) @ factor_a.to(wide))
-
-
-def _listed(items: list[str], most: int = 6) -> str:
-    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

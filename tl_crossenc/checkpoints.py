@@ -31,6 +31,18 @@ WEIGHT_FILES = (
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json")
 
+FLOATS = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2fnuz,
+)
+"""Types of stored weights that are numbers by themselves; all are exact in the model's type or rounded to it once."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:

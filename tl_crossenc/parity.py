@@ -19,6 +19,8 @@ from tl_crossenc.checkpoints import Checkpoint
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.embedded import open_model
 from tl_crossenc.pairs import PairBatch
+from tl_crossenc.porting import IGNORED_KEYS
+from tl_crossenc.weight_names import WeightNames
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """The largest difference that counts as the same, relative to the largest value compared where that is above 1."""
@@ -136,21 +138,24 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
     """Hugging Face's own model of the checkpoint, loaded by Hugging Face from the checkpoint's files where it has files.
 
     The configuration is read as BERT's without asking for a `model_type`. A model that is put together while loading (the
-    demo) is filled through `load_state_dict`, which wants every key exactly.
+    demo), or was saved inside of a wrapper whose prefix Hugging Face does not read, is filled through `load_state_dict`, which
+    wants every key exactly.
     """
     from transformers import BertConfig, BertForSequenceClassification
 
     config = BertConfig.from_dict(checkpoint.config)
     config._attn_implementation = "eager"
     model: Any
-    if checkpoint.folder is not None:
+    names = WeightNames()
+    if checkpoint.folder is not None and not any(names.wrapped for key, _ in checkpoint.read_tensors() if names(key)):
         model = BertForSequenceClassification.from_pretrained(
             str(checkpoint.folder), config=config, dtype=dtype, attn_implementation="eager"
         )
     else:
         model = BertForSequenceClassification(config)
-        state = {key: tensor for key, tensor in checkpoint.read_tensors() if not key.endswith("position_ids")}
-        model.load_state_dict(state)
+        names = WeightNames()
+        state = {names(key) or key: tensor for key, tensor in checkpoint.read_tensors()}
+        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(IGNORED_KEYS)})
     return model.to(device=device, dtype=dtype).eval()
 
 

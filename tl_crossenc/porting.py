@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from tl_crossenc.blocks import BertPooler, Classifier
-from tl_crossenc.checkpoints import Checkpoint
+from tl_crossenc.checkpoints import FLOATS, Checkpoint
 from tl_crossenc.encoder_config import ACTIVATIONS, CrossEncoderConfig
 from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.layer_stack import K, Q, V
+from tl_crossenc.shown import listed
+from tl_crossenc.weight_names import WeightNames
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +120,7 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
         ValueError: keys that are missing, unknown, twice there, or of another shape or no float type, listed.
     """
     slots = dict(weight_slots(model))
+    names = WeightNames()
     filled: set[str] = set()
     unknown: list[str] = []
     twice: list[str] = []
@@ -125,50 +128,41 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
     broken: list[str] = []
     with torch.no_grad():
         for key, tensor in checkpoint.read_tensors():
-            name = canonical_key(key)
-            if name.startswith(IGNORED_KEYS):
+            name = names(key)
+            if name is not None and name.startswith(IGNORED_KEYS):
                 continue
-            slot = slots.get(name)
-            if slot is None:
+            slot = None if name is None else slots.get(name)
+            if name is None or slot is None:
                 unknown.append(key)
-            elif name in filled:
+                continue
+            if name in filled:
                 twice.append(key)
-            elif not tensor.is_floating_point():
-                wrong.append(f"{key} of {tensor.dtype}, no float")
+            elif tensor.dtype not in FLOATS:
+                wrong.append(f"{key} of {tensor.dtype}, no float that is read here")
             elif slot.shape != tensor.shape:
                 wrong.append(f"{key} {tuple(tensor.shape)} instead of {tuple(slot.shape)}")
-            elif not bool(torch.isfinite(tensor).all()):
+            elif not bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()):
                 broken.append(key)
             else:
                 slot.copy_(tensor)
             filled.add(name)
     missing = sorted(slots.keys() - filled)
-    problems = [
-        f"{what}: {_listed(keys)}"
-        for what, keys in (
-            ("missing", missing),
-            ("not known", unknown),
-            ("twice there", twice),
-            ("of another kind", wrong),
-            ("NaN or infinite", broken),
-        )
-        if keys
-    ]
+    kinds = {
+        "missing": missing,
+        "not known": unknown,
+        "twice there": twice,
+        "of another kind": wrong,
+        "NaN or infinite": broken,
+    }
+    found = {what: keys for what, keys in kinds.items() if keys}
+    problems = [f"{what}: {listed(keys, 6 if len(found) == 1 else 3)}" for what, keys in found.items()]
+    if len(names.prefixes) > 1:
+        problems.append(f"under several prefixes ({listed(map(repr, names.prefixes))})")
     if problems:
         raise ValueError(
             f"expected exactly the weights of a BERT sequence classifier with {model.cfg.n_labels} label(s) in "
             f"{checkpoint.name!r}; {'; '.join(problems)}: is it a trained reranker, whole, and of this configuration?"
         )
-
-
-def _listed(keys: list[str], most: int = 6) -> str:
-    shown = ", ".join(keys[:most])
-    return shown if len(keys) <= most else f"{shown} and {len(keys) - most} more"
-
-
-def canonical_key(key: str) -> str:
-    """A checkpoint's key in today's names (TensorFlow conversions call the LayerNorm's weight and bias gamma and beta)."""
-    return key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def weight_slots(model: HookedEncoder) -> Iterator[tuple[str, Tensor]]:
