@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from common import bad_input_in_one_sentence, opened, parser
 
-from tl_crossenc.experiments.match_distributions import run_match_distributions
+from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
+from tl_crossenc.grades import parse_grades
 from tl_crossenc.heads import resolve_heads
 from tl_crossenc.outputs import write_frame
 
@@ -24,12 +25,16 @@ def main() -> None:
     options.add_argument("--permutations", type=int, default=200, help="of the labels, for the null of the distances")
     options.add_argument("--max-pairs", type=int, help="measure whole queries, drawn at random, up to so many passages")
     options.add_argument("--seed", type=int, default=0, help="of the permutations and of the draw of queries")
+    options.add_argument(
+        "--relevant-grades", type=parse_grades, metavar="G", help="such as 1,2,3 (default: by the scale)"
+    )
     given = options.parse_args()
     model, pools, store = opened(given)
     found = run_match_distributions(
         model,
         pools,
         store,
+        groups=match_groups(pools, given.relevant_grades, only_present=True),
         heads=None if given.heads is None else resolve_heads(given.heads, given.out),
         n_permutations=given.permutations,
         seed=given.seed,

@@ -6,8 +6,11 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from tl_crossenc.attention_flow import QUANTITIES
 from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.grades import parse_grades
 from tl_crossenc.outputs import default_folder, versions
 from tl_crossenc.pools import Pool, PoolSpec
 from tl_crossenc.reproduce import frozen_pool
@@ -31,6 +34,29 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     )
     options.add_argument("--device", default="auto", help="auto, cpu or cuda")
     return options
+
+
+def grade_options(options: argparse.ArgumentParser) -> None:
+    """Which passages are compared with which, and by what; `grade_settings` reads them."""
+    options.add_argument(
+        "--relevant-grades",
+        type=parse_grades,
+        metavar="G",
+        help="such as 1,2,3 (default: the upper half of the collection's scale)",
+    )
+    options.add_argument(
+        "--against",
+        type=parse_grades,
+        metavar="G",
+        default=(-1,),
+        help="-1 or easy negatives, 0 or hard ones, or several such as hard,easy (default: -1)",
+    )
+    options.add_argument("--quantity", choices=QUANTITIES, default="mass", help="(default: mass)")
+
+
+def grade_settings(given: argparse.Namespace) -> dict[str, Any]:
+    """The options of `grade_options` as `matching_heads` takes them."""
+    return {name: getattr(given, name) for name in ("relevant_grades", "against", "quantity")}
 
 
 def opened(given: argparse.Namespace) -> tuple[HookedCrossEncoder, list[Pool], Store]:

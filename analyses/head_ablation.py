@@ -6,7 +6,7 @@ python analyses/head_ablation.py --heads @matching:8 --counts 2 4 8 --draws 20
 Writes `head_ablation.csv`, `head_ablation_draws.csv` and `head_ablation_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import run_head_ablation
@@ -23,10 +23,11 @@ def main() -> None:
     options.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8])
     options.add_argument("--draws", type=int, default=10)
     options.add_argument("--seed", type=int, default=0)
+    grade_options(options)
     given = options.parse_args()
     model, pools, store = opened(given)
     if given.heads is None:
-        ranking = ranked_heads(matching_heads(run_attention(model, pools, store)))
+        ranking = ranked_heads(matching_heads(run_attention(model, pools, store), **grade_settings(given)))
     else:
         ranking = resolve_heads(given.heads, given.out)
     found = run_head_ablation(model, pools, store, ranking, counts=given.counts, n_draws=given.draws, seed=given.seed)

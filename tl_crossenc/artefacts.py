@@ -135,7 +135,7 @@ def save_ablation(folder: Path, key: str, result: Any) -> dict[str, Any]:
 
 
 def save_figure1b(folder: Path, key: str, result: pd.DataFrame) -> dict[str, Any]:
-    """The frame of `matching_heads`, with the grades and the quantity by default those of that function."""
+    """The frame of `matching_heads`; its `attrs` have the grades compared and the quantity, the paper's where there are none."""
     write_frame(folder / ARTEFACTS[key].tables["heads"], result, index=False)
     defaults = {"relevant_grades": [2, 3], "against": [-1], "quantity": "mass"}
     counts = {"n_queries": int(result["n_queries"].max()), "n_passing": int(result["passes"].sum())}

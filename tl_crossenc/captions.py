@@ -14,6 +14,7 @@ from tl_crossenc.artefacts import load_scalars, load_table
 from tl_crossenc.figures.ablation import SPAN_LABELS
 from tl_crossenc.figures.alignment import CEILING, FLOOR
 from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kinds, ordered_groups
+from tl_crossenc.grades import listed, scale_sentence
 from tl_crossenc.published import VAST_2025, ZHAN_2020
 from tl_crossenc.tables import OURS_MARK, PAPER_MARK
 
@@ -118,7 +119,7 @@ def _figure1b(folder: Path, scalars: dict, run: Run) -> str:
     frame = load_table(folder, "figure1b", "heads")
     passing, heads = int(frame["passes"].sum()), len(frame)
     return (
-        f"Attention {scalars['quantity']} of every head in relevant passages (grade {_listed(scalars['relevant_grades'])}) "
+        f"Attention {scalars['quantity']} of every head in relevant passages ({_relevant(scalars)}) "
         f"less that in "
         f"{_negatives(scalars['against'])}: {run.where}, {scalars['n_queries']:,} queries with both. Means over a query's "
         f"passages "
@@ -258,8 +259,9 @@ def _interval(scalars: dict) -> str:
     return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _listed(values: list[int]) -> str:
-    return " or ".join(str(value) for value in values)
+def _relevant(scalars: dict) -> str:
+    grades, scales = scalars["relevant_grades"], scalars.get("highest_grades")
+    return scale_sentence(scales, grades) if scales else f"grade {listed(grades, ' or ')}"
 
 
 def _negatives(grades: list[int]) -> str:
@@ -270,6 +272,6 @@ def _groups(scalars: dict, shown: list[str]) -> str:
     grades = scalars.get("groups", {})
     return " and ".join(
         f"{GROUP_NAMES.get(name, name)}{' passages' if name == 'relevant' else ''} (grade "
-        f"{_listed(grades.get(name, []))})".replace("-1", "−1")
+        f"{listed(grades.get(name, []), ' or ')})".replace("-1", "−1")
         for name in shown
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DTYPES = ("float32", "bfloat16", "float64")
+QUANTITIES = ("mass", "density")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -88,6 +89,20 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--heads", help="to ablate, best first: 3.7,4.1 or @matching or @matching:8 (default: as Figure 1b ranks them)"
     )
+    reproduce.add_argument(
+        "--relevant-grades",
+        type=_grades,
+        metavar="G",
+        help="of relevant passages in Figures 1b and 1c, such as 1,2,3 (default: the upper half of the collection's scale)",
+    )
+    reproduce.add_argument(
+        "--against",
+        type=_grades,
+        metavar="G",
+        default=(-1,),
+        help="grades that Figure 1b compares them with: -1 or easy, 0 or hard, or several such as hard,easy (default: -1)",
+    )
+    reproduce.add_argument("--quantity", choices=QUANTITIES, default="mass", help="of Figure 1b (default: mass)")
     reproduce.add_argument("--draws", type=_count, default=3, help="random sets of heads a count (default: 3)")
     _model_options(reproduce)
 
@@ -152,6 +167,15 @@ def _count_or_all(text: str) -> int | None:
     return None if text == "all" else _count(text)
 
 
+def _grades(text: str) -> tuple[int, ...]:
+    from tl_crossenc.grades import parse_grades
+
+    try:
+        return parse_grades(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _say(text: str) -> None:
     """A line on standard output as it is: texts of the user's are no markup, and paths are not broken over lines."""
     from rich.console import Console
@@ -190,6 +214,9 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         options=PaperOptions(
             directions=tuple(directions) or FIGURE_1A,
             span=arguments.span,
+            relevant_grades=arguments.relevant_grades,
+            against=arguments.against,
+            quantity=arguments.quantity,
             n_draws=arguments.draws,
             seed=arguments.seed,
         ),
@@ -204,6 +231,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     for name, part in (("Table 1", found.table1), *found.results.items()):
         if hasattr(part, "layers_run"):
             _say(f"{name}: {part.layers_run:,} pair-layers run now ({part.layers_alone:,} without shared prefixes).")
+    if not settings.only_table1:
+        _say(f"Relevant passages: {found.relevance}.")
     for name, reason in found.unavailable.items():
         _say(f"{name}: not drawn: {reason}")
     _say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))

@@ -86,6 +86,15 @@ class Pool:
             checksum.update(json.dumps(list(pair)).encode() + b"\n")
         return checksum.hexdigest()
 
+    @property
+    def highest_grade(self) -> int:
+        """The top of the scale on which the collection is judged: of its qrels where they are known, else of the pairs."""
+        recorded = self.provenance.get("collection", {})
+        known = recorded.get("highest_grade") if isinstance(recorded, dict) else None
+        return (
+            int(known) if known is not None else max((pair.grade for pair in self.pairs if pair.grade > 0), default=0)
+        )
+
     @cached_property
     def ranked(self) -> Pool:
         """The judged pairs, those that are ranked and evaluated."""

@@ -24,6 +24,7 @@ from tl_crossenc.drawing import draw_figures
 from tl_crossenc.experiments.matching import passing_heads
 from tl_crossenc.experiments.paper import PaperOptions, ProgressFactory, no_progress, run_paper
 from tl_crossenc.experiments.table1 import Table1, run_table1
+from tl_crossenc.grades import check_sides, relevant_grades, scale_sentence
 from tl_crossenc.heads import resolve_heads, save_heads
 from tl_crossenc.outputs import file_name, versions, write_frame, write_json, write_runs
 from tl_crossenc.pools import Pool, PoolSpec, build_pool
@@ -110,6 +111,20 @@ class Reproduction:
         return VAST_2025_TABLE_1 if is_monobert(self.model_label) else None
 
     @property
+    def relevant_grades(self) -> tuple[int, ...]:
+        """The grades of relevant passages, as asked or by the rule; none where the rule has no answer."""
+        given = self.settings.options.relevant_grades
+        if given is not None:
+            return given
+        found = {relevant_grades(pool.highest_grade) for pool in self.pools}
+        return found.pop() if len(found) == 1 else ()
+
+    @property
+    def relevance(self) -> str:
+        """Which passages are called relevant, in words."""
+        return scale_sentence([pool.highest_grade for pool in self.pools], self.relevant_grades)
+
+    @property
     def caption(self) -> str:
         """What Table 1 shows."""
         low, high = self.table1.unablated_interval
@@ -142,6 +157,9 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
     if settings.token_budget is None:
         settings = replace(settings, token_budget=default_token_budget(model.device, model.cfg))
     pools = tuple(frozen_pool(name, settings.pool, settings.out / "pools") for name in settings.collections)
+    if settings.options.relevant_grades is None and not settings.only_table1:
+        for pool in pools:  # before any work
+            check_sides(relevant_grades(pool.highest_grade) or (1,), settings.options.against)
     with progress("Table 1") as advance:
         table = run_table1(
             model,
@@ -287,6 +305,11 @@ def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, obje
             {"collection": pool.collection, "digest": pool.digest, "provenance": pool.provenance}
             for pool in found.pools
         ],
+        "relevance": {
+            "highest_grades": {pool.collection: pool.highest_grade for pool in found.pools},
+            "relevant_grades": found.relevant_grades,
+            "words": found.relevance,
+        },
         "runs": {
             condition: f"{file_name(condition)}.run" for condition in [str(UNABLATED), *_conditions(found.table1)]
         },

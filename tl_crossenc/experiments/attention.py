@@ -58,6 +58,7 @@ class Attention:
         n_layers, n_heads: of the model.
         pairs_run: pairs that the model ran for this; 0 when everything was stored.
         model: the model's name.
+        highest_grades: the highest grade in the qrels of each collection, once each (`grades.py`); the paper's 3 where not given.
     """
 
     by_direction: pd.DataFrame
@@ -67,6 +68,7 @@ class Attention:
     n_heads: int
     pairs_run: int
     model: str
+    highest_grades: tuple[int, ...] = (3,)
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -167,6 +169,7 @@ def run_attention(
         n_heads=model.cfg.n_heads,
         pairs_run=done // layers,
         model=model.cfg.model_name,
+        highest_grades=tuple(sorted({pool.highest_grade for pool in pools})),
     )
 
 

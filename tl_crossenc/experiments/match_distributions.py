@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -25,16 +25,18 @@ from tl_crossenc.experiments.match_masses import (
     per_query_frame,
     query_masses,
 )
+from tl_crossenc.experiments.matching import relevant_by_scale
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.grades import listed
 from tl_crossenc.heads import check_heads, format_heads
 from tl_crossenc.pools import Pool
 from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.store import Store
 from tl_crossenc.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
 
-GROUPS: dict[str, tuple[int, ...]] = {"relevant": (2, 3), "hard": (0,), "easy": (EASY_NEGATIVE,)}
-"""Name -> grades. The first group is the one that the others are compared with."""
+NEGATIVES: dict[str, tuple[int, ...]] = {"hard": (0,), "easy": (EASY_NEGATIVE,)}
+"""Name -> grades of the groups that relevant passages are compared with."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def run_match_distributions(
         pools: of distinct collections.
         store: for the cells.
         heads: (layer, head) to be shown and tested one by one; None for all.
-        groups: name -> grades, at least two; `GROUPS` by default. Grades of no group are measured and not shown.
+        groups: name -> grades, at least two, the first compared with the others; by default `match_groups` of all three.
+            Grades of no group are measured and not shown.
         n_permutations: of the null.
         seed: of the permutations and of the sample.
         max_pairs: measure whole queries, drawn at random, while their passages are at most so many; None for all.
@@ -105,7 +108,7 @@ def run_match_distributions(
         ValueError: groups that share a grade or are fewer than two, heads that the model does not have, numbers out of range, an
             active ablation, a model without a tokenizer, attention that is no finite number.
     """
-    chosen_groups = _checked_groups(GROUPS if groups is None else groups)
+    chosen_groups = _checked_groups(match_groups(pools) if groups is None else groups)
     cfg = model.cfg
     every = tuple((layer, head) for layer in range(cfg.n_layers) for head in range(cfg.n_heads))
     chosen = every if heads is None else tuple((layer, head) for layer, head in heads)
@@ -145,6 +148,27 @@ def run_match_distributions(
     )
 
 
+def match_groups(
+    pools: Sequence[Pool], relevant_grades: Iterable[int] | None = None, *, only_present: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Relevant passages (of these grades, or of the upper half of the collections' scale: `grades.py`) and their negatives.
+
+    Args:
+        pools: of the collections.
+        relevant_grades: the grades of relevant passages.
+        only_present: leave out a kind of negatives that the pools lack, while there is another.
+
+    Raises:
+        Unavailable: see `matching.relevant_by_scale`.
+    """
+    chosen = relevant_by_scale(pool.highest_grade for pool in pools) if relevant_grades is None else relevant_grades
+    relevant = tuple(sorted(set(chosen)))
+    present = {pair.grade for pool in pools for pair in pool.pairs}
+    negatives = {name: grades for name, grades in NEGATIVES.items() if not set(grades) & set(relevant)}
+    there = {name: grades for name, grades in negatives.items() if present & set(grades)}
+    return {"relevant": relevant} | (there if only_present and there else negatives)
+
+
 def _checked_groups(groups: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
     checked = {name: tuple(sorted(set(grades))) for name, grades in groups.items()}
     listed = [grade for grades in checked.values() for grade in grades]
@@ -157,8 +181,9 @@ def _require_groups(groups: Mapping[str, tuple[int, ...]], grades: set[int]) -> 
     for name, wanted in groups.items():
         if not grades & set(wanted):
             raise Unavailable(
-                f"the attention distributions need {name} passages (grade {', '.join(map(str, wanted))}) with query and passage "
-                f"tokens, and there are none among grades {sorted(grades)}: draw a pool with them, or choose other groups"
+                f"the attention distributions need {name} passages (grade {listed(wanted)}) with query and passage "
+                f"tokens, and there are none among grades {sorted(grades)}: draw more with --per-grade and --easy-negatives, or "
+                "choose relevant ones with --relevant-grades (groups in Python)"
             )
 
 

@@ -24,12 +24,13 @@ from jaxtyping import Float
 from tl_crossenc.directions import Direction, parse_directions
 from tl_crossenc.experiments.attention import Attention, Group
 from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.grades import check_sides, listed
+from tl_crossenc.grades import relevant_grades as by_scale
 from tl_crossenc.heads import Head
 from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.significance import ALPHA, holm, paired_t
 
 MATCHING_DIRECTIONS = ("QUERY->DOC", "DOC->QUERY")
-RELEVANT_GRADES = (2, 3)
 
 
 class QueryMeans(NamedTuple):
@@ -46,31 +47,51 @@ class QueryMeans(NamedTuple):
     against: Float[np.ndarray, "query layer head"]
 
 
+def relevant_by_scale(highest_grades: Iterable[int]) -> tuple[int, ...]:
+    """The relevant grades of collections whose highest grades are given, see `grades.relevant_grades`.
+
+    Raises:
+        Unavailable: no grade is above 0, or the collections' scales give different grades.
+    """
+    tops = sorted(set(highest_grades))
+    found = {by_scale(highest) for highest in tops}
+    if len(found) > 1:
+        scales = " and ".join(f"0..{highest}" for highest in tops)
+        raise Unavailable(
+            f"the collections are judged on the scales {scales}, whose upper halves are different grades: run them one by one, or "
+            "name the relevant grades of all with --relevant-grades (relevant_grades=(1, 2, 3) in Python)"
+        )
+    (grades,) = found or {()}
+    if not grades:
+        raise Unavailable("the collection's judgments have no grade above 0, so none of its passages is relevant")
+    return grades
+
+
 def query_means(
     attention: Attention,
     direction: Direction | str,
     *,
-    relevant_grades: Iterable[int] = RELEVANT_GRADES,
+    relevant_grades: Iterable[int] | None = None,
     against: int | Iterable[int] = EASY_NEGATIVE,
     quantity: str = "mass",
 ) -> QueryMeans:
     """Each query's mean over its relevant passages and over its negatives; queries without one of them are left out.
 
+    Relevant are `relevant_grades`, or the upper half of the collections' scale (`grades.py`).
+
     Raises:
         Unavailable: no passage of the grades asked for, or no query where both sides have a pair that counts.
         ValueError: a grade on both sides, none on one, or a direction or quantity that is not measured.
     """
-    relevant, negative = set(relevant_grades), set(_grades(against))
-    if not relevant or not negative or relevant & negative:
-        raise ValueError(
-            f"expected grades on both sides and none on both, got relevant {sorted(relevant)} and against {sorted(negative)}"
-        )
+    given = relevant_by_scale(attention.highest_grades) if relevant_grades is None else relevant_grades
+    relevant, negative = set(given), set(_grades(against))
+    check_sides(relevant, negative)
     for side, wanted in (("relevant", relevant), ("against", negative)):
         if not wanted & set(attention.grades):
-            what = "easy negatives" if wanted == {EASY_NEGATIVE} else f"passages of grade {_listed(wanted)}"
+            what = "easy negatives" if wanted == {EASY_NEGATIVE} else f"passages of grade {listed(wanted)}"
             raise Unavailable(
                 f"the difference between relevant passages and negatives needs {what} ({side}), but the pool has only "
-                f"grades {_listed(attention.grades)}: draw a pool with them, or choose other grades"
+                f"grades {listed(attention.grades)}: {_other_grades(attention.grades, side, relevant | negative)}"
             )
 
     def side_of(group: object) -> tuple[str, str, bool] | None:
@@ -83,7 +104,7 @@ def query_means(
     queries = [group[:2] for group in filled if group[2] and (*group[:2], False) in filled]
     if not queries:
         raise Unavailable(
-            f"{direction} cannot be compared between grades {_listed(relevant)} and {_listed(negative)}: no query has "
+            f"{direction} cannot be compared between grades {listed(relevant)} and {listed(negative)}: no query has "
             "passages of both that are not empty"
         )
     sides = [mean[[filled[*query, is_relevant] for query in queries]] for is_relevant in (True, False)]
@@ -93,7 +114,7 @@ def query_means(
 def matching_heads(
     attention: Attention,
     *,
-    relevant_grades: Iterable[int] = RELEVANT_GRADES,
+    relevant_grades: Iterable[int] | None = None,
     against: int | Iterable[int] = EASY_NEGATIVE,
     directions: Sequence[Direction | str] = MATCHING_DIRECTIONS,
     quantity: str = "mass",
@@ -102,21 +123,22 @@ def matching_heads(
 
     Args:
         attention: from `run_attention`.
-        relevant_grades: the grades of relevant passages.
+        relevant_grades: the grades of relevant passages; None for the upper half of the collections' scale (`grades.py`).
         against: the grade or grades of negatives: -1 easy, 0 hard.
         directions: directions, or their text (`X<->Y` stands for two).
         quantity: "mass" or "density".
 
     Returns:
         A row a (direction, layer, head): `relevant` and `against` (means over queries), `difference`, `standard_error`,
-        `n_queries`, `t`, `p`, `p_holm`, `passes`.
+        `n_queries`, `t`, `p`, `p_holm`, `passes`; its `attrs` say what was compared.
 
     Raises:
         Unavailable: no passages of a side, or fewer than two queries that have both.
         ValueError: no direction, or grades, directions or a quantity that make no sense.
     """
     chosen = _directions(directions)
-    relevant_grades, against = tuple(relevant_grades), _grades(against)
+    relevant_grades = relevant_by_scale(attention.highest_grades) if relevant_grades is None else tuple(relevant_grades)
+    against = _grades(against)
     frames = []
     for direction in chosen:
         means = query_means(attention, direction, relevant_grades=relevant_grades, against=against, quantity=quantity)
@@ -129,6 +151,12 @@ def matching_heads(
     frame = pd.concat(frames, ignore_index=True)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
     frame["passes"] = (frame["p_holm"] <= ALPHA) & (frame["difference"] > 0)
+    frame.attrs = {
+        "relevant_grades": sorted(relevant_grades),
+        "against": sorted(against),
+        "quantity": quantity,
+        "highest_grades": sorted(set(attention.highest_grades)),
+    }
     return frame
 
 
@@ -171,5 +199,16 @@ def _grades(grades: int | Iterable[int]) -> tuple[int, ...]:
     return tuple(grades) if isinstance(grades, Iterable) else (grades,)
 
 
-def _listed(grades: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(grades))) or "none"
+def _other_grades(grades: Iterable[int], side: str, taken: set[int]) -> str:
+    """What to do where the pool lacks a side."""
+    if side == "relevant":
+        above = [grade for grade in grades if grade > 0]
+        if not above:
+            return "no passage of it is relevant, so choose another collection"
+        return f"choose others with --relevant-grades {listed(above).replace(' ', '')} (relevant_grades in Python)"
+    draw = "draw easy negatives with --easy-negatives 10"
+    if 0 in grades and 0 not in taken:
+        return f"{draw}, or compare with hard negatives by --against 0 (against=0 in Python)"
+    return (
+        f"{draw} and compare with them by --against -1 (against=-1 in Python)" if EASY_NEGATIVE not in taken else draw
+    )

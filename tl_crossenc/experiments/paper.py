@@ -18,13 +18,15 @@ from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import run_head_ablation
 from tl_crossenc.experiments.layers import FIGURE_1A, Span, run_layer_sweep
-from tl_crossenc.experiments.match_distributions import run_match_distributions
+from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
 from tl_crossenc.experiments.matching import matching_heads
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.experiments.sinks import measure_sinks
 from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.grades import check_sides
 from tl_crossenc.pools import Pool
+from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.store import Store
 
 ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
@@ -43,16 +45,29 @@ class PaperOptions:
         span: of Figure 1a: "up_to" each layer (the paper's), "from" each layer on, or each layer "only".
         heads: to be ablated, best first; None for those that Figure 1b ranks highest.
         counts: how many of them.
+        relevant_grades: of the passages that Figures 1b and 1c call relevant; None for the upper half of the collections' scale.
+        against: grades that Figure 1b compares them with: -1 easy negatives, 0 hard ones.
+        quantity: of Figure 1b, "mass" or "density".
         n_draws: random sets of heads for each count.
         seed: of those draws, of permutations and of samples.
+
+    Raises:
+        ValueError: no grades on a side of Figure 1b, or a grade on both.
     """
 
     directions: tuple[Direction, ...] = FIGURE_1A
     span: Span = "up_to"
     heads: tuple[LayerHead, ...] | None = None
     counts: tuple[int, ...] = (1, 2, 4, 8)
+    relevant_grades: tuple[int, ...] | None = None
+    against: tuple[int, ...] = (EASY_NEGATIVE,)
+    quantity: str = "mass"
     n_draws: int = 3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.relevant_grades is not None:
+            check_sides(self.relevant_grades, self.against)
 
 
 def no_progress(what: str) -> AbstractContextManager[Progress]:
@@ -93,26 +108,34 @@ def run_paper(
     def flow(advance: Progress) -> Any:
         return run_attention(model, pools, store, token_budget=token_budget, progress=advance)
 
+    def matching(advance: Progress) -> Any:
+        return matching_heads(
+            attention, relevant_grades=chosen.relevant_grades, against=chosen.against, quantity=chosen.quantity
+        )
+
     attempt("figure1a", "Figure 1a", sweep)
     attention = attempt("attention", "Attention", flow)
     if isinstance(attention, Unavailable):
         results["figure1b"] = results["sinks"] = attention
     else:
-        attempt("figure1b", "Figure 1b", lambda advance: matching_heads(attention))
+        attempt("figure1b", "Figure 1b", matching)
         attempt("sinks", "Sinks", lambda advance: measure_sinks(attention))
     ranked = chosen.heads or ranked_heads(results["figure1b"])
 
     def distributions(advance: Progress) -> Any:
         every = model.cfg.n_layers * model.cfg.n_heads <= ONE_BY_ONE
         heads = None if every else ranked[:BEST]
-        return run_match_distributions(model, pools, store, heads=heads, seed=chosen.seed, progress=advance)
+        groups = match_groups(pools, chosen.relevant_grades, only_present=True)
+        return run_match_distributions(
+            model, pools, store, heads=heads, groups=groups, seed=chosen.seed, progress=advance
+        )
 
     def alignment(advance: Progress) -> Any:
         return run_qk_alignment(model, pools, store, seed=chosen.seed, token_budget=token_budget, progress=advance)
 
     def ablation(advance: Progress) -> Any:
         if not ranked:
-            raise Unavailable(f"no ranking of heads to ablate: {results['figure1b']}")
+            raise Unavailable(f"no ranking of heads to ablate (--heads names some): {results['figure1b']}")
         return run_head_ablation(
             model,
             pools,
