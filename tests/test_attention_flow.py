@@ -54,12 +54,16 @@ def positions(name, tokens, parts):
 
 
 def slow(patterns, tokens, parts, quantity, layer, head, attender, attended):
-    """The mass or density of one pair, straight from its pattern; None where it does not count."""
+    """The mass, density or excess of one pair, straight from its pattern; None where it does not count."""
     rows, columns = positions(attender, tokens, parts), positions(attended, tokens, parts)
     is_part = not attended.endswith("_STOPS")
     if not rows or (not columns and (is_part or quantity == "density")):
         return None
-    mass = sum(patterns[layer][head, row, column] for row in rows for column in columns) / len(rows)
+    pattern = patterns[layer][head]
+    mass = sum(pattern[row, column] for row in rows for column in columns) / len(rows)
+    if quantity == "excess":  # row by row: what its columns get, less what they get in a row that gives all columns the same
+        even = np.full(len(parts), 1 / len(parts))
+        return sum(pattern[row][columns].sum() - even[columns].sum() for row in rows) / len(rows)
     return mass if quantity == "mass" else mass / len(columns)
 
 
@@ -138,6 +142,26 @@ def test_the_masses_of_the_five_parts_sum_to_one(tiny, rows):
     assert total.transpose(0, 3, 1, 2)[has_rows] == pytest.approx(1, abs=1e-12)
 
 
+def test_the_excess_of_a_model_without_weights_is_zero_for_every_length(tiny, rows):
+    """All queries and keys 0: even rows, whose mass follows the length, and whose excess is 0 in every direction."""
+    even = port(tiny_hf(seed=5), torch.float64)
+    for name in ("W_Q", "W_K", "b_Q", "b_K"):
+        getattr(even, name).zero_()
+    moments = pair_moments(even, to_batch(rows), [STOP])
+    mass, excess = QUANTITIES.index("mass"), QUANTITIES.index("excess")
+    assert moments.mean[:, :, :, excess] == pytest.approx(0, abs=1e-12)
+    for pair, (query, passage) in enumerate(SIZES):
+        if passage:
+            assert moments.mean[pair, :, :, mass, 1, 3] == pytest.approx(passage / (query + passage + 3), abs=1e-12)
+
+
+def test_the_excesses_of_the_five_parts_sum_to_zero(tiny, rows):
+    moments = pair_moments(tiny[1], to_batch(rows))
+    excess = moments.observed_mean[:, :, :, QUANTITIES.index("excess"), :, :5]
+    assert np.nanmax(np.abs(np.nansum(excess, axis=-1))) < 1e-12
+    assert np.nanmax(np.abs(excess)) > 0.01
+
+
 def test_the_whole_pair_is_the_parts_weighted_by_their_rows(tiny, rows):
     moments = pair_moments(tiny[1], to_batch(rows))
     for pair, (query, passage) in enumerate(SIZES):
@@ -207,7 +231,7 @@ def test_progress_counts_pairs(tiny, rows):
 def test_no_pairs_are_no_groups(tiny):
     flow = measure_attention(tiny[1], encoded([]), [])
     assert flow.groups == ()
-    assert flow.moments.mean.shape == (0, N_LAYERS, N_HEADS, 2, 6, 7)
+    assert flow.moments.mean.shape == (0, N_LAYERS, N_HEADS, 3, 6, 7)
 
 
 def test_bad_input_is_refused(tiny, rows):

@@ -91,10 +91,11 @@ def slow(hf, model):
                     columns = [i for i, part in enumerate(parts) if part == y]
                     if columns:
                         mass = summed[columns].sum()
-                        values.append((*where, PARTS[y], mass, mass / len(columns)))
+                        excess = mass - len(columns) / len(parts)
+                        values.append((*where, PARTS[y], mass, mass / len(columns), excess))
                 stops = [i for i, token in enumerate(tokens) if token == stop and parts[i] in (1, 3)]
-                values.append((*where, "STOPS", summed[stops].sum(), np.nan))
-    columns = ["query_id", "grade", "layer", "head", "attender", "attended", "mass", "density"]
+                values.append((*where, "STOPS", summed[stops].sum(), np.nan, np.nan))
+    columns = ["query_id", "grade", "layer", "head", "attender", "attended", "mass", "density", "excess"]
     return pd.DataFrame(values, columns=columns)
 
 
@@ -102,9 +103,9 @@ def test_by_direction_equals_patterns_built_one_by_one(found, slow):
     axes = ["layer", "head", "attender", "attended", "grade"]
     expected = slow[slow["attended"] != "STOPS"].groupby(axes)
     frame = found.by_direction.set_index([*axes, "quantity"])
-    assert len(frame) == N_LAYERS * N_HEADS * 25 * 5 * 2
+    assert len(frame) == N_LAYERS * N_HEADS * 25 * 5 * 3
     assert not frame.index.duplicated().any()
-    for quantity in ("mass", "density"):
+    for quantity in ("mass", "density", "excess"):
         mine = frame.xs(quantity, level="quantity")
         theirs = expected[quantity].agg(["mean", "var", "count"]).reindex(mine.index)
         assert mine["mean"].to_numpy() == pytest.approx(theirs["mean"].to_numpy(), abs=1e-12)
@@ -120,7 +121,7 @@ def test_an_empty_passage_does_not_count_for_its_directions(found):
     assert counts["QUERY", "DOC"] == counts["DOC", "QUERY"] == counts["DOC", "DOC"] == 3
 
 
-@pytest.mark.parametrize("quantity", ["mass", "density"])
+@pytest.mark.parametrize("quantity", ["mass", "density", "excess"])
 def test_per_query_means_equal_patterns_built_one_by_one(found, slow, quantity):
     axes = ["query_id", "grade", "layer", "head"]
     rows = slow[(slow["attender"] == "DOC") & (slow["attended"] == "QUERY")]
@@ -206,7 +207,7 @@ def test_mass_on_everything_is_refused(found, direction):
 
 
 def test_an_unknown_quantity_is_refused(found):
-    with pytest.raises(ValueError, match="a quantity among mass, density, got 'weight'"):
+    with pytest.raises(ValueError, match="a quantity among mass, density, excess, got 'weight'"):
         found.per_query("DOC->QUERY", "weight")
 
 
@@ -249,8 +250,8 @@ def made(values, count=3):
     """An `Attention` whose per-query masses are `values[(query_id, grade)]`, `[layer, head]`, in both matching directions."""
     groups = tuple(Group("made", *key) for key in values)
     grids = np.stack(list(values.values()))
-    shape = (*grids.shape, 2, 6, 7)
-    mean, counts = np.zeros(shape), np.zeros((len(groups), 1, 1, 2, 6, 7), np.int64)
+    shape = (*grids.shape, 3, 6, 7)
+    mean, counts = np.zeros(shape), np.zeros((len(groups), 1, 1, 3, 6, 7), np.int64)
     counts[...] = count
     mean[:, :, :, 0, 1, 3] = mean[:, :, :, 0, 3, 1] = grids
     flow = AttentionFlow(groups, Moments(counts, mean, np.zeros(shape)))
@@ -448,6 +449,7 @@ def test_the_planted_heads_are_found(tmp_path):
     found = run_attention(planted, [Pool("bags", PoolSpec(None, 0, 0), tuple(pairs))], Store(tmp_path))
     assert passing_heads(matching_heads(found)) == (MATCHING_HEAD,)
     assert passing_heads(matching_heads(found, quantity="density")) == (MATCHING_HEAD,)
+    assert passing_heads(matching_heads(found, quantity="excess")) == (MATCHING_HEAD,)
     separators = measure_sinks(found).by_head.query("sink == 'SEP' and attender == 'ALL'")
     full = separators.loc[separators["mass"] > 0.99, ["layer", "head"]]
     assert [tuple(row) for row in full.to_numpy().tolist()] == [SINK_HEAD]

@@ -4,6 +4,10 @@ For one pair, one head and its pattern A, the attender part X with rows R_X and 
 
     mass(X->Y)    = 1/|R_X| sum_{r in R_X} sum_{c in C_Y} A[r, c]      what a row of X gives to Y, averaged over the rows
     density(X->Y) = mass(X->Y) / |C_Y|                                 the same for a position of Y: documents differ in length
+    excess(X->Y)  = mass(X->Y) - |C_Y| / n                             the mass less what equal attention to all n real positions gives
+
+A head that looks at nothing in particular gives a longer passage more mass, and each of its positions less density: both follow
+the length. The excess of such a head is 0 for every length.
 
 Vast et al. 2025 (section 3) compare these between grades; Zhan et al. 2020 look at the masses of CLS, SEP and full stops.
 
@@ -15,7 +19,7 @@ its pairs are kept in float64. Groups merge exactly (Chan, Golub & LeVeque 1979;
 so that what is kept does not depend on how the pairs are cut into batches and shards, nor does it grow with their number.
 
 What counts. A pair whose X or Y has no position (an empty passage) does not count for X->Y. Full stops are no part but some
-positions of one: a pair without full stops gives them the mass 0, which counts, and has no density.
+positions of one: a pair without full stops gives them the mass and the excess 0, which count, and has no density.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ from tl_crossenc.hooked_encoder import FwdHooks, HookedEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES, Part
 
-QUANTITIES = ("mass", "density")
+QUANTITIES = ("mass", "density", "excess")
 ATTENDERS = (*REAL_PART_NAMES, ALL)
 """The `attender` axis: the five parts, and every real position."""
 
@@ -163,7 +167,7 @@ def measure_attention(
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Progress | None = None,
 ) -> AttentionFlow:
-    """Mass and density of every direction in every layer and head, over the pairs of each group.
+    """Mass, density and excess of every direction in every layer and head, over the pairs of each group.
 
     Args:
         model: the model, with nothing ablated.
@@ -206,12 +210,17 @@ def pair_moments(model: HookedEncoder, batch: PairBatch, full_stops: Sequence[in
             "expected finite attention, but some is NaN or infinite: check the checkpoint's weights, or use dtype float32"
         )
     n_rows, n_columns = (sets.sum(1).cpu().numpy() for sets in (rows, columns))
-    filled = n_columns > 0
-    counted = np.stack([filled, filled], axis=1)
-    counted[:, 0, N_PARTS:] = True
+    present = n_columns > 0
+    any_count = present.copy()
+    any_count[:, N_PARTS:] = True  # no full stop: a mass of 0
+    by_quantity = {"mass": any_count, "density": present, "excess": any_count}
+    counted = np.stack([by_quantity[quantity] for quantity in QUANTITIES], axis=1)
     counted = counted[:, :, None, :] & (n_rows > 0)[:, None, :, None]
     counts = counted[:, None, None].astype(np.int64)
-    values = np.stack([masses, masses / np.maximum(n_columns, 1)[:, None, None, None]], axis=3) * counts
+    sizes = n_columns[:, None, None, None]
+    even = sizes / n_rows[:, -1, None, None, None, None]  # the last attender is every real position
+    found = {"mass": masses, "density": masses / np.maximum(sizes, 1), "excess": masses - even}
+    values = np.stack([found[quantity] for quantity in QUANTITIES], axis=3) * counts
     return Moments(counts, values, np.zeros_like(values))
 
 

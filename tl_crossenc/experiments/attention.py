@@ -1,6 +1,6 @@
 """Attention by direction of some pools, from the store where it is there, else measured and stored.
 
-Mass and density of every direction are measured once for each query, grade, layer and head; `attention_flow.py` defines them.
+Mass, density and excess of every direction are measured once for each query, grade, layer and head; `attention_flow.py` defines them.
 `matching.py` and `sinks.py` read their results off what comes out here.
 
 A cell is (model revision, dtype, device kind, pool, shard of the pool). A shard's batches depend on the shard alone, so a cell's
@@ -193,7 +193,7 @@ def cell_key(model: HookedCrossEncoder, pool: Pool, shard: int, stops: Sequence[
 
 
 def flow_to_table(flow: AttentionFlow) -> pa.Table:
-    """A row a (query_id, grade, layer, head, attender, attended): count, mean and M2 of both quantities."""
+    """A row a (query_id, grade, layer, head, attender, attended): count, mean and M2 of each quantity."""
     moments = flow.moments
     shape = (*moments.mean.shape[:3], len(ATTENDERS), len(ATTENDED))
     places = np.indices(shape).reshape(len(shape), -1)

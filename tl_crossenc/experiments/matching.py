@@ -1,6 +1,6 @@
 """The heads that match query and passage: Figure 1b of Vast et al. 2025, with a test.
 
-For a head, a direction and a query q with relevant passages R_q and negatives N_q, and x the mass (or density):
+For a head, a direction and a query q with relevant passages R_q and negatives N_q, and x the mass (or density, or excess):
 
     d_q = mean_{R_q} x - mean_{N_q} x        difference = mean_q d_q        t = difference / (sd(d) / sqrt(n))
 
@@ -126,7 +126,7 @@ def matching_heads(
         relevant_grades: the grades of relevant passages; None for the upper half of the collections' scale (`grades.py`).
         against: the grade or grades of negatives: -1 easy, 0 hard.
         directions: directions, or their text (`X<->Y` stands for two).
-        quantity: "mass" or "density".
+        quantity: "mass", "density" or "excess" (`attention_flow.py` defines them).
 
     Returns:
         A row a (direction, layer, head): `relevant` and `against` (means over queries), `difference`, `standard_error`,
