@@ -61,7 +61,9 @@ def slow(patterns, tokens, parts, quantity, layer, head, attender, attended):
         return None
     pattern = patterns[layer][head]
     mass = sum(pattern[row, column] for row in rows for column in columns) / len(rows)
-    if quantity == "excess":  # row by row: what its columns get, less what they get in a row that gives all columns the same
+    if (
+        quantity == "excess"
+    ):  # row by row: what its columns get, less what they get in a row that gives all columns the same
         even = np.full(len(parts), 1 / len(parts))
         return sum(pattern[row][columns].sum() - even[columns].sum() for row in rows) / len(rows)
     return mass if quantity == "mass" else mass / len(columns)

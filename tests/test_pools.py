@@ -95,7 +95,7 @@ def test_file_round_trip(tmp_path):
     assert table.column("doc_id").to_pylist() == ["d1", "d9", "d1", "d2", "d7"]
     about = json.loads(table.schema.metadata[b"tl_crossenc.pool"])
     assert about["format_version"] == 1
-    assert about["spec"] == {"per_grade": 2, "easy_negatives": 1, "seed": 7}
+    assert about["spec"] == {"per_grade": 2, "easy_negatives": 1, "seed": 7, "match_length": True}
 
 
 def test_equal_pools_give_equal_bytes(tmp_path):
@@ -274,3 +274,13 @@ def test_the_file_is_the_same_from_another_process_and_place(tmp_path):
     arguments = [sys.executable, "-c", script, str(tmp_path / "b" / "tiny"), str(tmp_path / "there.parquet")]
     subprocess.run(arguments, check=True, env={**os.environ, "PYTHONHASHSEED": "12345"})
     assert (tmp_path / "here.parquet").read_bytes() == (tmp_path / "there.parquet").read_bytes()
+
+
+def test_a_pool_of_before_lengths_were_matched_is_read_as_the_random_draw_that_it_is(tmp_path):
+    POOL.save(tmp_path / "pool.parquet")
+    table = pq.read_table(tmp_path / "pool.parquet")
+    about = json.loads(table.schema.metadata[b"tl_crossenc.pool"])
+    del about["spec"]["match_length"]
+    pq.write_table(table.replace_schema_metadata({b"tl_crossenc.pool": json.dumps(about)}), tmp_path / "old.parquet")
+    assert Pool.load(tmp_path / "old.parquet").spec.match_length is False
+    assert Pool.load(tmp_path / "pool.parquet").spec.match_length is True

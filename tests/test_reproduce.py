@@ -59,7 +59,7 @@ def test_every_file_is_there_and_can_be_read(finished):
         "tl_crossenc.json", "run.json", "table1.csv", "table1.md", "table1.tex", "per_query.csv", "tie_rate.csv", "scores.parquet",
     }  # fmt: skip
     assert {name for name in names if name.startswith("pools/")} == {
-        f"pools/{name}_grade-10_easy-2_seed-0.parquet" for name in ("one", "two")
+        f"pools/{name}_grade-10_easy-2-matched_seed-0.parquet" for name in ("one", "two")
     }
     assert len([name for name in names if name.startswith("runs/one/")]) == 37
     assert (
@@ -77,7 +77,7 @@ def test_every_file_is_there_and_can_be_read(finished):
         )
     scores = pd.read_parquet(out / "scores.parquet")
     assert list(scores.columns) == ["collection", "query_id", "doc_id", "grade", *CONDITIONS]
-    pools = [Pool.load(out / "pools" / f"{name}_grade-10_easy-2_seed-0.parquet") for name in ("one", "two")]
+    pools = [Pool.load(out / "pools" / f"{name}_grade-10_easy-2-matched_seed-0.parquet") for name in ("one", "two")]
     judged = [(pool.collection, p.query_id, p.doc_id, p.grade) for pool in pools for p in pool.pairs if p.grade >= 0]
     assert list(scores.iloc[:, :4].itertuples(index=False, name=None)) == judged
     assert any(p.grade == -1 for pool in pools for p in pool.pairs)
@@ -239,13 +239,15 @@ def test_a_pool_is_drawn_once_a_spec(collections, tmp_path):
     assert frozen_pool(collections[0] + "/.", PoolSpec(10, 2, 0), tmp_path) == one
     frozen_pool(collections[0], PoolSpec(None, 0, 3), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "one_grade-10_easy-2_seed-0.parquet", "one_grade-all_easy-0_seed-3.parquet",
+        "one_grade-10_easy-2-matched_seed-0.parquet", "one_grade-all_easy-0_seed-3.parquet",
     ]  # fmt: skip
 
 
 def test_a_pool_put_in_anothers_place_is_noticed(collections, tmp_path):
     frozen_pool(collections[1], PoolSpec(10, 2, 0), tmp_path)
-    (tmp_path / "two_grade-10_easy-2_seed-0.parquet").rename(tmp_path / "one_grade-10_easy-2_seed-0.parquet")
+    (tmp_path / "two_grade-10_easy-2-matched_seed-0.parquet").rename(
+        tmp_path / "one_grade-10_easy-2-matched_seed-0.parquet"
+    )
     with pytest.raises(ValueError, match=r"pool of 'one' .* got that of 'two'"):
         frozen_pool(collections[0], PoolSpec(10, 2, 0), tmp_path)
 

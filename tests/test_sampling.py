@@ -1,7 +1,9 @@
-"""The draw: sizes, seeds, near-duplicates, missing texts, easy negatives, and how little it reads."""
+"""The draw: sizes, seeds, near-duplicates, missing texts, easy negatives, their lengths, and how little it reads."""
 
+import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from tiny_collections import BackwardStore, FakeDocs
 
 from tl_crossenc.collections import Collection
 from tl_crossenc.documents import IrDatasetsDocuments
+from tl_crossenc.length_matching import SAMPLE, length_balance, nearest, wanted_lengths
 from tl_crossenc.sampling import PoolSpec, draw, normalized_text
 
 
@@ -68,7 +71,7 @@ def test_every_passage_is_as_likely_as_another():
     collection = make(docs, {"q": dict.fromkeys(list(docs)[:5], 1)})
     drawn = Counter()
     for seed in range(500):
-        drawn.update(ids(draw(collection, PoolSpec(2, 1, seed))[0], "q"))
+        drawn.update(ids(draw(collection, PoolSpec(2, 1, seed, match_length=False))[0], "q"))
     # 5 judged, 2 drawn: 200 of 500 expected, sd 11; 2 unjudged, 1 drawn: 250 of 500 expected, sd 11
     assert [drawn[d] for d in docs] == pytest.approx([200] * 5 + [250] * 2, abs=50)
 
@@ -255,6 +258,140 @@ def test_impossible_specs(bad):
     (name,) = bad
     with pytest.raises(ValueError, match=f"{name} is a whole number from"):
         PoolSpec(**bad)
+
+
+# Easy negatives as long as the relevant passages.
+
+
+def of_length(n, name):
+    """A text of n characters that is nobody else's."""
+    return f"{name} ".ljust(n, "x")
+
+
+def two_lengths(n_queries=5, n_more=397):
+    """Relevant passages of about 300 characters, others of about 40, and a collection that has seven short ones for a long one."""
+    rng = random.Random(4)
+    docs, qrels = {}, {}
+    for q in range(n_queries):
+        qrels[f"q{q}"] = {}
+        for grade, length in ((3, 300), (2, 280), (1, 40), (0, 40)):
+            for i in range(3):
+                docs[f"j{q}-{grade}-{i}"] = of_length(length + rng.randrange(-25, 25), f"j{q}-{grade}-{i}")
+                qrels[f"q{q}"][f"j{q}-{grade}-{i}"] = grade
+    for i in range(n_more):
+        length = rng.randrange(230, 370) if i % 8 == 0 else rng.randrange(20, 60)
+        docs[f"x{i:03}"] = of_length(length, f"x{i:03}")
+    return make(docs, qrels)
+
+
+def mean_length(pairs, query_id, *grades):
+    return np.mean([len(p.text) for p in pairs if p.query_id == query_id and p.grade in grades])
+
+
+def test_matched_negatives_are_as_long_as_the_relevant_passages_of_each_query():
+    collection = two_lengths()
+    matched, met = draw(collection, PoolSpec(3, 6, seed=2))
+    plain, met_plain = draw(collection, PoolSpec(3, 6, seed=2, match_length=False))
+    for query_id in collection.qrels:
+        wanted = mean_length(matched, query_id, 2, 3)
+        assert mean_length(matched, query_id, -1) == pytest.approx(wanted, rel=0.03)
+        assert mean_length(plain, query_id, -1) < 0.8 * wanted
+    assert [p for p in matched if p.grade >= 0] == [p for p in plain if p.grade >= 0]
+    assert all(p.doc_id not in collection.qrels[p.query_id] for p in matched if p.grade < 0)
+    balance, unbalanced = met["easy_negatives_lengths"], met_plain["easy_negatives_lengths"]
+    queries = list(collection.qrels)
+    for told, pairs, near in ((balance, matched, 5), (unbalanced, plain, 0)):
+        relevant, easy = ([mean_length(pairs, q, *grades) for q in queries] for grades in ((2, 3), (-1,)))
+        sds = [np.std([len(p.text) for p in pairs if p.grade in grades]) for grades in ((2, 3), (-1,))]
+        assert (told["unit"], told["queries"], told["queries_near"]) == ("characters", 5, near)
+        assert told["relevant"] == pytest.approx(np.mean(relevant), abs=0.01)
+        assert told["easy_negatives"] == pytest.approx(np.mean(easy), abs=0.01)
+        expected = (np.mean(easy) - np.mean(relevant)) / np.sqrt((sds[0] ** 2 + sds[1] ** 2) / 2)
+        assert told["standardized_difference"] == pytest.approx(expected, abs=1e-3)
+    assert abs(balance["standardized_difference"]) < 0.1 < 1 < abs(unbalanced["standardized_difference"])
+
+
+@given(wanted=st.lists(st.integers(1, 30), min_size=1, max_size=9), lengths=st.lists(st.integers(1, 30), max_size=12))
+def test_each_length_takes_the_nearest_that_is_left(wanted, lengths):
+    left, expected = dict(enumerate(lengths)), []
+    for length in wanted:
+        best = None
+        for i in sorted(left):
+            if best is None or abs(left[i] - length) < abs(left[best] - length):
+                best = i
+        if best is not None:
+            expected.append(best)
+            del left[best]
+    assert nearest(wanted, lengths) == expected
+
+
+def test_the_lengths_wanted_are_those_of_the_relevant_passages_in_turn():
+    rng = np.random.default_rng(0)
+    for count in (1, 3, 7, 11):
+        wanted = wanted_lengths([10, 20, 30], count, rng).tolist()
+        assert len(wanted) == count
+        tally = Counter(wanted)
+        assert set(tally) <= {10, 20, 30}
+        assert max(tally.values()) - min(tally.get(length, 0) for length in (10, 20, 30)) <= 1
+    firsts = {tuple(wanted_lengths([10, 20, 30], 3, np.random.default_rng(seed)).tolist()) for seed in range(40)}
+    assert len(firsts) == 6  # every order
+
+
+def test_a_collection_without_passages_of_those_lengths_says_so(caplog):
+    docs = {f"j{i}": of_length(300, f"j{i}") for i in range(4)} | {f"x{i}": of_length(50, f"x{i}") for i in range(9)}
+    pairs, met = draw(make(docs, {"q": {f"j{i}": 3 for i in range(4)}}), PoolSpec(4, 5))
+    assert len(ids(pairs, "q", -1)) == 5
+    balance = met["easy_negatives_lengths"]
+    assert (balance["queries"], balance["queries_near"]) == (1, 0)
+    assert (balance["relevant"], balance["easy_negatives"], balance["standardized_difference"]) == (300, 50, None)
+    assert "the easy negatives of 1 of 1 queries differ by more than 10 % in mean length" in caplog.text
+    caplog.clear()
+    draw(make(docs, {"q": {f"j{i}": 3 for i in range(4)}}), PoolSpec(4, 5, match_length=False))
+    assert "in mean length" not in caplog.text  # nobody asked for a match
+
+
+def test_a_query_without_a_relevant_passage_is_matched_to_what_is_judged_for_it():
+    docs = {f"j{i}": of_length(200, f"j{i}") for i in range(3)} | {
+        f"x{i}": of_length(30 + 30 * i, f"x{i}") for i in range(12)
+    }
+    pairs, met = draw(make(docs, {"q": {"j0": 3, "j1": 0}, "none": {"j1": 0, "j2": 0}}), PoolSpec(4, 3))
+    assert {len(p.text) for p in pairs if p.query_id == "none" and p.grade < 0} == {
+        180,
+        200,
+        210,
+    }  # j0 is not judged for it
+    assert met["easy_negatives_lengths"]["queries"] == 1
+
+
+def test_the_match_follows_the_scale_of_the_judgments():
+    docs = {"rel": of_length(300, "rel"), "not": of_length(60, "not")}
+    docs |= {f"x{i}": of_length(20 + 20 * i, f"x{i}") for i in range(20)}
+    pairs, _ = draw(make(docs, {"q": {"rel": 1, "not": 0}}), PoolSpec(4, 1))
+    assert [len(p.text) for p in pairs if p.grade < 0] == [300]
+
+
+def test_a_large_collection_is_read_no_further_than_a_sample_for_all_queries():
+    docs = {f"x{i:05}": f"text {i}" for i in range(3 * SAMPLE)}
+    collection = make(docs, {f"q{n}": {f"x{n:05}": 3} for n in range(7)})
+    asked = []
+    at = collection.docs.at
+    collection.docs.at = lambda positions: asked.append(len(positions)) or at(positions)
+    pairs, met = draw(collection, PoolSpec(4, 10))
+    assert asked == [SAMPLE]
+    assert met["queries_short_of_easy_negatives"] == []
+    assert len({p.doc_id for p in pairs if p.grade < 0}) > 40  # not the same few for every query
+
+
+def test_balance_of_nothing_and_of_equal_lengths():
+    assert length_balance({}) is None
+    assert length_balance({"q": ([3], [])}) is None
+    told = length_balance({"q": ([7, 7], [7]), "p": ([7], [7])})
+    assert (told["standardized_difference"], told["queries_near"]) == (0.0, 2)
+
+
+def test_match_length_is_a_truth_value():
+    with pytest.raises((ValueError, TypeError), match="match_length"):
+        PoolSpec(match_length="matched")
 
 
 def test_the_fake_store_is_unordered_and_silent():

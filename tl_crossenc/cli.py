@@ -73,7 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--per-grade", type=_count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
     )
-    reproduce.add_argument("--easy-negatives", type=int, default=10, help="random passages a query (default: 10)")
+    reproduce.add_argument(
+        "--easy-negatives", type=int, default=10, help="passages a query that nobody judged for it (default: 10)"
+    )
+    reproduce.add_argument(
+        "--easy-negatives-draw",
+        choices=("matched", "random"),
+        default="matched",
+        help="as long as the query's relevant passages, or at random as in the paper (default: matched)",
+    )
     reproduce.add_argument("--seed", type=int, default=0, help="of the pool's draw (default: 0)")
     reproduce.add_argument(
         "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
@@ -208,7 +216,12 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         tokenizer=arguments.tokenizer,
         mode=arguments.mode,
-        pool=PoolSpec(arguments.per_grade, arguments.easy_negatives, arguments.seed),
+        pool=PoolSpec(
+            arguments.per_grade,
+            arguments.easy_negatives,
+            arguments.seed,
+            match_length=arguments.easy_negatives_draw == "matched",
+        ),
         gain=arguments.gain,
         token_budget=arguments.token_budget,
         options=PaperOptions(

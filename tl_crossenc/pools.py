@@ -1,8 +1,9 @@
 """A pool: for every query the passages to rerank, with their grades, frozen into one Parquet file.
 
 By default up to 10 passages of each grade 0..3 and 10 easy negatives (grade -1: passages not judged for the
-query) a query, drawn with a seed (`sampling.py` says how). Every later step reads the pool, never the
-collection: a score belongs to a pair's place in `Pool.pairs`, and `Pool.digest` tells pools apart.
+query, as long as its relevant ones) a query, drawn with a seed (`sampling.py` says how). Every later step reads
+the pool, never the collection: a score belongs to a pair's place in `Pool.pairs`, and `Pool.digest` tells pools
+apart.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ class Pool:
             raise ValueError(f"frame {name!r} has a grade that is not a whole number; expected 0, 1, 2, 3 or -1.")
         texts = [[str(cell) for cell in chosen[column]] for column in PoolPair._fields[:4]]
         pairs = [PoolPair(*row) for row in zip(*texts, [int(grade) for grade in grades], strict=True)]
-        return cls(name, PoolSpec(None, 0, 0), tuple(pairs), {"source": "frame"})
+        return cls(name, PoolSpec(None, 0, 0, match_length=False), tuple(pairs), {"source": "frame"})
 
     def save(self, path: str | Path) -> None:
         """Write the pool to one Parquet file, whole or not at all; equal pools give equal bytes.
@@ -207,7 +208,9 @@ class Pool:
         rows = zip(*(table.column(name).to_pylist() for name in _SCHEMA.names), strict=True)
         pairs = tuple(PoolPair(*row) for row in rows)
         try:
-            pool = cls(about["collection"], PoolSpec(**about["spec"]), pairs, about["provenance"])
+            # Pools of before easy negatives could be matched do not say so: theirs are random.
+            spec = PoolSpec(**{"match_length": False, **about["spec"]})
+            pool = cls(about["collection"], spec, pairs, about["provenance"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} has damaged contents ({error}); build the pool again.") from error
         if pool.digest != about.get("digest"):

@@ -215,7 +215,8 @@ def frozen_pool(name: str, spec: PoolSpec, folder: Path) -> Pool:
     title = name if source is None or name == "demo" else source.name
     label = re.sub(r"[^\w.]+", "-", title).strip("-") or "unnamed"
     per_grade = "all" if spec.per_grade is None else spec.per_grade
-    path = folder / f"{label}_grade-{per_grade}_easy-{spec.easy_negatives}_seed-{spec.seed}.parquet"
+    easy = f"{spec.easy_negatives}-matched" if spec.easy_negatives and spec.match_length else spec.easy_negatives
+    path = folder / f"{label}_grade-{per_grade}_easy-{easy}_seed-{spec.seed}.parquet"
     if path.exists():
         pool = Pool.load(path)
         if pool.collection != title:

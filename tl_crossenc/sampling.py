@@ -3,7 +3,8 @@
 For each query, up to `per_grade` judged passages of each grade, and `easy_negatives` passages of the
 collection that are not judged for it (grade -1). The draw of a query depends on the seed, the query id and
 that query's own judgments, easy negatives also on the collection's passages and their order: other queries
-change nothing.
+change nothing. Easy negatives are matched in length to the query's relevant passages (`length_matching` says how), or plainly
+random as in the paper (`match_length=False`).
 
 A text enters a query's pool once. Near-duplicate ids (TREC DL 2022 judges about 5,000 ids a query, most of
 them copies) are dropped where the normalized text is there already, and another passage of the same grade
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tl_crossenc.collections import Collection
+from tl_crossenc.length_matching import CANDIDATES, NEAR, SAMPLE, length_balance, nearest, wanted_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +51,20 @@ class PoolSpec:
         per_grade: most passages of each grade a query; None takes all.
         easy_negatives: passages not judged for the query to add.
         seed: of the draw, 0 or more.
+        match_length: draw easy negatives as long as the query's relevant passages; False draws at random, as the paper does.
 
     Raises:
-        ValueError: a number below its least value (1, 0, 0).
+        ValueError: a number below its least value (1, 0, 0), or `match_length` that is no truth value.
     """
 
     per_grade: int | None = 10
     easy_negatives: int = 10
     seed: int = 0
+    match_length: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.match_length, bool):
+            raise ValueError(f"match_length is True or False, not {self.match_length!r}.")
         for name, least in (("per_grade", 1), ("easy_negatives", 0), ("seed", 0)):
             value = getattr(self, name)
             if value is None and name == "per_grade":
@@ -136,9 +142,12 @@ class _Draw:
             self.duplicates += grade != EASY_NEGATIVE
             return False
         self.texts[query_id].add(normalized)
+        self.add(query_id, doc_id, text, grade)
+        return True
+
+    def add(self, query_id: str, doc_id: str, text: str, grade: int) -> None:
         query = self.collection.queries[query_id]
         self.pairs.setdefault(query_id, []).append(PoolPair(query_id, query, doc_id, text, grade))
-        return True
 
 
 def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[str, Any]]:
@@ -147,7 +156,8 @@ def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[s
     Returns:
         Pairs by query in the collection's order, then grade descending, then doc_id; and what the draw met:
         judged passages without a text and dropped duplicates (among those looked at, not in all the qrels),
-        queries without judgments, without passages, without a relevant one, short of easy negatives.
+        queries without judgments, without passages, without a relevant one, short of easy negatives; and how the lengths of easy
+        negatives compare with those of relevant passages (`length_matching.length_balance`).
 
     Raises:
         ValueError: no judged passage has a text.
@@ -165,7 +175,10 @@ def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[s
             "%s: %d judged passages have no text (for example %s); passed over",
             *(collection.name, len(state.missing), state.missing[0][1]),
         )
-    short = _draw_easy_negatives(state, spec) if spec.easy_negatives else []
+    scale = _upper_half(max(grade for grades in collection.qrels.values() for grade in grades.values()))
+    short: list[str] = []
+    if spec.easy_negatives:
+        short = _draw_matched(state, spec, scale) if spec.match_length else _draw_easy_negatives(state, spec)
     if short:
         logger.warning(
             "%s: %d queries have fewer than %d easy negatives, for want of passages not judged for them",
@@ -175,6 +188,13 @@ def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[s
     for query_id in collection.queries:
         pairs += sorted(state.pairs.get(query_id, []), key=lambda pair: (-pair.grade, pair.doc_id))
     relevant = {pair.query_id for pair in pairs if pair.grade > 0}
+    balance = length_balance(_lengths(pairs, scale)) if spec.easy_negatives else None
+    if balance and spec.match_length and balance["queries_near"] < balance["queries"]:
+        logger.warning(
+            "%s: the easy negatives of %d of %d queries differ by more than %d %% in mean length from their relevant passages, for "
+            "want of passages of those lengths: differences between them are in part of length",
+            *(collection.name, balance["queries"] - balance["queries_near"], balance["queries"], round(100 * NEAR)),
+        )
     counts = {
         "duplicates_dropped": state.duplicates,
         "missing_texts": len(state.missing),
@@ -183,8 +203,23 @@ def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[s
         "queries_without_passages": [q for q in collection.qrels if q not in state.pairs],
         "queries_without_relevant": [q for q in collection.qrels if q in state.pairs and q not in relevant],
         "queries_short_of_easy_negatives": short,
+        "easy_negatives_lengths": balance,
     }
     return pairs, counts
+
+
+def _upper_half(highest: int) -> range:
+    """The relevant grades of the scale 0..highest: 2 and 3 of 0..3, 1 of 0..1."""
+    return range((highest + 2) // 2, highest + 1)
+
+
+def _lengths(pairs: Sequence[PoolPair], relevant: Sequence[int]) -> dict[str, tuple[list[int], list[int]]]:
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for pair in pairs:
+        sides = found.setdefault(pair.query_id, ([], []))
+        if pair.grade in relevant or pair.grade == EASY_NEGATIVE:
+            sides[pair.grade == EASY_NEGATIVE].append(len(normalized_text(pair.text)))
+    return found
 
 
 def _draw_judged(state: _Draw, spec: PoolSpec) -> None:
@@ -218,3 +253,32 @@ def _draw_easy_negatives(state: _Draw, spec: PoolSpec) -> list[str]:
         quotas.append(_Quota(query_id, EASY_NEGATIVE, positions.tolist(), number))
     state.fill(quotas, state.collection.docs.at)
     return [quota.query_id for quota in quotas if quota.drawn < number]
+
+
+def _draw_matched(state: _Draw, spec: PoolSpec, relevant: Sequence[int]) -> list[str]:
+    """As `_draw_easy_negatives`, of the lengths of the relevant passages; of all judged passages where none is relevant."""
+    docs = state.collection.docs
+    size = docs.count()
+    positions = generator(spec.seed, "", EASY_NEGATIVE).choice(size, size=min(size, SAMPLE), replace=False)
+    found = docs.at(positions.tolist())
+    passages = [(*found[position], normalized_text(found[position][1])) for position in positions.tolist()]
+    short = []
+    for query_id, pairs in state.pairs.items():
+        rng = generator(spec.seed, query_id, EASY_NEGATIVE)
+        like = [pair for pair in pairs if pair.grade in relevant] or pairs
+        wanted = wanted_lengths([len(normalized_text(pair.text)) for pair in like], spec.easy_negatives, rng)
+        candidates: dict[str, tuple[str, str]] = {}  # by normalized text: the first of several copies
+        taken, judged = state.texts[query_id], state.collection.qrels[query_id]
+        for index in rng.permutation(len(passages)):
+            doc_id, text, normalized = passages[index]
+            if normalized and normalized not in taken and doc_id not in judged:
+                candidates.setdefault(normalized, (doc_id, text))
+                if len(candidates) == CANDIDATES * spec.easy_negatives:
+                    break
+        texts = list(candidates)
+        chosen = nearest(wanted, [len(text) for text in texts])
+        for index in chosen:
+            state.add(query_id, *candidates[texts[index]], EASY_NEGATIVE)
+        if len(chosen) < spec.easy_negatives:
+            short.append(query_id)
+    return short
