@@ -4,7 +4,7 @@ For one pair, one head and its pattern A, the attender part X with rows R_X and 
 
     mass(X->Y)    = 1/|R_X| sum_{r in R_X} sum_{c in C_Y} A[r, c]      what a row of X gives to Y, averaged over the rows
     density(X->Y) = mass(X->Y) / |C_Y|                                 the same for a position of Y: documents differ in length
-    excess(X->Y)  = mass(X->Y) - |C_Y| / n                             the mass less what equal attention to all n real positions gives
+    excess(X->Y)  = mass(X->Y) - |C_Y| / n                             the mass less what equal attention to all n positions gives
 
 A head that looks at nothing in particular gives a longer passage more mass, and each of its positions less density: both follow
 the length. The excess of such a head is 0 for every length.

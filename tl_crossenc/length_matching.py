@@ -8,9 +8,9 @@ lengths wanted. Each takes in turn the candidate whose length is nearest, of tho
 near. Candidates are some `CANDIDATES` for each negative wanted, from a random sample of at most `SAMPLE` passages of the
 collection, all queries' together: what a collection of millions costs is a few thousand passages read.
 
-**Length** is in characters of the normalized text, since a pool is drawn before any tokenizer is known. On judged passages of TREC DL
-2019 and 2020 characters follow BERT's word pieces a little better than words do (r = .94 and .95, words .93 and .93), and they mean
-something in scripts that put no spaces between words.
+**Length** is in characters of the normalized text, since a pool is drawn before any tokenizer is known. On judged passages of TREC
+DL 2019 and 2020 characters follow BERT's word pieces a little better than words do (r = .94 and .95, words .93 and .93), and they
+mean something in scripts that put no spaces between words.
 
 **The balance** is told for every pool, matched or not, over the queries that have both kinds: means over queries of a query's mean
 length, and their difference in standard deviations of a passage's length, d / sqrt((var relevant + var negative) / 2), of which .1

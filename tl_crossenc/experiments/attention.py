@@ -1,7 +1,7 @@
 """Attention by direction of some pools, from the store where it is there, else measured and stored.
 
-Mass, density and excess of every direction are measured once for each query, grade, layer and head; `attention_flow.py` defines them.
-`matching.py` and `sinks.py` read their results off what comes out here.
+Mass, density and excess of every direction are measured once for each query, grade, layer and head; `attention_flow.py` defines
+them. `matching.py` and `sinks.py` read their results off what comes out here.
 
 A cell is (model revision, dtype, device kind, pool, shard of the pool). A shard's batches depend on the shard alone, so a cell's
 bytes do not depend on which other cells were computed beside it.
