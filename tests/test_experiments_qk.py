@@ -131,7 +131,7 @@ def test_a_rerun_does_no_model_work_and_gives_the_same(model, pools, store, monk
     def refuse(*_, **__):
         raise AssertionError("the model ran")
 
-    monkeypatch.setattr(model, "run_with_hooks", refuse)
+    monkeypatch.setattr(HookedCrossEncoder, "run_with_hooks", refuse)
     steps = []
     again = run_qk_alignment(model, pools, store, progress=lambda *step: steps.append(step))
     assert same(first, again)

@@ -11,6 +11,7 @@ from tl_crossenc.conditions import UNABLATED, Condition
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments import scoring
 from tl_crossenc.experiments.scoring import score_pool
+from tl_crossenc.identity import weights_digest
 from tl_crossenc.pools import PoolSpec, build_pool
 from tl_crossenc.store import Store
 
@@ -120,7 +121,8 @@ def test_cells_hold_what_they_are_about(reranker, pool, store):
             table[name][i].as_py() for name in table.column_names[:3]
         )
     assert key.fields["condition"] == "none"
-    assert key.fields["revision"] == reranker.cfg.revision
+    assert key.fields["weights"] == weights_digest(reranker)
+    assert key.fields["pool"] == pool.digest
     assert key.fields["dtype"] == "float64"
 
 
@@ -188,10 +190,8 @@ def test_nan_scores_are_an_error_and_nothing_of_them_is_stored(pool, store, tmp_
     before = snapshot(store.root)
     with torch.no_grad():
         model.classifier.bias[0] = torch.nan
-    with pytest.raises(
-        ValueError, match=r"expected finite scores, but 14 of 14 are NaN .*first under zero\(DOC->QUERY\)"
-    ):
-        score_pool(model, pool, CONDITIONS[:3], store)
+    with pytest.raises(ValueError, match=r"expected finite scores, but 21 of 21 are NaN .*first under none\)"):
+        score_pool(model, pool, CONDITIONS[:3], store)  # what was stored is of other weights
     assert snapshot(store.root) == before
 
 

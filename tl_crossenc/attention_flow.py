@@ -158,6 +158,14 @@ class AttentionFlow:
         return AttentionFlow(names, self.moments.merged(targets, len(names)))
 
 
+def require_unablated(model: HookedEncoder) -> None:
+    """Raise ValueError where an ablation is active: this is measured of the model as it is, stored or not."""
+    if model.active_condition != UNABLATED:
+        raise ValueError(
+            f"expected a model with nothing ablated, but {model.active_condition} is active: measure outside of `ablating`"
+        )
+
+
 def measure_attention(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,
@@ -183,10 +191,7 @@ def measure_attention(
     pairs = as_encoded(pairs)
     if len(groups) != len(pairs):
         raise ValueError(f"expected the group of each of {len(pairs)} pairs, got {len(groups)}")
-    if model.active_condition != UNABLATED:
-        raise ValueError(
-            f"expected a model with nothing ablated, but {model.active_condition} is active: measure outside of `ablating`"
-        )
+    require_unablated(model)
     flow = AttentionFlow.empty(model.cfg.n_layers, model.cfg.n_heads)
     for indices in length_batches(pairs.lengths, token_budget):
         moments = pair_moments(model, pairs.batch(indices).to(model.device), full_stops)

@@ -33,8 +33,8 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.attention import explicit_pattern, explicit_scores
+from tl_crossenc.attention_flow import require_unablated
 from tl_crossenc.batching import length_batches
-from tl_crossenc.conditions import UNABLATED
 from tl_crossenc.directions import Direction
 from tl_crossenc.hooked_encoder import FwdHooks, HookedEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
@@ -158,10 +158,7 @@ def measure_matches(
         ValueError: an ablation is active, or attention that is no finite number.
     """
     pairs = as_encoded(pairs)
-    if model.active_condition != UNABLATED:
-        raise ValueError(
-            f"expected a model with nothing ablated, but {model.active_condition} is active: measure outside of `ablating`"
-        )
+    require_unablated(model)
     with torch.no_grad():
         for indices in length_batches(pairs.lengths, token_budget):
             batch = pairs.batch(indices)

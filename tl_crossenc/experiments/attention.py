@@ -3,13 +3,13 @@
 Mass, density and excess of every direction are measured once for each query, grade, layer and head; `attention_flow.py` defines
 them. `matching.py` and `sinks.py` read their results off what comes out here.
 
-A cell is (model revision, dtype, device kind, pool, shard of the pool). A shard's batches depend on the shard alone, so a cell's
-bytes do not depend on which other cells were computed beside it.
+A cell is (model as `identity` names it, full stops, pool, token budget, shard of the pool). A shard's batches depend on the shard
+alone, so a cell's bytes do not depend on which other cells were computed beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple, cast
@@ -25,17 +25,22 @@ from tl_crossenc.attention_flow import (
     AttentionFlow,
     Moments,
     measure_attention,
+    require_unablated,
 )
 from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
+from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.identity import model_identity
 from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.pools import Pool
 from tl_crossenc.store import CellKey, Store
 
 FULL_STOPS = (".", "Ġ.", "▁.")
 """A full stop in the vocabularies of BERT, byte-level BPE and SentencePiece."""
+
+METHOD = 1
+"""Counts up with every change of how attention is measured, batched or stored that changes a cell's numbers."""
 
 
 class Group(NamedTuple):
@@ -121,8 +126,10 @@ def run_attention(
     """Measure attention by direction over all pairs of all pools, easy negatives included, computing only missing cells.
 
     Raises:
-        ValueError: no pool, pools without a pair, or two pools of one name.
+        ValueError: no pool, pools without a pair, two pools of one name, an active ablation, or a model that no key can name (see
+            `identity`).
     """
+    require_unablated(model)
     names = [pool.collection for pool in pools]
     if len(set(names)) < len(names):
         raise ValueError(f"expected pools of distinct collections, got {', '.join(names)}: give each a name of its own")
@@ -135,7 +142,8 @@ def run_attention(
     ]
     stops = full_stop_ids(model)
     budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
-    keys = [cell_key(model, pool, i, stops, budget) for pool, i, _ in shards]
+    identity = model_identity(model)
+    keys = [cell_key(identity, pool, i, stops, budget) for pool, i, _ in shards]
     absent = set(store.missing(keys))
     layers = model.cfg.n_layers
     total = layers * sum(len(pairs) for (_, _, pairs), key in zip(shards, keys, strict=True) if key in absent)
@@ -179,11 +187,12 @@ def full_stop_ids(model: HookedCrossEncoder) -> tuple[int, ...]:
     return tuple(sorted(vocabulary[text] for text in FULL_STOPS if text in vocabulary))
 
 
-def cell_key(model: HookedCrossEncoder, pool: Pool, shard: int, stops: Sequence[int], token_budget: int) -> CellKey:
+def cell_key(identity: Mapping[str, str], pool: Pool, shard: int, stops: Sequence[int], token_budget: int) -> CellKey:
     """The key of one cell of moments."""
     return CellKey.of(
         "attention",
-        **model_identity(model),
+        **identity,
+        method=METHOD,
         pool=pool.digest,
         full_stops=",".join(map(str, stops)),
         shard=shard,

@@ -1,6 +1,6 @@
 """What the store keeps of the attention weights between QUERY and DOC tokens.
 
-A cell is (kind, model revision, vocabulary, dtype, device kind, pool, shard of the pool), of three kinds:
+A cell is (kind, model as `identity` names it, vocabulary, pool, token budget, shard of the pool), of three kinds:
 
     match-sums          by query and grade: masses of every layer and head, exact
     match-histograms    by grade: weights of every layer, head and kind of match
@@ -21,15 +21,21 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tl_crossenc.attention_flow import require_unablated
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
-from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
+from tl_crossenc.experiments.scoring import SHARD, Progress
 from tl_crossenc.heads import format_heads
+from tl_crossenc.identity import model_identity
 from tl_crossenc.pools import Pool, PoolPair
 from tl_crossenc.store import CellKey, Store
 from tl_crossenc.token_matches import KINDS, N_BINS, PairMatches, Tally, measure_matches
 
 ALL_KINDS = "all"
+
+METHOD = 1
+"""Counts up with every change of how matches are measured, batched or stored that changes a cell's numbers."""
+
 Heads = tuple[tuple[int, int], ...]
 
 
@@ -53,7 +59,7 @@ class MatchCells:
         token_budget: padded tokens a batch.
 
     Raises:
-        ValueError: the model has no tokenizer.
+        ValueError: the model has no tokenizer, an active ablation, or something that no key can name (see `identity`).
     """
 
     def __init__(
@@ -63,12 +69,14 @@ class MatchCells:
             raise ValueError(
                 "expected a model with a tokenizer to read texts; this one was made without: pass tokenizer="
             )
+        require_unablated(model)
         self.model, self.store, self.heads, self.token_budget = model, store, heads, token_budget
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
         self.passages = [(pool, pair) for pool in pools for pair in pool.pairs]
         pieces = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
         self.pieces = [piece or "" for piece in pieces]
         self._vocabulary = hashlib.sha256("\n".join(self.pieces).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        self._identity = model_identity(model)
         self._shards = [(pool, i, pool.pairs[i : i + SHARD]) for pool in pools for i in range(0, len(pool), SHARD)]
         self._keys = [
             {kind: self._key(kind, pool, start // SHARD) for kind in ("sums", "histograms", "pairs")}
@@ -156,7 +164,8 @@ class MatchCells:
     def _key(self, kind: str, pool: Pool, shard: int) -> CellKey:
         return CellKey.of(
             f"match-{kind}",
-            **model_identity(self.model),
+            **self._identity,
+            method=METHOD,
             vocabulary=self._vocabulary,
             pool=pool.digest,
             shard=shard,

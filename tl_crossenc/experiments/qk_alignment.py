@@ -11,7 +11,7 @@ So a contrast of 1 moves a score by as much as one token differs from another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -22,8 +22,9 @@ import pyarrow as pa
 from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity
+from tl_crossenc.experiments.scoring import SHARD, Progress
 from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.identity import model_identity
 from tl_crossenc.pairs import EncodedPairs
 from tl_crossenc.pools import Pool, PoolPair
 from tl_crossenc.qk import (
@@ -41,6 +42,9 @@ from tl_crossenc.qk_terms import TERM_DIRECTIONS, TERMS, TermMoments, term_momen
 from tl_crossenc.store import CellKey, Store
 
 Moments = TypeVar("Moments", PartMoments, TermMoments)
+
+METHOD = 1
+"""Counts up with every change of how means and terms are measured, batched or stored that changes a cell's numbers."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ def run_qk_alignment(
 
     Raises:
         Unavailable: there are no pairs, or none of them has both query and passage tokens.
-        ValueError: `max_pairs` is not positive, the weighting is unknown, or the model gave numbers that are not finite.
+        ValueError: `max_pairs` is not positive, the weighting is unknown, the model gave numbers that are not finite, or no key can
+            name it (see `identity`).
     """
     if max_pairs < 1:
         raise ValueError(f"expected max_pairs of at least 1, got {max_pairs}")
@@ -111,13 +116,14 @@ def run_qk_alignment(
     sample = [everything[i] for i in chosen]
     drawn = {"pools": "+".join(pool.digest for pool in pools), "max_pairs": max_pairs, "seed": seed}
     budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
-    given = {"weighting": weighting, "token_budget": budget}
+    identity = model_identity(model)
+    given = {"condition": str(model.active_condition), "weighting": weighting, "token_budget": budget}
     mean_cells = [
-        (_key(model, "qk-means", pool=pool.digest, shard=i, **given), pairs)
+        (_key(identity, "qk-means", pool=pool.digest, shard=i, **given), pairs)
         for pool in pools
         for i, pairs in _shards(pool.pairs)
     ]
-    term_cells = [(_key(model, "qk-terms", shard=i, **drawn, **given), pairs) for i, pairs in _shards(sample)]
+    term_cells = [(_key(identity, "qk-terms", shard=i, **drawn, **given), pairs) for i, pairs in _shards(sample)]
     run = _Run(model, store, [*mean_cells, *term_cells], progress)
 
     cfg = model.cfg
@@ -201,11 +207,11 @@ def _shards(pairs: Sequence[PoolPair]) -> Iterator[tuple[int, Sequence[PoolPair]
         yield start // SHARD, pairs[start : start + SHARD]
 
 
-def _key(model: HookedCrossEncoder, kind: str, **rest: Any) -> CellKey:
+def _key(identity: Mapping[str, str], kind: str, **rest: Any) -> CellKey:
     return CellKey.of(
         kind,
-        **model_identity(model),
-        condition=str(model.active_condition),
+        **identity,
+        method=METHOD,
         shard_size=SHARD,
         **rest,
     )

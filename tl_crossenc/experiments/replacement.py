@@ -22,7 +22,8 @@ from tl_crossenc.conditions import UNABLATED
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.evaluation import per_query_ndcg
 from tl_crossenc.execution import run_conditions
-from tl_crossenc.experiments.scoring import SHARD, Progress, model_identity, score_pool
+from tl_crossenc.experiments.scoring import SHARD, Progress, score_pool
+from tl_crossenc.identity import model_identity
 from tl_crossenc.pairs import EncodedPairs
 from tl_crossenc.pools import Pool
 from tl_crossenc.replacement import MAX_DONORS, ZERO, ReplacementMeans, ReplacementSamples, Values, replacing
@@ -32,6 +33,8 @@ from tl_crossenc.targets import Target, TargetLike, as_targets, check_apart, che
 
 KINDS = ("zero", "mean", "resample")
 NONE = str(UNABLATED)
+METHOD = 1
+"""Counts up with every change of how values are taken, batched or stored that changes a cell's numbers."""
 TOGETHER = 64
 """Targets whose activations are kept at a time for resampling, which bounds the memory."""
 
@@ -81,6 +84,7 @@ class _Plan:
         return CellKey.of(
             "replaced_scores",
             **self.identity,
+            method=METHOD,
             pool=self.pool.digest,
             condition=self.active,
             targets=format_targets(targets),

@@ -1,16 +1,12 @@
 """Scores of a pool under conditions, from the store where they are there, else computed and stored.
 
-A cell is (model revision, tokenizer, dtype, device kind, pool, condition, shard of the pool). A shard's batches depend on the
-shard alone, so a cell's bytes do not depend on which other cells were computed beside it.
-
-Limit. The key knows the checkpoint, not what was done to the weights after it was read: score an edited model into a store of
-its own. Hooks are refused.
+A cell is (model, pool, condition, token budget, shard of the pool), the model being the weights, arithmetic, tokenizer and versions
+that run (`identity`): an edited model finds none of the unedited one's cells. What cannot be named, such as a hook, is refused. A
+shard's batches depend on the shard alone, so a cell's bytes do not depend on which other cells were computed beside it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,11 +17,15 @@ from tl_crossenc.batching import default_token_budget
 from tl_crossenc.conditions import Condition
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.execution import count_layer_runs, run_conditions
+from tl_crossenc.identity import model_identity
 from tl_crossenc.pools import Pool
 from tl_crossenc.store import CellKey, Store
 
 SHARD = 256
 """Pairs a cell: what a killed job loses at most, for each condition in flight."""
+
+METHOD = 1
+"""Counts up with every change of how scores are batched or stored that changes a cell's numbers."""
 
 Progress = Callable[[int, int], object]
 """Called with (layer runs done, layer runs in all), a layer of one pair counting 1."""
@@ -62,8 +62,8 @@ def score_pool(
     """Score every pair of the pool under every condition, computing only the cells that are missing.
 
     Raises:
-        ValueError: no conditions, a model with hooks on it, or a score that is no finite number; nothing of that shard is
-            stored then.
+        ValueError: no conditions, a model that no key can name (see `identity`), or a score that is no finite number; nothing of
+            that shard is stored then.
     """
     if not conditions:
         raise ValueError("expected at least one condition to score under, got none")
@@ -120,40 +120,12 @@ def score_pool(
     return PoolScores(tuple(conditions), values, done, alone, (whole[0] * len(pool), whole[1] * len(pool)))
 
 
-def model_identity(model: HookedCrossEncoder) -> dict[str, str]:
-    """What of the model a stored result depends on: its checkpoint, tokenizer, dtype and kind of device.
-
-    Raises:
-        ValueError: the model has hooks on it, which no key can tell.
-    """
-    hooked = [name for name, point in model.hook_dict.items() if point.has_hooks(dir="both")]
-    if hooked:
-        raise ValueError(
-            f"expected a model without hooks, since stored results would not tell of them; got hooks on {', '.join(hooked[:3])}: "
-            "call model.reset_hooks(), or use model.ablating(...)"
-        )
-    return {
-        "revision": model.cfg.revision,
-        "tokenizer": _tokenizer_digest(model),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": model.device.type,
-    }
-
-
-def _tokenizer_digest(model: HookedCrossEncoder) -> str:
-    """SHA-256 of what the tokenizer does and of the length it cuts to; the truncation last used does not matter."""
-    if model.encoder is None:
-        return "none"
-    rules = json.loads(model.encoder.tokenizer.backend_tokenizer.to_str())
-    rules.update(truncation=None, padding=None, max_length=model.encoder.max_length)
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
-
-
 def cell_key(identity: Mapping[str, str], pool: Pool, condition: Condition, shard: int, token_budget: int) -> CellKey:
     """The key of one cell of scores, `condition` being all that is ablated."""
     return CellKey.of(
         "scores",
         **identity,
+        method=METHOD,
         pool=pool.digest,
         condition=str(condition),
         shard=shard,
