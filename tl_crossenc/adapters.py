@@ -14,6 +14,7 @@ is refused, known today or not; every tensor of the adapter is used, or the adap
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.checkpoints import FLOATS, WEIGHT_FILES, Checkpoint, read_json, read_weight_files
-from tl_crossenc.shown import listed, shown
+from tl_crossenc.checkpoints import LARGEST_CONFIG, WEIGHT_FILES, Checkpoint, read_json
+from tl_crossenc.files import regular
+from tl_crossenc.shown import listed, quoted, shown
+from tl_crossenc.weight_files import FLOATS, read_weight_files
 from tl_crossenc.weight_names import WeightNames
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -83,8 +86,9 @@ def is_adapter_folder(folder: Path) -> bool:
     Raises:
         ValueError: it holds an adapter and a whole model, so that which of them is meant cannot be told.
     """
-    if not (folder / ADAPTER_CONFIG).is_file():
+    if not (folder / ADAPTER_CONFIG).exists():
         return False
+    regular(folder / ADAPTER_CONFIG)
     whole = [file for file in WEIGHT_FILES if (folder / file).is_file()]
     if whole:
         raise ValueError(
@@ -102,12 +106,12 @@ def read_adapter(folder: Path, name: str) -> Adapter:
             LoRA adapter has.
     """
     config_file, weights_file = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
-    if not weights_file.is_file():
+    if not weights_file.exists():
         raise ValueError(
             f"expected {ADAPTER_WEIGHTS} beside {config_file}; it is not there: save the adapter with PEFT's "
             "save_pretrained(..., safe_serialization=True)"
         )
-    settings = read_json(config_file)
+    settings = read_json(config_file, LARGEST_CONFIG)
     _check_settings(settings, name)
     rank = settings["r"]
     factors, full = _sort_tensors(dict(read_weight_files([weights_file])), rank, name)
@@ -127,29 +131,36 @@ def read_adapter(folder: Path, name: str) -> Adapter:
 def _check_settings(settings: dict[str, Any], name: str) -> None:
     """Refuse what plain LoRA on linear layers does not compute: a setting that is not known here has to be off."""
     refused = [
-        f"{key} {settings.get(key)!r}"
+        f"{key} {quoted(settings.get(key))}"
         for key, accepted in _CHECKED.items()
         if settings.get(key, accepted[0]) not in accepted
     ]
     refused += [
-        f"{key} {value!r}" for key, value in settings.items() if key not in _CHECKED and key not in _HARMLESS and value
+        f"{shown(key, 80)} {quoted(value)}"
+        for key, value in settings.items()
+        if key not in _CHECKED and key not in _HARMLESS and value
     ]
-    others = sorted(set(settings.get("modules_to_save") or ()) - _FULL_MODULES)
-    refused += [f"modules_to_save {other!r}" for other in others]
+    saved = settings.get("modules_to_save") or []
+    if not isinstance(saved, list) or not all(isinstance(module, str) for module in saved):
+        refused.append(f"modules_to_save {quoted(saved)}")
+    else:
+        refused += [f"modules_to_save {quoted(other)}" for other in sorted(set(saved) - _FULL_MODULES)]
     if refused:
         raise ValueError(
-            f"expected a plain LoRA adapter of a sequence classifier in {name!r}, got one with {', '.join(refused)}, which is "
+            f"expected a plain LoRA adapter of a sequence classifier in {name!r}, got one with {listed(refused)}, which is "
             "not computed here: merge it with PEFT's merge_and_unload, save the model and load that"
         )
-    rank, alpha, base = settings.get("r"), settings.get("lora_alpha"), settings.get("base_model_name_or_path")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+    rank, alpha = settings.get("r"), settings.get("lora_alpha", math.nan)
+    base = settings.get("base_model_name_or_path")
+    if type(rank) is not int or rank < 1 or not (type(alpha) in (int, float) and -math.inf < alpha < math.inf):
         raise ValueError(
-            f"expected a rank r of 1 or more and a number lora_alpha in the {ADAPTER_CONFIG} of {name!r}, got r {rank!r} and "
-            f"lora_alpha {alpha!r}: take the file that PEFT wrote"
+            f"expected a rank r of 1 or more and a number lora_alpha in the {ADAPTER_CONFIG} of {name!r}, got r {quoted(rank)} and "
+            f"lora_alpha {quoted(alpha)}: take the file that PEFT wrote"
         )
-    if not isinstance(base, str) or not base:
+    if not isinstance(base, str) or not base or not isinstance(settings.get("revision"), str | None):
         raise ValueError(
-            f"expected base_model_name_or_path in the {ADAPTER_CONFIG} of {name!r}, got {base!r}: write the name or the folder "
+            f"expected base_model_name_or_path, and a revision or null, as texts in the {ADAPTER_CONFIG} of {name!r}, got "
+            f"{quoted(base)} and {quoted(settings.get('revision'))}: write the name or the folder "
             "of the model that it was trained on there"
         )
 
@@ -170,7 +181,7 @@ def _sort_tensors(
             wrong.append(f"{key} of {tensor.dtype}")
         elif side is not None and tensor.ndim == 2 and tensor.shape[side] == rank:
             found[side][f"{target.removesuffix(_FACTORS[side])}.weight"] = tensor
-        elif side is None and target.partition(".")[0] in _FULL_MODULES:
+        elif side is None and target.partition(".")[0] in _FULL_MODULES and tensor.ndim in (1, 2):
             full[target] = tensor
         else:
             wrong.append(f"{key} {tuple(tensor.shape)}")
@@ -203,6 +214,9 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
         read_tensors=lambda: _merged_tensors(base, adapter),
         tokenizer_folder=adapter.tokenizer_folder or base.tokenizer_folder,
         folder=None,
+        stored_bytes=None
+        if base.stored_bytes is None
+        else base.stored_bytes + sum(t.nbytes for t in adapter.full.values()),
     )
 
 

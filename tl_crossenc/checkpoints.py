@@ -9,16 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from tl_crossenc.files import read_regular, regular
 from tl_crossenc.hub import HubModel
+from tl_crossenc.shown import listed, quoted, shown
+from tl_crossenc.weight_files import read_weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -30,18 +33,10 @@ WEIGHT_FILES = (
 )
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
 TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json")
-
-FLOATS = (
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.float64,
-    torch.float8_e4m3fn,
-    torch.float8_e5m2,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2fnuz,
-)
-"""Types of stored weights that are numbers by themselves; all are exact in the model's type or rounded to it once."""
+LARGEST_TEXT = 64 << 20
+"""Bytes of the largest JSON or text file that is read; the largest tokenizers in use have half of it."""
+LARGEST_CONFIG = 4 << 20
+"""Bytes of the largest configuration or index; the index of 24 layers has 35 kB."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +50,7 @@ class Checkpoint:
         read_tensors: gives (key, tensor) for every weight, each read when it is its turn.
         tokenizer_folder: where tokenizer files lie, or None when the checkpoint has none.
         folder: the checkpoint's own files, or None when it is put together from several sources.
+        stored_bytes: bytes of its weight files, which bound how many weights it has; None where it has no files.
     """
 
     name: str
@@ -63,23 +59,25 @@ class Checkpoint:
     read_tensors: Callable[[], Iterator[tuple[str, Tensor]]] = field(repr=False)
     tokenizer_folder: Path | None
     folder: Path | None
+    stored_bytes: int | None = None
 
 
-def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
     """The checkpoint in a local folder, or of that name on the hub.
 
     Raises:
         ValueError: no such folder or hub model, no network, or files that are missing or cannot be read.
     """
+    given, name = name, os.fspath(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         files = _local_files(folder)
         digest = None
-    elif folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    elif given is not name or folder.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(f"expected a model folder with config.json and weights, got {name!r}, which is no folder")
     else:
         files, digest = _hub_files(name, revision)
-    config = read_json(files["config.json"])
+    config = read_json(files["config.json"], LARGEST_CONFIG)
     shards = _shards(files)
     tokenizer = files["config.json"].parent if any(file in files for file in VOCABULARY_FILES) else None
     return Checkpoint(
@@ -89,16 +87,26 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         read_tensors=lambda: read_weight_files(shards),
         tokenizer_folder=tokenizer,
         folder=files["config.json"].parent,
+        stored_bytes=sum(shard.stat().st_size for shard in shards),
     )
 
 
 def _local_files(folder: Path) -> dict[str, Path]:
-    files = {path.name: path for path in folder.iterdir() if path.is_file()}
+    try:
+        present = {path.name: path for path in folder.iterdir()}
+    except OSError as error:
+        raise ValueError(
+            f"expected a model folder in {shown(folder)}, which cannot be listed ({error.strerror})"
+        ) from error
+    for name in ("config.json", *WEIGHT_FILES):
+        if name in present:
+            regular(present[name])
+    files = {name: path for name, path in present.items() if path.is_file()}
     if "config.json" not in files:
-        raise ValueError(f"expected config.json in the model folder {folder}; it is not there")
+        raise ValueError(f"expected config.json in the model folder {shown(folder)}; it is not there")
     if not any(name in files for name in WEIGHT_FILES):
         raise ValueError(
-            f"expected weights in the model folder {folder}, one of {', '.join(WEIGHT_FILES)}; none is there"
+            f"expected weights in the model folder {shown(folder)}, one of {', '.join(WEIGHT_FILES)}; none is there"
         )
     return files
 
@@ -129,20 +137,30 @@ def _hub_files(name: str, revision: str | None) -> tuple[dict[str, Path], str | 
     return files, hub.commit
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_json(path: Path, most: int = LARGEST_TEXT) -> dict[str, Any]:
+    """The object in a JSON file of at most `most` bytes.
 
     Raises:
-        ValueError: the file holds no JSON object.
+        ValueError: the file holds no JSON object, a key twice, or more.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_regular(path, most).decode("utf-8"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else shown(error, 300)
         raise ValueError(
-            f"expected a JSON object in {path}, but it cannot be read ({error}): download it again"
+            f"expected a JSON object in {shown(path)}, but it cannot be read ({reason}): download it again"
         ) from error
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object in {path}, got {type(value).__name__}")
+        raise ValueError(f"expected a JSON object in {shown(path)}, got {type(value).__name__}")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of these pairs; readers disagree on which of two values of a key counts."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+        raise ValueError(f"it has {listed(map(quoted, twice))} more than once")
     return value
 
 
@@ -154,17 +172,24 @@ def _shards(files: dict[str, Path]) -> list[Path]:
     missing = [name for name in names if name not in files]
     if missing:
         raise ValueError(
-            f"expected the weight files that {files[chosen]} names, missing: {', '.join(missing)}: download them again"
+            f"expected the weight files that {shown(files[chosen])} names, missing: {listed(missing)}: download them again"
         )
     return [files[name] for name in names]
 
 
 def _shard_names(index: Path) -> list[str]:
     """The weight files that an index names."""
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, LARGEST_CONFIG).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"expected a weight_map of file names in {index}; it has none: download it again")
-    return sorted(set(weight_map.values()))
+        raise ValueError(f"expected a weight_map of file names in {shown(index)}; it has none: download it again")
+    names = sorted(set(weight_map.values()))
+    elsewhere = [name for name in names if not name or PurePath(name).name != name or "\\" in name or "\0" in name]
+    if elsewhere or not names:
+        raise ValueError(
+            f"expected names of files beside {shown(index)} in its weight_map, got {listed(map(quoted, elsewhere)) or 'none'}: "
+            "download it again"
+        )
+    return names
 
 
 def _sha256(paths: list[Path]) -> str:
@@ -173,37 +198,3 @@ def _sha256(paths: list[Path]) -> str:
         with path.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return f"sha256:{digest.hexdigest()}"
-
-
-def read_weight_files(paths: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    """(key, tensor) of every weight in the files, holding one tensor at a time where the format allows it.
-
-    Raises:
-        ValueError: a file is truncated, corrupt or of another kind.
-    """
-    for path in paths:
-        try:
-            yield from _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
-        except Exception as error:  # a damaged pickle can fail in any way at all
-            raise ValueError(
-                f"expected model weights in {path}, but the file is truncated, corrupt or of another kind "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): download it again"
-            ) from error
-
-
-def _read_safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The file is mapped anew for each tensor: pages of it that were read count as memory until the mapping goes."""
-    with safe_open(path, framework="pt") as weights:
-        keys = list(weights.keys())
-    for key in keys:
-        with safe_open(path, framework="pt") as weights:
-            yield key, weights.get_tensor(key)
-
-
-def _read_pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Loaded whole and let go one by one. Mapped, the whole file would stay resident until its last tensor is read."""
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"a state dict of tensors would do, this is {type(state).__name__}")
-    for key in list(state):
-        yield key, state.pop(key)

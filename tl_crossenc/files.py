@@ -11,15 +11,20 @@ import os
 import platform
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tl_crossenc.shown import shown
+
 __all__ = [
     "StoreError",
     "explained",
     "make_folder",
+    "read_regular",
+    "regular",
     "rename",
     "staged",
     "sweep",
@@ -37,6 +42,48 @@ _in_flight: set[str] = set()  # names of the temporary files that this process i
 
 class StoreError(OSError):
     """The file system refused; the text is one sentence for the user."""
+
+
+def regular(path: Path) -> Path:
+    """The path, where a regular file lies: opening a pipe would wait for ever, and a device never ends.
+
+    Raises:
+        ValueError: something else lies there, or nothing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"expected a file at {shown(path)}, which cannot be read ({reason})") from error
+    if not stat.S_ISREG(mode):
+        kinds = {
+            stat.S_IFDIR: "a folder",
+            stat.S_IFIFO: "a pipe",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+        }
+        raise ValueError(f"expected a file at {shown(path)}, got {kinds.get(stat.S_IFMT(mode), 'something else')}")
+    return path
+
+
+def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
+    """The contents of a file that somebody else wrote, of at most `most` bytes.
+
+    Raises:
+        ValueError: there is no regular file of that size.
+    """
+    path = regular(Path(path))
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(most + 1)
+    except OSError as error:
+        raise ValueError(f"expected a file at {shown(path)}, which cannot be read ({error.strerror})") from error
+    if len(data) > most:
+        raise ValueError(
+            f"expected a file of at most {most:,} bytes at {shown(path)}, got a larger one: it is no such file"
+        )
+    return data
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:

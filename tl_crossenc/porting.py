@@ -15,11 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from tl_crossenc.blocks import BertPooler, Classifier
-from tl_crossenc.checkpoints import FLOATS, Checkpoint
+from tl_crossenc.checkpoints import Checkpoint
+from tl_crossenc.config_fields import (
+    MOST_LAYERS,
+    architectures,
+    check_stored,
+    n_labels,
+    number,
+    refuse_quantized,
+    whole,
+)
 from tl_crossenc.encoder_config import ACTIVATIONS, CrossEncoderConfig
 from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.layer_stack import K, Q, V
-from tl_crossenc.shown import listed
+from tl_crossenc.shown import listed, quoted
+from tl_crossenc.weight_files import FLOATS
 from tl_crossenc.weight_names import WeightNames
 
 logger = logging.getLogger(__name__)
@@ -61,18 +71,19 @@ def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossE
     config = checkpoint.config
     name = checkpoint.name
     family = config.get("model_type", "bert")
-    architectures = config.get("architectures") or []
-    if config.get("is_encoder_decoder") or config.get("is_decoder") or any("Causal" in a for a in architectures):
+    classes = architectures(config, name)
+    if config.get("is_encoder_decoder") or config.get("is_decoder") or any("Causal" in a for a in classes):
         raise ValueError(
             f"expected an encoder with a classification head (BertForSequenceClassification), got {name!r}, a "
             f"{'decoder' if not config.get('is_encoder_decoder') else 'encoder-decoder'} model "
-            f"({', '.join(architectures) or family}): attention that looks both ways is what this tool reads"
+            f"({listed(classes) or quoted(family)}): attention that looks both ways is what this tool reads"
         )
-    if family != "bert" or any(not a.startswith("Bert") for a in architectures):
+    if family != "bert" or any(not a.startswith("Bert") for a in classes):
         raise ValueError(
-            f"expected a BERT model, got {name!r}, which is {family!r} ({', '.join(architectures) or 'no architecture named'}): "
+            f"expected a BERT model, got {name!r}, which is {quoted(family)} ({listed(classes) or 'no architecture named'}): "
             "other families are not supported yet"
         )
+    refuse_quantized(config, name)
     refused = {
         "position_embedding_type": (config.get("position_embedding_type", "absolute"), ("absolute",)),
         "hidden_act": (config.get("hidden_act", "gelu"), ACTIVATIONS),
@@ -81,36 +92,37 @@ def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossE
     for setting, (value, accepted) in refused.items():
         if value not in accepted:
             raise ValueError(
-                f"expected {setting} among {', '.join(map(str, accepted))} in the configuration of {name!r}, got {value!r}"
+                f"expected {setting} among {', '.join(map(str, accepted))} in the configuration of {name!r}, "
+                f"got {quoted(value)}"
             )
+    d_model, n_heads = whole(config, "hidden_size", name), whole(config, "num_attention_heads", name)
+    sizes: dict[str, Any] = {
+        "n_layers": whole(config, "num_hidden_layers", name, most=MOST_LAYERS),
+        "n_ctx": whole(config, "max_position_embeddings", name),
+        "d_mlp": whole(config, "intermediate_size", name),
+        "d_vocab": whole(config, "vocab_size", name),
+        "d_vocab_types": whole(config, "type_vocab_size", name, 2),
+        "n_labels": n_labels(config, name),
+    }
+    eps = number(config, "layer_norm_eps", name, 1e-12)
     try:
-        return CrossEncoderConfig(
-            d_model=config["hidden_size"],
-            d_head=config["hidden_size"] // config["num_attention_heads"],
-            n_heads=config["num_attention_heads"],
-            n_layers=config["num_hidden_layers"],
-            n_ctx=config["max_position_embeddings"],
-            d_mlp=config["intermediate_size"],
-            d_vocab=config["vocab_size"],
-            d_vocab_types=config.get("type_vocab_size", 2),
-            eps=config.get("layer_norm_eps", 1e-12),
+        cfg = CrossEncoderConfig(
+            d_model=d_model,
+            d_head=d_model // n_heads,
+            n_heads=n_heads,
+            **sizes,
+            eps=eps,
             act_fn=config.get("hidden_act", "gelu"),
             normalization_type="LN",
-            n_labels=_n_labels(config),
             dtype=dtype,
             device="cpu",
             model_name=name,
             revision=checkpoint.revision,
         )
-    except KeyError as error:
-        raise ValueError(f"expected {error.args[0]} in the configuration of {name!r}; it is not there") from None
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except ValueError as error:
         raise ValueError(f"cannot port {name!r}: {error}") from None
-
-
-def _n_labels(config: dict[str, Any]) -> int:
-    """Logits of the head: `num_labels`, or the number of `id2label`, which Hugging Face takes to be 2 where absent."""
-    return int(config.get("num_labels") or len(config.get("id2label") or (0, 1)))
+    check_stored(cfg, checkpoint.stored_bytes, name)
+    return cfg
 
 
 def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
