@@ -19,10 +19,11 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.explain import explain
 from tl_crossenc.explanation import TABLES, component_name
 from tl_crossenc.figures import style
-from tl_crossenc.markup import PART_COLOURS, short_name, signed
+from tl_crossenc.markup import PART_COLOURS, signed
 from tl_crossenc.parts import Part
 from tl_crossenc.planted import MATCHING_HEAD, MOVING_HEAD, vocabulary
 from tl_crossenc.porting import config_from_checkpoint, port_weights
+from tl_crossenc.shown import short_name
 
 QUERY, PASSAGE = "tune a guitar", "the guitar by the window and a piano"
 N_QUERY, N_DOC, N = 3, 8, 14
@@ -209,7 +210,26 @@ def test_every_token_has_its_parts_colour(found):
         part = Part(int(found.parts[position]))
         red, green, blue = (int(PART_COLOURS[part][i : i + 2], 16) for i in (1, 3, 5))
         title = f'title="{part.name}, position {position}" style="background:rgba({red},{green},{blue},0.15)'
-        assert re.search(rf"{re.escape(title)}[^>]*>{re.escape(token)}</span>", html)
+        assert re.search(rf"{re.escape(title)}[^>]*>{re.escape(token)}[₀-₉]*</span>", html)
+
+
+def test_pieces_that_a_text_has_twice_are_told_apart_by_position(planted):
+    found = planted.explain("tune a guitar", "a guitar, a piano")
+    tokens = ["[CLS]", "tune", "a", "guitar", "[SEP]", "a", "guitar", ",", "a", "piano", "[SEP]"]
+    assert list(found.tokens) == tokens
+    assert list(found.names) == [*tokens[:5], "a₅", "guitar", ",", "a₈", "piano", "[SEP]"]
+    for shown in (str(found), found._repr_html_()):
+        assert "a₅" in shown
+        assert "a₈" in shown
+    joined = str(found).split("joins")[1]
+    assert "a→a₅" in joined
+    assert "a₅→a" in joined
+
+
+def test_the_columns_are_explained_where_they_are_shown(found):
+    for shown in (" ".join(str(found).split()), found._repr_html_()):
+        for column in ("mass:", "even:", "beyond:", "joins:"):
+            assert column in shown
 
 
 def test_the_colours_are_those_of_the_figures():
@@ -342,6 +362,7 @@ def test_a_model_of_one_layer_shows_no_head(planted):
 def test_names():
     assert short_name("/home/me/models/my-reranker") == short_name("./my-reranker") == "my-reranker"
     assert short_name("castorini/monobert-large-msmarco") == "castorini/monobert-large-msmarco"
+    assert short_name("results/models/my-reranker") == short_name("~/my-reranker") == "my-reranker"
     assert [signed(value) for value in (1.25, -1.25, -1e-9)] == ["+1.2500", "-1.2500", "0.0000"]
 
 

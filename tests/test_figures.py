@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import matplotlib
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import saved_results
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Polygon, Rectangle
@@ -330,3 +332,79 @@ def test_neither_torch_nor_a_window_is_needed_to_draw_and_report():
     code = "import sys, tl_crossenc.report; print([name for name in ('torch', 'matplotlib.pyplot') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize(("unablated", "random"), [(0.8, 0.47), (0.71, 0.7), (0.7, 0.7), (0.61, 0.75)])
+def test_figure1a_names_its_levels_without_one_name_on_another(given, unablated, random, narrow):
+    figure = figures.figure1a(given["figure1a"].curve, unablated=(unablated, 0.6, 0.9), random=random, narrow=narrow)
+    FigureCanvasAgg(figure).draw()
+    for axis in figure.axes:
+        named = {text.get_text(): text.get_window_extent() for text in axis.texts}
+        if axis.get_subplotspec().is_last_col():
+            assert set(named) == {"unablated", "random"}
+            assert not named["unablated"].overlaps(named["random"])
+            higher = named["unablated"].y0 > named["random"].y0
+            assert unablated == random or higher == (unablated > random)
+        else:
+            assert not named
+
+
+@pytest.mark.parametrize("n_layers", [2, 6, 12, 24, 48])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_figure1c_fits_a_page_with_its_numbers_apart(n_layers, narrow):
+    found = saved_results.figure1c(np.random.default_rng(3), n_layers, 2)
+    figure = figures.figure1c(found.histogram, found.distance, found.token_pairs, narrow=narrow)
+    assert figure.get_figheight() <= 9.1
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for axis in figure.axes:
+        names = [text.get_text() for text in axis.get_yticklabels()]
+        layers = [int(name) for name in names if name]
+        if layers:
+            assert layers[0] == 0
+            assert layers[-1] == n_layers - 1
+            assert layers == sorted(set(layers))
+            assert (axis.get_ylabel() == "layer") == (len(layers) == n_layers)
+        boxes = [text.get_window_extent() for text in axis.texts]
+        assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+        ticks = [text.get_window_extent() for text in axis.get_yticklabels()]
+        assert not any(a.overlaps(b) for a, b in pairwise(ticks))
+
+
+def test_figure1c_draws_each_layer_where_its_name_is(given):
+    found = saved_results.figure1c(np.random.default_rng(3), 48, 2)
+    figure = figures.figure1c(found.histogram, found.distance, found.token_pairs, narrow=True)
+    (axis,) = [axis for axis in figure.axes if axis.get_title(loc="left") == "DOC→QUERY: no lexical match"]
+    rows = found.distance
+    rows = rows[(rows["direction"] == "DOC->QUERY") & (rows["kind"] == "other")]
+    rows = rows[rows["comparison"] == "relevant - easy"].set_index("layer")["distance"]
+    names = dict(zip(axis.get_yticks(), [text.get_text() for text in axis.get_yticklabels()], strict=True))
+    beside = {text.xy[1]: text.get_text() for text in axis.texts if text.get_text() != "W₁"}
+    assert {int(names[at]): text for at, text in beside.items()} == {
+        int(name): f"{rows[int(name)]:.2f}" for name in names.values()
+    }
+
+
+@pytest.mark.parametrize("extent", [1.0, 0.0312, 0.00047, 23.0])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_ticks_of_a_difference_bar_do_not_touch(given, extent, narrow):
+    frame = given["figure1b"].assign(difference=lambda rows: rows["difference"] * extent)
+    figure = figures.figure1b(frame, narrow=narrow)
+    FigureCanvasAgg(figure).draw()
+    bar = figure.axes[-1]
+    boxes = [text.get_window_extent() for text in bar.get_xticklabels() if text.get_text() and text.get_visible()]
+    assert len(boxes) >= 3
+    assert all(b.x0 - a.x1 >= 2 for a, b in pairwise(boxes))
+    label = bar.xaxis.label.get_window_extent()
+    assert label.x0 >= 0
+    assert label.x1 <= figure.bbox.x1
+
+
+def test_no_two_panels_have_one_title(given):
+    found = given["figure2"]
+    for narrow in (False, True):
+        figure = figures.figure2(found.heads, given["figure1b"], narrow=narrow)
+        titles = [axis.get_title(loc="left") for axis in figure.axes if axis.get_title(loc="left")]
+        assert len(titles) == 4
+        assert len(set(titles)) == 4

@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from tl_crossenc import tables
+from tl_crossenc.presets import COMPARED
 from tl_crossenc.published import VAST_2025_TABLE_1
 from tl_crossenc.significance import COLUMNS
 from tl_crossenc.tables import SIDES, cell_text, latex_table, markdown_table, table1_csv
-from tl_crossenc.terminal import table1_for_terminal
+from tl_crossenc.terminal import masks_for_terminal, table1_for_terminal
 
 UNABLATED = 0.8125
 # direction: (mean, significant by the paper's test, by ours); every other direction leaves the unablated value as it is.
@@ -156,3 +157,18 @@ def test_caption_says_what_was_measured():
         "Holm",
     ):
         assert part in text
+
+
+def test_the_comparison_of_masks_names_every_mask_in_80_columns():
+    rows = [
+        {"preset": preset, "mode": mode, "mean": 0.7551, "difference": -0.0312, "diff_low": -0.1, "diff_high": 0.02}
+        | {"p_holm": 1.23e-5, "decrease_holm": mode == "mask", "published": 0.74, "published_unablated": 0.81}
+        | {"published_measure": "nDCG@10"}
+        for preset in (*COMPARED, "zhan-both:11")
+        for mode in ("zero", "mask")
+    ]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(masks_for_terminal(pd.DataFrame(rows), 10, "Masks", "caption"))
+    lines = [line for line in console.file.getvalue().splitlines() if "1.23e-05" in line]
+    assert [tuple(line.split()[:2]) for line in lines] == [(row["preset"], row["mode"]) for row in rows]
+    assert all("[-0.100, +0.020]" in line and "0.740 of 0.810" in line for line in lines)

@@ -16,6 +16,7 @@ from tl_crossenc.figures.alignment import CEILING, FLOOR
 from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kinds, ordered_groups
 from tl_crossenc.grades import listed, scale_sentence
 from tl_crossenc.published import VAST_2025, ZHAN_2020
+from tl_crossenc.shown import short_name
 from tl_crossenc.tables import OURS_MARK, PAPER_MARK
 
 ALPHA_TEXT = "p ≤ .05"
@@ -65,12 +66,12 @@ class Run:
     @property
     def name(self) -> str:
         """The model in a sentence."""
-        return "the demo model" if self.model == "demo" else self.model
+        return "the demo model" if self.model == "demo" else short_name(self.model)
 
     @property
     def where(self) -> str:
         """`the demo model on trec-dl-2019`."""
-        names = ["the demo collection" if name == "demo" else name for name in self.collections]
+        names = ["the demo collection" if name == "demo" else short_name(name) for name in self.collections]
         return f"{self.name} on {' and '.join(names)}" if names else self.name
 
     @property

@@ -200,6 +200,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from tl_crossenc.outputs import default_folder
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.reproduce import Settings, reproduce
+    from tl_crossenc.shown import short_name
     from tl_crossenc.terminal import progress_bar, table1_for_terminal
 
     collections = tuple(arguments.collection or ["demo"])
@@ -238,7 +239,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     )
     errors = Console(stderr=True)
     found = reproduce(settings, lambda what: progress_bar(errors, what))
-    title = f"Table 1: {found.model_label} on {found.collection_label}, nDCG@{settings.cutoff}"
+    title = f"Table 1: {short_name(found.model_label)} on {found.collection_label}, nDCG@{settings.cutoff}"
     shown = found.table1
     Console().print(table1_for_terminal(shown.comparison, shown.unablated, title, found.caption, found.published))
     for name, part in (("Table 1", found.table1), *found.results.items()):
@@ -262,6 +263,7 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.presets import COMPARED
     from tl_crossenc.reproduce import frozen_pool
+    from tl_crossenc.shown import short_name
     from tl_crossenc.store import Store
     from tl_crossenc.tables import markdown, masks_caption, masks_markdown
     from tl_crossenc.terminal import masks_for_terminal, progress_bar
@@ -290,11 +292,12 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
             progress=advance,
         )
     names = ", ".join(pool.collection for pool in pools)
-    caption = masks_caption(model.cfg.model_name, names, found.table, found.unablated, found.random, found.cutoff)
+    shown = short_name(str(model.cfg.model_name))
+    caption = masks_caption(shown, names, found.table, found.unablated, found.random, found.cutoff)
     write_frame(out / "compare_masks.csv", found.table, index=False)
     write_frame(out / "compare_masks_per_query.csv", found.per_query)
     write_atomic(out / "compare_masks.md", f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
-    title = f"Masks of three papers: {model.cfg.model_name} on {names}"
+    title = f"Masks of three papers: {shown} on {names}"
     Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
     _say(f"Everything is in {out}/")
     return 0

@@ -33,6 +33,9 @@ Heads that moved most attention across
 direction   head   even   mass  beyond  joins
 QUERY->DOC  1.2   0.333  0.662   0.588  a→a 0.99, guitar→guitar 0.99
 DOC->QUERY  1.2   0.333  0.662   0.588  a→a 0.99, guitar→guitar 0.99
+mass: how much of its attention a token of the first text gives to the second, on average; even:
+what even attention would give; beyond: what exceeds even attention; joins: the heaviest token pairs
+and their weights (a piece that its text has more than once has its position below).
 >>> links = found.to_frame("links").query("direction == 'DOC->QUERY' and layer == 1 and head == 2")
 >>> links[["attender", "attended", "attender_pos", "attended_pos"]].head(2).values.tolist()
 [['a', 'a', 5, 2], ['guitar', 'guitar', 6, 3]]
@@ -50,8 +53,8 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.direct_attribution import direct_attribution
 from tl_crossenc.explanation import Explanation
 from tl_crossenc.hooked_encoder import FwdHooks
-from tl_crossenc.markup import short_name
 from tl_crossenc.parts import Part
+from tl_crossenc.shown import short_name
 
 ACROSS = ((Part.QUERY, Part.DOC), (Part.DOC, Part.QUERY))
 """(attender, attended)."""

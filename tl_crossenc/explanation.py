@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -39,6 +41,11 @@ TABLES = ("contributions", "heads", "links")
 ADDS = "What adds most to the score, directly"
 MOVED = "Heads that moved most attention across"
 CUT = "The passage is longer; the model reads no more of it."
+COLUMNS = (
+    "mass: how much of its attention a token of the first text gives to the second, on average; even: what even attention would "
+    "give; beyond: what exceeds even attention; joins: the heaviest token pairs and their weights (a piece that its text has more "
+    "than once has its position below)."
+)
 NO_CROSSING = "One of the texts is empty: no attention crosses."
 NAMES = {
     "head": "head",
@@ -51,6 +58,7 @@ NAMES = {
 }
 STANDS_OUT = 2.0
 """A token pair is shown if its weight is at least so many times that of even attention."""
+BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 NOTHING = 1e-5
 """A component is shown if it is more than this share of the largest, a head if more than this of its attention goes beyond even."""
 
@@ -140,6 +148,15 @@ class Explanation:
             rows.append((f"{row['layer']}.{row['head']}", float(row["mass"]), float(row["beyond"]), links))
         return rows
 
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The word pieces as they are shown: one that its text has more than once has its position below, `the₇`."""
+        counts = Counter(zip(self.tokens, self.parts.tolist(), strict=True))
+        return tuple(
+            token + (str(p).translate(BELOW) if counts[token, part] > 1 else "")
+            for p, (token, part) in enumerate(zip(self.tokens, self.parts.tolist(), strict=True))
+        )
+
     def _even(self, direction: str) -> float:
         return float(self.heads.loc[self.heads["direction"] == direction, "even"].iloc[0])
 
@@ -174,7 +191,7 @@ class Explanation:
         for name, positions in self._lines():
             line = Text()
             for p in positions:
-                line.append(self.tokens[p], style=PART_STYLES[Part(int(self.parts[p]))]).append(" ")
+                line.append(self.names[p], style=PART_STYLES[Part(int(self.parts[p]))]).append(" ")
             lines.add_row(Text(name, style="dim"), line)
         if self.truncated:
             lines.add_row("", Text(CUT, style="dim"))
@@ -209,11 +226,11 @@ class Explanation:
             Text(f"\n{ADDS}", "bold"),
             added,
             Text(f"\n{MOVED}", "bold"),
-            moved if self.directions else Text(NO_CROSSING, style="dim"),
+            *([moved, Text(COLUMNS, style="dim")] if self.directions else [Text(NO_CROSSING, style="dim")]),
         )
 
     def _link_text(self, attender: int, attended: int, weight: float) -> Text:
-        sides = [Text(self.tokens[p], PART_STYLES[Part(int(self.parts[p]))]) for p in (attender, attended)]
+        sides = [Text(self.names[p], PART_STYLES[Part(int(self.parts[p]))]) for p in (attender, attended)]
         return Text("→").join(sides).append(f" {weight:.2f}", style="dim")
 
     def _as_text(self, *, colours: bool) -> str:
@@ -241,7 +258,7 @@ class Explanation:
         ]
         marked, codes = self._marked(), self.parts.tolist()
         for name, positions in self._lines():
-            html.append(labelled(name, chips(self.tokens, codes, positions, marked)))
+            html.append(labelled(name, chips(self.names, codes, positions, marked)))
         if self.truncated:
             html.append(f'<div style="color:{MUTED}">{CUT}</div>')
         extent = max((abs(value) for _, value in self.top_contributions), default=0.0)
@@ -253,6 +270,8 @@ class Explanation:
             )
         )
         html.append(heading(MOVED, "and the token pairs that they join; the last layer's are left out"))
+        if self.directions:
+            html.append(f'<div style="color:{MUTED}">{COLUMNS}</div>')
         if not self.directions:
             html.append(f'<div style="color:{MUTED}">{NO_CROSSING}</div>')
         for direction in self.directions:
@@ -266,14 +285,14 @@ class Explanation:
         rows = []
         for name, mass, beyond, pairs in self.top_heads(direction):
             joined = " &nbsp; ".join(
-                f"{chip(self.tokens[a], attender, f'position {a}')} → {chip(self.tokens[b], attended, f'position {b}')} "
+                f"{chip(self.names[a], attender, f'position {a}')} → {chip(self.names[b], attended, f'position {b}')} "
                 f'<span style="color:{MUTED}">{weight:.2f}</span>'
                 for a, b, weight in pairs
             )
             none = f'<span style="color:{MUTED}">no pair stands out</span>'
             numbers = f"{mass:.3f}", f"{beyond:.3f}"
             rows.append((escape(name), *numbers, share_bar(beyond, PART_COLOURS[attender]), joined or none))
-        about = f"a {attender.name} token's attention to {attended.name} (even: {even:.3f}), and what of it goes beyond even (bar)"
+        about = f"even {even:.3f}; head, mass, beyond (bar), joins"
         line = f'{attender.name} → {attended.name}: <span style="color:{MUTED}">{about}</span>'
         return f'<div style="margin-top:4px">{line}</div>{table(rows, "lrrll")}'
 

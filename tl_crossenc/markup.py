@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import PurePath
 
 from tl_crossenc.parts import Part
 
@@ -33,12 +32,6 @@ FONT = "font:13px/1.5 'Helvetica Neue',Helvetica,Arial,'DejaVu Sans',sans-serif"
 CARD = f"{FONT};color:{INK};background:#fff;border:1px solid {FAINT};border-radius:6px;padding:12px 16px;max-width:60em"
 """Dark pages get a light card, since the colours are made for one."""
 CONTINUES = "##"
-
-
-def short_name(model_name: str) -> str:
-    """A model's name as it is shown: of a folder its last part, since paths are nobody else's business."""
-    path = PurePath(model_name)
-    return path.name if path.is_absolute() or model_name.startswith((".", "~")) else model_name
 
 
 def tinted(colour: str, share: float) -> str:

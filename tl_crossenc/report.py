@@ -23,6 +23,7 @@ from tl_crossenc.figures.style import DIVERGING, arrow, centred, signed
 from tl_crossenc.figures.svg import PageStyles, inline
 from tl_crossenc.files import write_atomic
 from tl_crossenc.head_table import head_table
+from tl_crossenc.shown import short_name
 from tl_crossenc.significance import mean_interval
 from tl_crossenc.tables import SIDES, cell_text
 
@@ -116,7 +117,7 @@ def _section(folder: Path, key: str, run: Run, missing: dict[str, str], styles: 
 
 
 def _facts(folder: Path, run: Run, missing: dict[str, str]) -> list[tuple[str, str]]:
-    facts = [("model", run.model), ("collections", ", ".join(run.collections) or "not recorded")]
+    facts = [("model", short_name(run.model)), ("collections", ", ".join(run.collections) or "not recorded")]
     if "table1" not in missing:
         per_query = load_table(folder, "table1", "per_query")
         low, high = mean_interval(per_query["none"])

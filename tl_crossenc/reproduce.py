@@ -36,6 +36,7 @@ from tl_crossenc.published import (
     VAST_2025_UNABLATED,
 )
 from tl_crossenc.report import write_report
+from tl_crossenc.shown import short_name
 from tl_crossenc.store import Store, write_atomic
 from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, table1_csv
 
@@ -129,7 +130,7 @@ class Reproduction:
         """What Table 1 shows."""
         low, high = self.table1.unablated_interval
         return caption(
-            self.model_label,
+            short_name(self.model_label),
             self.collection_label,
             len(self.table1.per_query),
             (self.table1.unablated, low, high),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import logging
 from collections.abc import Iterable
+from pathlib import PurePath
 
 PLAIN = "tl_crossenc.plain"
 """An error handler for streams of few characters: what they lack is written with characters that all have."""
@@ -54,6 +55,13 @@ def listed(items: Iterable[object], most: int = 6) -> str:
     """The first items of a list, as a sentence shows them, and how many more there are."""
     every = [shown(item, 160) for item in items]
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def short_name(model_name: str) -> str:
+    """A model's name as it is shown: of a folder its last part, since paths are nobody else's business."""
+    path = PurePath(model_name)
+    is_folder = path.is_absolute() or model_name.startswith((".", "~")) or len(path.parts) > 2
+    return path.name if is_folder else model_name
 
 
 class ShownFormatter(logging.Formatter):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -58,11 +59,18 @@ def table1_for_terminal(
 
 
 def masks_for_terminal(comparison: pd.DataFrame, cutoff: int, title: str, caption: str) -> Table:
-    """The comparison of masks as a rich table; decreases that hold after Holm's correction are bold."""
+    """The comparison of masks as a rich table of 80 columns or more; decreases that hold after Holm's correction are bold.
+
+    Names and numbers are never cut; what was published is folded where there is no room beside them.
+    """
     header, rows = masks_cells(comparison, cutoff)
-    table = Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
-    for name in header:
-        table.add_column(name, justify="left" if name in ("mask", "mode", "published") else "right")
+    table = Table(
+        title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left",
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0),
+    )  # fmt: skip
+    for name in ("change" if shown == "difference" else shown for shown in header):
+        left, folded = name in ("mask", "mode", "published"), name == "published"
+        table.add_column(name, justify="left" if left else "right", no_wrap=not folded, overflow="fold")
     for cells, significant in zip(rows, comparison["decrease_holm"], strict=True):
         table.add_row(*(Text(cell, style="bold" if significant else "") for cell in cells))
     return table

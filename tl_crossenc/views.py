@@ -31,8 +31,9 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.files import write_atomic
 from tl_crossenc.indices import Indices, within
-from tl_crossenc.markup import CARD, FAINT, INK, MUTED, PART_COLOURS, page, short_name, tinted
+from tl_crossenc.markup import CARD, FAINT, INK, MUTED, PART_COLOURS, page, tinted
 from tl_crossenc.parts import Part
+from tl_crossenc.shown import short_name
 
 CELL, LABEL = 15, 6.4
 """Pixels: a cell's side, and a letter's width."""

@@ -22,7 +22,7 @@ from tl_crossenc.figures.style import (
     left_column,
     legend_row,
     lowest,
-    name_level,
+    name_levels,
     panels,
     styled,
 )
@@ -63,13 +63,13 @@ def figure1a(
         axis.set_title(arrow(direction))
         layer_axis(axis, curve["layer"], "")
     lowest(axes)
-    for axis in axes:
-        if axis.get_subplotspec().is_last_col():  # type: ignore[union-attr]
-            name_level(axis, unablated[0], "unablated", INK)
-            name_level(axis, random, "random", MUTED)
     for axis in left_column(axes):
         axis.set_ylabel(f"nDCG@{cutoff}")
     figure.supxlabel(f"layer ({SPAN_LABELS[span]})", fontsize=8)
+    figure.draw_without_rendering()  # sizes are known only once it is laid out
+    for axis in axes:
+        if axis.get_subplotspec().is_last_col():  # type: ignore[union-attr]
+            name_levels(axis, [(unablated[0], "unablated", INK), (random, "random", MUTED)])
     return figure
 
 

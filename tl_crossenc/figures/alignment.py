@@ -55,7 +55,10 @@ def figure2(
     """
     directions = [name for name in CONTRASTS if matching is None or (matching["direction"] == name).any()]
     directions = directions or list(CONTRASTS)
-    kinds = (("trace", "", "Σ σₖ uₖ·vₖ (trace of A)"), ("alignment", "_relative", "alignment, trace / Σ σₖ"))
+    kinds = (
+        ("trace", "", "Σ σₖ uₖ·vₖ (trace of A)", "raw"),
+        ("alignment", "_relative", "alignment, trace / Σ σₖ", "free of scale"),
+    )
     places = [(direction, *kind) for direction in directions for kind in kinds]
     figure, axes = panels(
         len(places),
@@ -70,7 +73,7 @@ def figure2(
     for direction in directions:
         differences[direction] = _difference(heads, matching, direction)
     norm = centred(differences[directions].to_numpy(dtype=float))
-    for axis, (direction, x, suffix, label) in zip(axes, places, strict=True):
+    for axis, (direction, x, suffix, label, kind) in zip(axes, places, strict=True):
         column, formula = CONTRASTS[direction]
         xs, ys, colour = heads[x], heads[column + suffix], differences[direction].to_numpy(dtype=float)
         axis.axhline(0, color=MUTED, lw=0.6, zorder=1)
@@ -82,7 +85,7 @@ def figure2(
             xs.to_numpy()[order], ys.to_numpy()[order], s=20, edgecolors=INK, linewidths=0.4, zorder=3, **given
         )
         hover_each(dots, [_said(heads.iloc[i], direction, column, colour[i]) for i in order])
-        axis.set_title(arrow(direction))
+        axis.set_title(f"{arrow(direction)}, {kind}")
         axis.set_xlabel(label)
         unit = "raw" if not suffix else "in SDs of the logit"
         axis.set_ylabel(f"{formula} ({unit})")
@@ -90,7 +93,7 @@ def figure2(
     if matching is not None:
         difference_bar(figure, dots, axes, "difference in attention of Figure 1b, relevant − negative")
     figure.draw_without_rendering()  # sizes are known only once it is laid out
-    for axis, (direction, x, suffix, _) in zip(axes, places, strict=True):
+    for axis, (direction, x, suffix, *_) in zip(axes, places, strict=True):
         ys = heads[CONTRASTS[direction][0] + suffix]
         _label_heads(axis, heads, heads[x], ys, top_heads(matching, direction, labelled))
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from tl_crossenc.figures.style import (
     GROUP_COLOURS,
     INK,
     MUTED,
+    PAGE,
     VERMILION,
     arrow,
     hover,
@@ -31,6 +32,8 @@ from tl_crossenc.figures.style import (
 
 KIND_NAMES = {"same_piece": "equal word pieces", "same_word": "equal words", "other": "no lexical match"}
 GROUP_NAMES = {"relevant": "relevant", "hard": "hard negatives", "easy": "easy negatives"}
+FRAME, RIDGE, LEAST_RIDGE = 0.6, 0.27, 0.145
+"""Inches: what a panel needs around its ridges, what a ridge has where there is room, and what it needs for its number."""
 LEAST = 50
 """Token pairs that every group needs for a kind of match to be drawn: fewer make a rug, not a distribution."""
 
@@ -71,34 +74,45 @@ def figure1c(
     rows = histogram[histogram["head"].astype(str) == "all"]
     shown = str(distance["comparison"].iloc[-1]).split(" - ")  # the first group and the last
     kinds = drawn_kinds(token_pairs[token_pairs["group"].isin(shown)])
-    layers = sorted(set(rows["layer"]))
     places = [(direction, kind) for direction in dict.fromkeys(rows["direction"]) for kind in kinds]
+    across = 1 if narrow else max(len(kinds), 1)
+    most = PAGE / max(-(-len(places) // across), 1) - 0.1
+    layers = spread(sorted(set(rows["layer"])), int((most - FRAME) / LEAST_RIDGE))
     figure, axes = panels(
         len(places),
-        columns=max(len(kinds), 1),
+        columns=across,
         narrow_columns=1,
-        height=0.6 + 0.27 * len(layers),
+        height=min(FRAME + RIDGE * len(layers), most),
         narrow=narrow,
         sharex=True,
     )
+    depth = {layer: i for i, layer in enumerate(layers)}
     compared = distance[(distance["comparison"] == " - ".join(shown)) & (distance["head"].astype(str) == "all")]
     colours = group_colours(shown)
     for axis, (direction, kind) in zip(axes, places, strict=True):
         here = rows[(rows["direction"] == direction) & (rows["kind"] == kind)]
         _ridges(axis, here, shown, layers, colours)
         beside = compared[(compared["direction"] == direction) & (compared["kind"] == kind)].set_index("layer")
-        _distances(axis, beside)
+        _distances(axis, beside.loc[beside.index.isin(layers)], depth)
         axis.set_title(f"{arrow(direction)}: {KIND_NAMES.get(kind, kind)}")
-        axis.set_ylim(max(layers) + 0.25, min(layers) - 1.35)
-        axis.set_yticks(layers[:: -(-len(layers) // 13)])
+        axis.set_ylim(len(layers) - 0.75, -1.35)
+        axis.set_yticks(range(len(layers)), list(map(str, layers)))
         axis.xaxis.set_major_formatter(FuncFormatter(_power))
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for axis in lowest(axes):
         axis.set_xlabel("attention weight")
+    some = len(layers) < rows["layer"].nunique()
     for axis in left_column(axes):
-        axis.set_ylabel("layer")
+        axis.set_ylabel("layer (some of all)" if some else "layer")
     _legend(figure, shown, colours, narrow)
     return figure
+
+
+def spread(layers: Sequence[int], most: int) -> list[int]:
+    """All layers where there are at most so many, else so many of them at even steps, the first and the last among them."""
+    if len(layers) <= most:
+        return list(layers)
+    return [layers[i] for i in np.unique(np.linspace(0, len(layers) - 1, max(most, 2)).round().astype(int))]
 
 
 @styled
@@ -167,24 +181,24 @@ def _ridges(
     if found.size:
         axis.set_xlim(found.min(), min(found.max() + 0.1, 0.0))
     for depth, layer in enumerate(layers):  # lower ridges over higher ones
-        axis.axhline(layer, color=MUTED, lw=0.5, zorder=2 + depth)
+        axis.axhline(depth, color=MUTED, lw=0.5, zorder=2 + depth)
         for i, group in enumerate(groups):
             centres, density = drawn[layer, group]
             inside = np.flatnonzero(density > 0)
             if not inside.size:
                 continue
             shown = slice(max(inside[0] - 1, 0), inside[-1] + 2)
-            xs, ys = centres[shown], layer - scale * density[shown]
+            xs, ys = centres[shown], depth - scale * density[shown]
             z = 2 + depth + 0.1 * (i + 1)
             if i == 0:
-                closed = np.concatenate([[xs[0]], xs, [xs[-1]]]), np.concatenate([[layer], ys, [layer]])
+                closed = np.concatenate([[xs[0]], xs, [xs[-1]]]), np.concatenate([[depth], ys, [depth]])
                 (area,) = axis.fill(*closed, color=colours[group], alpha=0.30, lw=0, zorder=z)
                 hover(area, f"layer {layer}, {GROUP_NAMES.get(group, group)}")
             axis.plot(xs, ys, color=colours[group], lw=1.0, zorder=z + 0.05)
     axis.grid(False, axis="y")
 
 
-def _distances(axis: Axes, rows: pd.DataFrame) -> None:
+def _distances(axis: Axes, rows: pd.DataFrame, depth: Mapping[int, int]) -> None:
     axis.annotate(
         "W₁", (1.0, 1.0), xycoords="axes fraction", xytext=(3, 0), textcoords="offset points",
         fontsize=7, ha="left", va="center", color=MUTED, annotation_clip=False,
@@ -193,7 +207,7 @@ def _distances(axis: Axes, rows: pd.DataFrame) -> None:
         if np.isfinite(row["distance"]):
             passes = bool(row["p_max"] <= 0.05)
             note = axis.annotate(
-                f"{row['distance']:.2f}", (1.0, layer), xycoords=("axes fraction", "data"), xytext=(3, 1),
+                f"{row['distance']:.2f}", (1.0, depth[layer]), xycoords=("axes fraction", "data"), xytext=(3, 1),
                 textcoords="offset points", fontsize=7, ha="left", va="bottom", annotation_clip=False,
                 color=INK if passes else MUTED, fontweight="bold" if passes else "normal",
             )  # fmt: skip

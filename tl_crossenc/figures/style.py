@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from textwrap import wrap
 from typing import Any, ParamSpec
 
 import matplotlib
@@ -18,8 +19,10 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-WIDE, NARROW = 7.2, 3.6
-"""Inches."""
+WIDE, NARROW, PAGE = 7.2, 3.6, 9.0
+"""Inches: the two widths, and the height that a page leaves for a figure."""
+LINE = 8.5
+"""Points from one line of small text to the next."""
 
 BLUE, VERMILION, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#B2578C", "#4AA5DA", "#C98A00"
 INK, MUTED, FAINT = "#1A1A1A", "#6B6B6B", "#E4E4E4"
@@ -136,12 +139,26 @@ def legend_row(figure: Figure, handles: Sequence[Artist], names: Sequence[str], 
     )  # fmt: skip
 
 
-def name_level(axis: Axes, value: float, text: str, colour: str) -> None:
-    """The name of a horizontal line, at its right end, outside of the axes."""
-    axis.annotate(
-        text, (1.0, value), xycoords=("axes fraction", "data"), xytext=(3, 0), textcoords="offset points",
-        color=colour, fontsize=7, ha="left", va="center", annotation_clip=False,
-    )  # fmt: skip
+def name_levels(axis: Axes, levels: Sequence[tuple[float, str, str]]) -> None:
+    """The names (value, text, colour) of horizontal lines, at their right ends, outside of the axes, moved apart where they meet.
+
+    Call it when all else is drawn: the axes' height and limits must be what they will be.
+    """
+    known = sorted((level for level in levels if np.isfinite(level[0])), key=lambda level: level[0])
+    if not known:
+        return
+    low, high = axis.get_ylim()
+    points = axis.get_position().height * axis.figure.get_figheight() * 72  # type: ignore[union-attr]
+    at = [(value - low) / (high - low) * points for value, _, _ in known]
+    placed = list(at)
+    for i in range(1, len(placed)):  # each at least a line's height above the one below
+        placed[i] = max(placed[i], placed[i - 1] + LINE)
+    shift = (sum(placed) - sum(at)) / len(at)  # the group stays centred on its levels
+    for (value, text, colour), there, here in zip(known, placed, at, strict=True):
+        axis.annotate(
+            text, (1.0, value), xycoords=("axes fraction", "data"), xytext=(3, there - shift - here),
+            textcoords="offset points", color=colour, fontsize=7, ha="left", va="center", annotation_clip=False,
+        )  # fmt: skip
 
 
 def difference_bar(figure: Figure, mappable: Any, axes: Sequence[Axes], label: str) -> None:
@@ -149,9 +166,10 @@ def difference_bar(figure: Figure, mappable: Any, axes: Sequence[Axes], label: s
     bar = figure.colorbar(mappable, ax=list(axes), location="bottom", shrink=0.75, aspect=42, pad=0.03)
     bar.outline.set_visible(False)
     bar.solids.set(edgecolor="face", rasterized=False)  # type: ignore[union-attr]
-    bar.ax.xaxis.set_major_locator(MaxNLocator(nbins=7, symmetric=True))
+    wide = figure.get_figwidth() > NARROW
+    bar.ax.xaxis.set_major_locator(MaxNLocator(nbins=7 if wide else 4, symmetric=True))
     bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}".replace("-", "−") if value else "0"))
-    bar.set_label(label)
+    bar.set_label(label if wide else "\n".join(wrap(label, 46)))
 
 
 def percent(value: float, _: object = None) -> str:
