@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 from tl_crossenc.adapters import ADAPTER_CONFIG
 from tl_crossenc.collections import load_collection
-from tl_crossenc.cross_encoder import HookedCrossEncoder, resolve_device
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.devices import resolve_device
 from tl_crossenc.embedded import BASE_MODEL, open_packaged_base
 from tl_crossenc.evaluation import per_query_ndcg
 from tl_crossenc.files import write_atomic

@@ -159,7 +159,7 @@ def _command(commands, name: str, run, description: str) -> argparse.ArgumentPar
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps or xpu (default: auto)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, for a checkpoint that brings none")

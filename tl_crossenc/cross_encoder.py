@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tl_crossenc.batching import default_token_budget, run_batches
 from tl_crossenc.blocks import BertPooler, Classifier
+from tl_crossenc.devices import resolve_device, resolve_dtype
 from tl_crossenc.embedded import open_model
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.hooked_encoder import HookedEncoder
@@ -22,11 +24,6 @@ from tl_crossenc.progress import counted
 from tl_crossenc.prompt import Prompt
 
 ReturnType = Literal["scores", "logits", "resid"]
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
 
 
 class HookedCrossEncoder(Prompt, HookedEncoder):
@@ -70,9 +67,9 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
     @classmethod
     def from_pretrained(
         cls,
-        name: str,
+        name: str | os.PathLike[str],
         *,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         dtype: str | torch.dtype = "float32",
         revision: str | None = None,
         tokenizer: Any = None,
@@ -80,9 +77,9 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         """Port a checkpoint.
 
         Args:
-            name: a Hugging Face hub name; a local folder with a checkpoint, or with a LoRA adapter over one; "demo" (the small
-                cross-encoder that comes with the package); or "planted" (one built by hand, with a known answer).
-            device: "cpu", "cuda", ... or "auto": a CUDA device if there is one.
+            name: a Hugging Face hub name; a local folder, as text or path, with a checkpoint, or with a LoRA adapter over one;
+                "demo" (the small cross-encoder that comes with the package); or "planted" (one built by hand, with a known answer).
+            device: "cpu", "cuda", "cuda:1", "mps", "xpu", or "auto": a CUDA device if there is one.
             dtype: "float32", "bfloat16" or "float64".
             revision: a branch, tag or commit on the hub.
             tokenizer: a fast tokenizer, or the folder or hub name of one, where the checkpoint has none of its own.
@@ -92,7 +89,8 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         """
         from tl_crossenc.tokenizers import load_tokenizer  # transformers takes seconds to import
 
-        place, kind = resolve_device(device), resolve_dtype(dtype)
+        place = resolve_device(device)
+        kind = resolve_dtype(dtype, place)
         checkpoint = open_model(name, revision)
         cfg = config_from_checkpoint(checkpoint, kind)
         model = cls(cfg, load_tokenizer(checkpoint, cfg, tokenizer))
@@ -273,35 +271,3 @@ def score_from_logits(logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pai
 def max_length(cfg: CrossEncoderConfig, tokenizer: Any) -> int:
     """The longest input: the model's positions, or the tokenizer's own limit where that is smaller."""
     return min(cfg.n_ctx, int(getattr(tokenizer, "model_max_length", cfg.n_ctx)))
-
-
-def resolve_device(device: str) -> torch.device:
-    """The device named, or for "auto" a CUDA device if there is one, else the CPU.
-
-    Raises:
-        ValueError: there is no such device.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"expected a device among auto, cpu, cuda, got {device!r}") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"expected a CUDA device for {device!r}, but this machine or this build of torch has none: use cpu"
-        )
-    return place
-
-
-def resolve_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The type named.
-
-    Raises:
-        ValueError: not one of those that are supported.
-    """
-    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
-        return dtype
-    if isinstance(dtype, str) and dtype in DTYPES:
-        return DTYPES[dtype]
-    raise ValueError(f"expected a dtype among {', '.join(DTYPES)}, got {dtype!r}")

@@ -7,6 +7,7 @@ real positions, and the logits of both attention paths (fused, and in the open w
 from __future__ import annotations
 
 import math
+import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -160,7 +161,12 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
 
 
 def check_parity(
-    name: str, *, device: str = "auto", dtype: str = "float32", revision: str | None = None, tokenizer: Any = None
+    name: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    tokenizer: Any = None,
 ) -> ParityCertificate:
     """Port the model of this name and compare it with Hugging Face on `PAIRS`.
 
