@@ -24,7 +24,7 @@ from tiny_models import (
 from transformer_lens import ActivationCache
 from transformer_lens.model_protocol import TransformerLensModel
 
-from tl_crossenc.blocks import is_hooked
+from tl_crossenc.hook_points import is_hooked
 from tl_crossenc.pairs import PairBatch
 from tl_crossenc.parts import PartMasks
 

@@ -7,18 +7,18 @@ in the open otherwise; both give the same numbers to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.attention import AttentionInput, explicit_pattern, explicit_scores, one_row_attention
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.fused_attention import edited_span, fused_attention
+from tl_crossenc.hook_points import HookPoint, SharedHookPoint, has_hooks, is_hooked
 from tl_crossenc.layer_stack import K, LayerStack, Q, V
 
 
@@ -36,27 +36,13 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 QKV = tuple[Tensor, Tensor, Tensor]
 
 
-def is_hooked(*points: HookPoint) -> bool:
-    """Whether any hook, forward or backward, is on one of the points."""
-    return any(
-        point._forward_hooks or point._backward_hooks or point._forward_pre_hooks or point._backward_pre_hooks
-        for point in points
-    )
-
-
-def has_hooks(module: nn.Module, *, but: Collection[HookPoint] = ()) -> bool:
-    """Whether any hook is on a point of a module, `but` for some."""
-    points = (point for point in module.modules() if isinstance(point, HookPoint))
-    return is_hooked(*(point for point in points if point not in but))
-
-
 class LayerNorm(nn.Module):
     """LayerNorm with `hook_scale` and `hook_normalized` (before weight and bias, as in TransformerLens 3.9)."""
 
     def __init__(self, eps: float):
         super().__init__()
         self.eps = eps
-        self.hook_scale = HookPoint()
+        self.hook_scale = SharedHookPoint()  # kept for the backward pass, as is the pooler's output
         self.hook_normalized = HookPoint()
 
     def forward(
@@ -97,7 +83,7 @@ class Attention(LayerModule):
         self.hook_v = HookPoint()
         self.hook_attn_scores = HookPoint()
         self.hook_pattern = HookPoint()
-        self.hook_z = HookPoint()
+        self.hook_z = SharedHookPoint()  # the fused kernel keeps its output for the backward pass
 
     @property
     def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
@@ -162,8 +148,6 @@ class Attention(LayerModule):
             z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
         else:
             z = fused_attention(q, k, v, given, edits)
-            if is_hooked(self.hook_z):
-                z = z.clone()  # a hook may edit it in place, and the kernel keeps its own output for the backward pass
         z = self.hook_z(z)
         if self.cfg.use_attn_result:
             weight = self.stack.out_weight[self.layer].unflatten(1, z.shape[2:])
@@ -253,7 +237,9 @@ class BertBlock(LayerModule):
     def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
         super().__init__(stack, layer)
         self.cfg = cfg
-        self.hook_resid_pre = HookPoint()
+        self.hook_resid_pre = (
+            SharedHookPoint()
+        )  # of all branches, of the hook after the layer before, or the caller's own
         self.attn = Attention(cfg, stack, layer)
         self.hook_attn_out = HookPoint()
         self.hook_resid_mid = HookPoint()
@@ -331,7 +317,7 @@ class BertEmbed(nn.Module):
         self.ln_weight = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
         self.ln_bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
         self.hook_embed = HookPoint()
-        self.hook_pos_embed = HookPoint()
+        self.hook_pos_embed = SharedHookPoint()  # a view of the weights
         self.hook_token_type_embed = HookPoint()
         self.ln = LayerNorm(cfg.eps)
 
@@ -340,10 +326,7 @@ class BertEmbed(nn.Module):
     ) -> Float[Tensor, "pair pos d_model"]:
         """The normalized sum of the three embeddings."""
         embed = self.hook_embed(F.embedding(tokens, self.W_E))
-        positions = self.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1)
-        if is_hooked(self.hook_pos_embed):
-            positions = positions.clone()  # a hook may edit it in place, which must not reach the weights
-        pos_embed = self.hook_pos_embed(positions)
+        pos_embed = self.hook_pos_embed(self.W_pos[: tokens.shape[1]].expand(*tokens.shape, -1))
         type_embed = self.hook_token_type_embed(F.embedding(token_type_ids, self.W_token_type))
         return self.ln(embed + pos_embed + type_embed, self.ln_weight, self.ln_bias)
 
@@ -356,7 +339,7 @@ class BertPooler(nn.Module):
         self.weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_model, dtype=cfg.dtype))
         self.bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
         self.hook_pre = HookPoint()
-        self.hook_pooler_out = HookPoint()
+        self.hook_pooler_out = SharedHookPoint()
 
     @property
     def W(self) -> Float[Tensor, "d_model d_model"]:
@@ -385,4 +368,7 @@ class Classifier(nn.Module):
 
     def forward(self, pooled: Float[Tensor, "pair d_model"]) -> Float[Tensor, "pair label"]:
         """The logits."""
-        return self.hook_logits(F.linear(pooled, self.weight, self.bias))
+        logits = self.hook_logits(F.linear(pooled, self.weight, self.bias))
+        return (
+            logits.clone() if is_hooked(self.hook_logits) else logits
+        )  # the caller's, beside what a hook may have kept

@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
-from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.attention import AttentionInput, mask_scores, zero_pattern
-from tl_crossenc.blocks import BertBlock, BertEmbed, has_hooks
+from tl_crossenc.blocks import BertBlock, BertEmbed
 from tl_crossenc.conditions import UNABLATED, Condition, LayerEdits, Mode
 from tl_crossenc.directions import Direction
 from tl_crossenc.encoder_config import CrossEncoderConfig
+from tl_crossenc.hook_points import HookPoint, has_hooks, is_hooked
 from tl_crossenc.indices import Indices, as_indices
 from tl_crossenc.layer_stack import K, LayerStack, Q, V
 from tl_crossenc.pairs import PairBatch
@@ -249,7 +249,16 @@ class HookedEncoder(HookedRootModule):
         for layer in range(start, stop):
             last = only_cls and layer == self.cfg.n_layers - 1
             resid = self.run_layer(layer, resid, given, edits[layer], only_cls=last)
-        return resid
+        return resid if only_cls else self._callers_own(resid, start, stop, start_at_layer is None)
+
+    def _callers_own(self, resid: Tensor, start: int, stop: int, embedded: bool) -> Tensor:
+        """The residual stream as the caller's, who may edit it: a copy if a hook may have kept it or the caller gave it."""
+        if start == stop and not embedded:
+            return resid.clone()
+        last = (
+            cast(BertBlock, self.blocks[stop - 1]).hook_normalized_resid_post if stop > start else self.hook_full_embed
+        )
+        return resid.clone() if is_hooked(last) else resid
 
     def forward(
         self,

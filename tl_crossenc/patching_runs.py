@@ -20,10 +20,11 @@ from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.attention import AttentionInput
 from tl_crossenc.batching import length_batches
-from tl_crossenc.blocks import BertBlock, is_hooked
+from tl_crossenc.blocks import BertBlock
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
 from tl_crossenc.fused_attention import fused_attention
+from tl_crossenc.hook_points import is_hooked
 from tl_crossenc.pairs import EncodedPairs, PairBatch
 from tl_crossenc.parts import Part, PartMasks
 from tl_crossenc.patching_sites import SITES, Pieces, Stage

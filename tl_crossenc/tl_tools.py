@@ -67,7 +67,8 @@ class TokensOnly:
         batch = pairs.to("cpu")
         columns = zip(batch.tokens.tolist(), batch.token_type_ids, batch.attention_mask, batch.parts.codes, strict=True)
         for tokens, *row in columns:
-            known = self._known.setdefault(tuple(tokens), (row[0], row[1], row[2]))
+            types, mask, codes = (tensor.clone() for tensor in row)  # the caller may edit the batch
+            known = self._known.setdefault(tuple(tokens), (types, mask, codes))
             if not all(torch.equal(old, new) for old, new in zip(known, row, strict=True)):
                 raise ValueError(
                     f"expected tokens that tell their pair, got {tokens[:8]}... twice with different types, mask or parts: "

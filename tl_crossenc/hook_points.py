@@ -1,0 +1,71 @@
+"""Hook points whose hooks may edit in place: what a hook gets is nobody else's.
+
+TransformerLens's hooks either return what takes the activation's place or write into the activation itself. The second is an
+edit of that one activation only where its tensor is not read under another name: by another branch of a shared run, by a cache,
+by the caller, by the weights. So a tensor is copied where it is handed to a hook and is read elsewhere too; where there is no
+hook, nothing is copied.
+
+- `SharedHookPoint`: its activation is read elsewhere in any run.
+- Of several hooks on a point, each after the first gets a copy: an earlier one may have kept what it got.
+- A backward hook gets a copy, since autograd hands one gradient to all the terms of a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from torch import Tensor, nn
+from transformer_lens import hook_points as tl
+
+
+def is_hooked(*points: tl.HookPoint) -> bool:
+    """Whether any hook, forward or backward, is on one of the points."""
+    return any(
+        point._forward_hooks or point._backward_hooks or point._forward_pre_hooks or point._backward_pre_hooks
+        for point in points
+    )
+
+
+def has_hooks(module: nn.Module, *, but: Collection[tl.HookPoint] = ()) -> bool:
+    """Whether any hook is on a point of a module, `but` for some."""
+    points = (point for point in module.modules() if isinstance(point, tl.HookPoint))
+    return is_hooked(*(point for point in points if point not in but))
+
+
+class HookPoint(tl.HookPoint):
+    """TransformerLens's hook point; an edit in place is an edit of what the hook got, and of nothing else."""
+
+    def add_hook(self, hook: Callable, dir: Any = "fwd", *args: Any, **kwargs: Any) -> tl.LensHandle:
+        """TransformerLens's `add_hook`."""
+        own = _OwnTensor(self, hook, always=dir == "bwd")
+        handle = super().add_hook(own, dir, *args, **kwargs)
+        own.key, handle.user_hook = handle.hook.id, hook
+        return handle
+
+
+class SharedHookPoint(HookPoint):
+    """A point whose activation is read elsewhere too: whoever hooks it gets a copy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation."""
+        return x.clone() if is_hooked(self) else x
+
+
+class _OwnTensor:
+    """A hook that is called with a tensor of its own; what it writes into it counts as if it had returned it."""
+
+    def __init__(self, point: HookPoint, hook: Callable, always: bool):
+        self.point, self.hook, self.always = point, hook, always
+        self.key: int | None = None
+
+    def __call__(self, tensor: Any, *, hook: Any) -> Any:
+        first = next(iter(self.point._forward_hooks), None) == self.key
+        if not isinstance(tensor, Tensor) or (first and not self.always):
+            return self.hook(tensor, hook=hook)
+        own = tensor.clone()
+        found = self.hook(own, hook=hook)
+        return own if found is None else found
+
+    def __repr__(self) -> str:
+        return repr(self.hook)
