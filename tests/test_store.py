@@ -361,6 +361,18 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def replace_table(table: Path, manifest: Path, data: bytes) -> None:
+    table.write_bytes(data)
+    edit(manifest, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def without_pages(table: Path) -> bytes:
+    """A Parquet file's bytes with the footer as it was and all before it set to 0."""
+    data = table.read_bytes()
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    return data[:4] + bytes(len(data) - footer - 4) + data[-footer:]
+
+
 def copy_of_another(table: Path, manifest: Path) -> None:
     other = CellKey.of("scores", shard=8)
     for target, source in zip((table, manifest), paths(table.parents[2], other), strict=True):
@@ -380,8 +392,14 @@ DAMAGE = {
     "table flipped": lambda table, manifest: flip(table),
     "checksum changed": lambda table, manifest: edit(manifest, sha256="0" * 64),
     "no checksum": lambda table, manifest: edit(manifest, sha256=None),
+    "row count changed": lambda table, manifest: edit(manifest, rows=12),
+    "row count as text": lambda table, manifest: edit(manifest, rows="11"),
+    "no row count": lambda table, manifest: edit(manifest, rows=None),
+    "no table, with its checksum": lambda table, manifest: replace_table(table, manifest, b"not a table"),
+    "no pages, with its checksum": lambda table, manifest: replace_table(table, manifest, without_pages(table)),
 }
-DEEP = {"table flipped", "checksum changed", "no checksum"}  # what size alone does not show
+DEEP = {*("table flipped", "checksum changed", "no checksum", "row count changed", "row count as text", "no row count")}
+DEEP |= {"no table, with its checksum", "no pages, with its checksum"}  # what size alone does not show
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

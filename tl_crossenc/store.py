@@ -158,13 +158,18 @@ class Store:
     def missing(self, keys: Iterable[CellKey], *, verify: bool = True) -> list[CellKey]:
         """Return the keys whose cells are to be computed, in the order given, each once.
 
-        With `verify` the tables' checksums are computed too. A damaged cell is missing, with a warning.
+        With `verify` the tables are read: what is not missing is whole. A damaged cell is missing, with a warning, so that its job
+        mends it.
         """
         return [key for key in dict.fromkeys(keys) if not self._holds(key, verify=verify)]
 
     def read(self, key: CellKey) -> pa.Table:
         """Return the stored table. Raises MissingCell; CorruptCell where checksum or row count differ."""
-        manifest, data = self._verified(key)
+        manifest, path = self.manifest(key), self._paths(key)[0]
+        with explained(path, doing="read"):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
+            raise self._corrupt(key, "its checksum does not match")
         try:
             table = pq.ParquetFile(pa.BufferReader(data)).read()
         except (pa.ArrowException, OSError) as error:
@@ -257,17 +262,9 @@ class Store:
         path = self._paths(key)[0]
         return CorruptCell(f"the stored cell {path} is damaged ({what}): run its job again to compute it anew")
 
-    def _verified(self, key: CellKey) -> tuple[dict[str, Any], bytes]:
-        manifest, path = self.manifest(key), self._paths(key)[0]
-        with explained(path, doing="read"):
-            data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
-            raise self._corrupt(key, "its checksum does not match")
-        return manifest, data
-
     def _holds(self, key: CellKey, *, verify: bool) -> bool:
         try:
-            self._verified(key) if verify else self.manifest(key)
+            self.read(key) if verify else self.manifest(key)
         except MissingCell:
             return False
         except CorruptCell as error:
