@@ -1,5 +1,8 @@
 """Scores of a pool: computed once, stored in cells, computed again only where a cell is missing."""
 
+import itertools
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +42,12 @@ def store(tmp_path):
     return Store(tmp_path / "store")
 
 
+def cut_into(monkeypatch, shard):
+    """From here on a cell is of so many pairs."""
+    monkeypatch.setattr(scoring, "SHARD", shard)
+    monkeypatch.setattr(scoring, "FEWEST", shard)
+
+
 def plain(model, pool, conditions):
     """`[condition, pair]`, each pair by itself."""
     values = np.zeros((len(conditions), len(pool)))
@@ -53,7 +62,7 @@ def plain(model, pool, conditions):
 def test_scores_are_those_of_pairs_run_alone_whatever_the_shards(reranker, pool, store, monkeypatch, shard):
     assert 7 < len(pool) < 10_000
     assert len(pool) % 7
-    monkeypatch.setattr(scoring, "SHARD", shard)
+    cut_into(monkeypatch, shard)
     found = score_pool(reranker, pool, CONDITIONS, store, token_budget=50)
     np.testing.assert_allclose(found.values, plain(reranker, pool, CONDITIONS), rtol=0, atol=1e-11)
     assert len(store.keys("scores")) == len(CONDITIONS) * -(-len(pool) // shard)
@@ -63,7 +72,7 @@ def test_scores_are_those_of_pairs_run_alone_whatever_the_shards(reranker, pool,
 
 
 def test_the_shard_size_that_divides_the_pool_leaves_no_empty_shard(reranker, pool, store, monkeypatch):
-    monkeypatch.setattr(scoring, "SHARD", len(pool))
+    cut_into(monkeypatch, len(pool))
     score_pool(reranker, pool, [UNABLATED], store)
     assert [store.manifest(key)["rows"] for key in store.keys("scores")] == [len(pool)]
 
@@ -80,7 +89,7 @@ def test_a_second_call_runs_no_model_and_gives_the_same(reranker, pool, store, m
 
 
 def test_only_missing_cells_are_computed(reranker, pool, store, monkeypatch):
-    monkeypatch.setattr(scoring, "SHARD", 7)
+    cut_into(monkeypatch, 7)
     first = score_pool(reranker, pool, CONDITIONS, store)
     before = snapshot(store.root)
     gone = [
@@ -98,20 +107,70 @@ def test_only_missing_cells_are_computed(reranker, pool, store, monkeypatch):
     assert snapshot(store.root) == before  # to the bit, though computed without the other conditions
 
 
-def test_a_damaged_cell_is_computed_anew(reranker, pool, store, caplog):
+def flip_a_bit(table):
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+
+
+def miscount_rows(table):
+    manifest = table.with_suffix(".json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"rows": 1000}))
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, miscount_rows])
+def test_a_damaged_cell_is_computed_anew(reranker, pool, store, caplog, damage):
     first = score_pool(reranker, pool, CONDITIONS[:2], store)
     before = snapshot(store.root)
-    victim = store.root / "cells" / "scores" / f"{store.keys('scores')[0].digest}.parquet"
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
+    damage(store.root / "cells" / "scores" / f"{store.keys('scores')[0].digest}.parquet")
     again = score_pool(reranker, pool, CONDITIONS[:2], store)
     np.testing.assert_array_equal(again.values, first.values)
     assert snapshot(store.root) == before
     assert "damaged" in caplog.text
 
 
-def test_cells_hold_what_they_are_about(reranker, pool, store):
+@pytest.mark.parametrize(
+    ("n_pairs", "size"), [(1, 32), (32, 32), (192, 32), (193, 33), (383, 64), (1369, 229), (1536, 256), (10**6, 256)]
+)
+def test_a_cell_is_a_sixth_of_the_pool_within_bounds(n_pairs, size):
+    assert scoring.shard_size(n_pairs) == size
+
+
+def test_shards_are_every_pair_once_by_length_and_of_the_pool_alone(pool):
+    shards = scoring.shards_by_length(pool)
+    assert [len(shard) for shard in shards] == [32] * (len(pool) // 32) + [len(pool) % 32]
+    assert sorted(index for shard in shards for index in shard) == list(range(len(pool)))
+    lengths = [[len(pool.pairs[i].query) + len(pool.pairs[i].text) for i in shard] for shard in shards]
+    assert all(min(longer) >= max(shorter) for longer, shorter in itertools.pairwise(lengths))
+    assert all(list(shard) == sorted(shard) for shard in shards)
+
+
+def test_a_small_job_cut_short_keeps_what_it_did_and_ends_with_the_same_bytes(reranker, pool, store, tmp_path):
+    whole = score_pool(reranker, pool, CONDITIONS, Store(tmp_path / "whole"))
+
+    def stop(done, total):
+        if done > total * 0.8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_pool(reranker, pool, CONDITIONS, store, token_budget=None, progress=stop)
+    kept = len(store.keys("scores"))
+    assert kept == len(CONDITIONS) * (len(pool) // 32) > 0
+    again = score_pool(reranker, pool, CONDITIONS, store)
+    assert again.layers_run == whole.layers_run * (len(pool) % 32) // len(pool)
+    np.testing.assert_array_equal(again.values, whole.values)
+    assert snapshot(store.root) == snapshot(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("budget", [50, 51])
+def test_the_token_budget_is_part_of_the_key(reranker, pool, store, budget):
+    score_pool(reranker, pool, [UNABLATED], store, token_budget=49)
+    assert score_pool(reranker, pool, [UNABLATED], store, token_budget=budget).layers_run == 2 * len(pool)
+    assert {key.fields["token_budget"] for key in store.keys("scores")} == {49, budget}
+
+
+def test_cells_hold_what_they_are_about(reranker, pool, store, monkeypatch):
+    cut_into(monkeypatch, len(pool))
     score_pool(reranker, pool, [UNABLATED], store)
     (key,) = store.keys("scores")
     table = store.read(key)
@@ -149,7 +208,8 @@ def test_what_is_being_ablated_is_part_of_the_key(reranker, pool, store):
     assert plainly.layers_alone == 2 * len(pool)  # the ablated one was there already
 
 
-def test_another_dtype_model_tokenizer_or_pool_is_another_cell(reranker, pool, store, tmp_path):
+def test_another_dtype_model_tokenizer_or_pool_is_another_cell(reranker, pool, store, tmp_path, monkeypatch):
+    cut_into(monkeypatch, len(pool))
     folder = tmp_path / "model"
     score_pool(reranker, pool, [UNABLATED], store)
     n = len(store.keys("scores"))
@@ -184,7 +244,7 @@ def test_a_tokenizer_that_was_used_is_the_same_tokenizer(reranker, pool, store):
 
 
 def test_nan_scores_are_an_error_and_nothing_of_them_is_stored(pool, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "SHARD", 7)
+    cut_into(monkeypatch, 7)
     model = tiny_model(tmp_path / "model")
     score_pool(model, pool, [UNABLATED], store)
     before = snapshot(store.root)

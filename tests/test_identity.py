@@ -116,18 +116,21 @@ EDITS = [
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_an_edited_model_is_scored_anew_and_an_edit_undone_finds_the_old_cells(model, pool, store, edit):
+def test_an_edited_model_is_scored_anew_and_an_edit_undone_finds_the_old_cells(model, pool, store, caplog, edit):
     before = score_pool(model, pool, CONDITIONS, store)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     edit(model)
     expected = plain(model, pool)
     assert np.abs(expected - before.values).max() > 1e-3  # the edit changes scores at all
+    caplog.set_level("INFO")
     after = score_pool(model, pool, CONDITIONS, store)
     np.testing.assert_allclose(after.values, expected, rtol=0, atol=1e-11)
     assert after.layers_run == before.layers_run
+    assert "scores: computing anew; what is stored is of other weights" in caplog.text
     model.load_state_dict(weights)
+    caplog.clear()
     again = score_pool(model, pool, CONDITIONS, store)
-    assert again.layers_run == 0
+    assert (again.layers_run, caplog.text) == (0, "")
     np.testing.assert_array_equal(again.values, before.values)
 
 
@@ -306,12 +309,16 @@ def test_a_tokenizer_of_other_rules_is_another_model(untouched, tmp_path):
 
 
 @pytest.mark.parametrize("package", ["torch", "tokenizers"])
-def test_results_of_another_version_are_computed_anew(model, pool, store, monkeypatch, package):
+def test_results_of_another_version_are_computed_anew_and_that_is_said(
+    model, pool, store, monkeypatch, caplog, package
+):
+    caplog.set_level("INFO")
     first = score_pool(model, pool, CONDITIONS, store)
     with monkeypatch.context() as patched:
         patched.setattr(torch, "__version__", "99.0" if package == "torch" else torch.__version__)
         patched.setattr(identity, "version", lambda name: "99.0" if name == package else version(name))
         assert score_pool(model, pool, CONDITIONS, store).layers_run == first.layers_run
+        assert f"scores: computing anew; what is stored is of {package} {version(package)}, now 99.0" in caplog.text
     assert {key.fields[package] for key in store.keys("scores")} == {version(package), "99.0"}
     assert score_pool(model, pool, CONDITIONS, store).layers_run == 0
 

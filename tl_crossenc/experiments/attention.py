@@ -30,7 +30,7 @@ from tl_crossenc.attention_flow import (
 from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
 from tl_crossenc.identity import model_identity
 from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.pools import Pool
@@ -144,7 +144,7 @@ def run_attention(
     budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
     identity = model_identity(model)
     keys = [cell_key(identity, pool, i, stops, budget) for pool, i, _ in shards]
-    absent = set(store.missing(keys))
+    absent = missing_cells(store, keys)
     layers = model.cfg.n_layers
     total = layers * sum(len(pairs) for (_, _, pairs), key in zip(shards, keys, strict=True) if key in absent)
     done = 0

@@ -24,7 +24,7 @@ import pyarrow as pa
 from tl_crossenc.attention_flow import require_unablated
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
-from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
 from tl_crossenc.heads import format_heads
 from tl_crossenc.identity import model_identity
 from tl_crossenc.pools import Pool, PoolPair
@@ -89,7 +89,7 @@ class MatchCells:
         Returns:
             The number of passages that the model ran.
         """
-        absent = set(self.store.missing(key for keys in self._keys for key in keys.values()))
+        absent = missing_cells(self.store, (key for keys in self._keys for key in keys.values()))
         todo = [i for i, keys in enumerate(self._keys) if absent & set(keys.values())]
         total = self.n_layers * sum(len(self._shards[i][2]) for i in todo)
         done = 0

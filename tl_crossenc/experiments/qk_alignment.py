@@ -22,7 +22,7 @@ import pyarrow as pa
 from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.scoring import SHARD, Progress
+from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
 from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.identity import model_identity
 from tl_crossenc.pairs import EncodedPairs
@@ -171,7 +171,7 @@ class _Run:
         progress: Progress | None,
     ):
         self.model, self.store, self.progress = model, store, progress
-        self.missing = set(store.missing(key for key, _ in cells))
+        self.missing = missing_cells(store, (key for key, _ in cells))
         self.layers = model.cfg.n_layers - 1
         self.total = self.layers * sum(len(pairs) for key, pairs in dict(cells).items() if key in self.missing)
         self.done = 0

@@ -1,13 +1,15 @@
 """Scores of a pool under conditions, from the store where they are there, else computed and stored.
 
 A cell is (model, pool, condition, token budget, shard of the pool), the model being the weights, arithmetic, tokenizer and versions
-that run (`identity`): an edited model finds none of the unedited one's cells. What cannot be named, such as a hook, is refused. A
-shard's batches depend on the shard alone, so a cell's bytes do not depend on which other cells were computed beside it.
+that run (`identity`): an edited model finds none of the unedited one's cells. What cannot be named, such as a hook, is refused. The
+shards depend on the pool alone and a shard's batches on the shard alone, so a cell's bytes do not depend on which other cells were
+computed beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +24,20 @@ from tl_crossenc.pools import Pool
 from tl_crossenc.store import CellKey, Store
 
 SHARD = 256
-"""Pairs a cell: what a killed job loses at most, for each condition in flight."""
+"""Pairs a cell, at most: what a killed job loses for each condition in flight."""
+FEWEST = 32
+"""Pairs a cell of a small pool."""
+SHARES = 6
+"""Cells that a pool of middling size is cut into, for each condition."""
 
-METHOD = 1
+METHOD = 2
 """Counts up with every change of how scores are batched or stored that changes a cell's numbers."""
+
+TOLD = frozenset({"torch", "tokenizers", "dtype", "device", "method"})
+IDENTITY = TOLD | {"weights", "arithmetic", "tokenizer"}
+"""Fields of a key that say of what model and by what versions; those of `TOLD` are told by their values."""
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], object]
 """Called with (layer runs done, layer runs in all), a layer of one pair counting 1."""
@@ -70,13 +82,13 @@ def score_pool(
     budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
     identity = model_identity(model)
     distinct = list(dict.fromkeys(conditions))
-    shards = [range(start, min(start + SHARD, len(pool))) for start in range(0, len(pool), SHARD)]
+    shards = shards_by_length(pool)
     keys = {
         (condition, i): cell_key(identity, pool, model.active_condition + condition, i, budget)
         for condition in distinct
         for i in range(len(shards))
     }
-    absent = set(store.missing(keys.values()))
+    absent = missing_cells(store, keys.values())
     todo = [[condition for condition in distinct if keys[condition, i] in absent] for i in range(len(shards))]
     plans = {c: (model.active_condition + c).compile(model.cfg.n_layers, model.cfg.n_heads) for c in distinct}
     runs = [count_layer_runs([plans[condition] for condition in missing]) for missing in todo]
@@ -108,16 +120,53 @@ def score_pool(
                 }
             )
             store.write(keys[condition, i], table, {"model": model.cfg.model_name, "collection": pool.collection})
-    values = np.stack(
-        [
-            np.concatenate(
-                [store.read(keys[condition, i])["score"].to_numpy() for i in range(len(shards))] or [np.zeros(0)]
-            )
-            for condition in conditions
-        ]
-    )
+    cells = [[keys[condition, i] for i in range(len(shards))] for condition in conditions]
+    values = np.stack([_stored(store, of_condition, shards) for of_condition in cells])
     whole = count_layer_runs(list(plans.values())), model.cfg.n_layers * len(distinct)
     return PoolScores(tuple(conditions), values, done, alone, (whole[0] * len(pool), whole[1] * len(pool)))
+
+
+def missing_cells(store: Store, keys: Iterable[CellKey]) -> set[CellKey]:
+    """The keys whose cells are to be computed. Where all are, and those stored are of another model or version, this is logged."""
+    wanted = list(keys)
+    absent = store.missing(wanted)
+    if wanted and len(absent) == len(set(wanted)):
+        stored = [(key.fields, other.fields) for key in absent[:1] for other in store.keys(key.kind)]
+        changes = [[name for name in {**new, **old} if new.get(name) != old.get(name)] for new, old in stored]
+        nearest = min(zip(changes, stored, strict=True), key=lambda found: len(found[0]), default=None)
+        if nearest is not None and set(nearest[0]) <= IDENTITY:
+            new, old = nearest[1]
+            told = [
+                f"{name} {old.get(name)}, now {new.get(name)}" if name in TOLD else f"other {name}"
+                for name in nearest[0]
+            ]
+            _log.info("%s: computing anew; what is stored is of %s", absent[0].kind, "; ".join(told))
+    return set(absent)
+
+
+def shard_size(n_pairs: int) -> int:
+    """Pairs a cell for a pool of so many: a `SHARES`th, within bounds, so that a job cut short keeps most of what it did."""
+    return min(max(-(-n_pairs // SHARES), FEWEST), SHARD)
+
+
+def shards_by_length(pool: Pool) -> list[np.ndarray]:
+    """Indices of the pairs of each cell, in the pool's order; the cell of the longest texts first.
+
+    Pairs of one length, by characters, are together, so that small cells are padded no more than large ones.
+    """
+    size = shard_size(len(pool))
+    order = np.argsort([-len(pair.query) - len(pair.text) for pair in pool.pairs], kind="stable")
+    return [np.sort(order[start : start + size]) for start in range(0, len(pool), size)]
+
+
+def _stored(store: Store, keys: Sequence[CellKey], shards: Sequence[np.ndarray]) -> np.ndarray:
+    """`[pair]`, from the cells of one condition."""
+    found = [store.read(key)["score"].to_numpy() for key in keys]
+    if not found:
+        return np.zeros(0)
+    values = np.zeros(sum(map(len, shards)), found[0].dtype)
+    values[np.concatenate(shards)] = np.concatenate(found)
+    return values
 
 
 def cell_key(identity: Mapping[str, str], pool: Pool, condition: Condition, shard: int, token_budget: int) -> CellKey:
@@ -129,7 +178,7 @@ def cell_key(identity: Mapping[str, str], pool: Pool, condition: Condition, shar
         pool=pool.digest,
         condition=str(condition),
         shard=shard,
-        shard_size=SHARD,
+        shard_size=shard_size(len(pool)),
         token_budget=token_budget,
     )
 
