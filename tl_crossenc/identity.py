@@ -27,9 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.hook_points import HookPoint, SharedHookPoint
+
+POINTS = (HookPoint, SharedHookPoint)
+"""Modules that compute nothing."""
 
 FORWARD = 1
 """Counts up with every change of this package that gives a model's activations other numbers."""
@@ -96,7 +99,7 @@ def _arithmetic(model: HookedCrossEncoder) -> Iterator[str]:
     yield f"forward {FORWARD}, products {_precision(model)}"
     yield from (f"{name} {getattr(model.cfg, name)!r}" for name in CONFIG)
     for name, module in model.named_modules():
-        if type(module) is HookPoint:
+        if type(module) in POINTS:
             continue
         where = name or "the model"
         if is_parametrized(module):
@@ -184,7 +187,7 @@ def _refuse_hooks(model: HookedCrossEncoder) -> None:
 def _runs_hooks(module: nn.Module) -> bool:
     if module._forward_hooks or module._forward_pre_hooks:
         return True
-    return type(module) is HookPoint and bool(module._backward_hooks or module._backward_pre_hooks)
+    return type(module) in POINTS and bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def _refuse_autocast(device: str) -> None:
