@@ -20,9 +20,11 @@ def test_a_port_from_files_is_within_tolerance(tmp_path, dtype, n_labels):
     found = check_parity(str(model_folder(tmp_path / "m", n_labels=n_labels)), device="cpu", dtype=dtype)
     assert found.passed
     assert found.dtype == dtype
-    assert tuple(d.what for d in found.differences) == WHAT
+    assert tuple(d.what for d in found.differences) == ("token ids and types", *WHAT)
     assert found.tolerance == {"float64": 1e-10, "float32": 1e-5, "bfloat16": 5e-2}[dtype]
-    logits, _, hidden, patterns = found.differences
+    tokens, logits, _, hidden, patterns = found.differences
+    assert tokens.max_abs == 0
+    assert tokens.compared > 200
     assert logits.compared == 4 * n_labels
     lengths = [int(n) for n in found.shape.partition("pairs of [")[2].removesuffix("] tokens").split(", ")]
     assert len(set(lengths)) > 2  # so some are padded
@@ -31,6 +33,8 @@ def test_a_port_from_files_is_within_tolerance(tmp_path, dtype, n_labels):
     assert patterns.scale <= 1
     if dtype == "float64":
         assert max(d.max_abs for d in found.differences) < 1e-12
+    assert found.types_fed
+    assert found.score == ("the one logit" if n_labels == 1 else "logit[1] - logit[0]")
 
 
 def test_the_certificate_names_model_and_versions(tmp_path):

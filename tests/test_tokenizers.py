@@ -118,20 +118,34 @@ def test_a_model_without_tokenizer_files_and_of_an_unknown_vocabulary(no_hub):
     assert no_hub == []
 
 
-def test_a_model_of_30522_word_pieces_wants_bert_large_uncased(no_hub, monkeypatch):
+MONOBERT = "castorini/monobert-large-msmarco"
+
+
+def test_monobert_wants_bert_large_uncased(no_hub, monkeypatch):
     monkeypatch.setattr(tokenizers, "BASE_PACKAGE", "a_package_that_is_not_installed")
-    message = refused(d_vocab=30522)
+    message = refused(d_vocab=30522, name=MONOBERT)
     assert "'bert-large-uncased'" in message
     assert "cannot be reached" in message
     assert "pass tokenizer=" in message
     assert [name for name, _ in no_hub] == ["bert-large-uncased"]  # asked once: each try takes its time to fail
 
 
-def test_without_the_hub_the_same_vocabulary_is_taken_from_the_demos_base_model(no_hub, monkeypatch):
+@pytest.mark.parametrize("name", ["some/biomedical-reranker", "/models/monobert-large-biomed", "bert-large-uncased"])
+def test_another_model_of_30522_word_pieces_is_not_given_bert_large_uncaseds(no_hub, name):
+    """A domain's own vocabulary has the same size in another order, and would be fed garbage."""
+    message = refused(d_vocab=30522, name=name)
+    assert name in message
+    assert "pass tokenizer=" in message
+    assert no_hub == []
+
+
+def test_without_the_hub_the_same_vocabulary_is_taken_from_the_demos_base_model(no_hub, caplog):
     base = tokenizers.importlib.util.find_spec(tokenizers.BASE_PACKAGE)
     if base is None:
         pytest.skip("the package with the demo's base model is not installed")
-    tokenizer = load(d_vocab=30522)
+    with caplog.at_level(logging.WARNING):
+        tokenizer = load(d_vocab=30522, name=MONOBERT)
+    assert f"{MONOBERT} has no tokenizer files: taking the vocabulary of bert-large-uncased" in caplog.text
     assert [name for name, _ in no_hub] == ["bert-large-uncased"]
     assert len(tokenizer) == 30522
     assert tokenizer.model_max_length >= 512

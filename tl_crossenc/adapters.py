@@ -204,9 +204,11 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     """
     config = dict(base.config)
     if "classifier.weight" in adapter.full:
+        n_labels = adapter.full["classifier.weight"].shape[0]
         for key in ("id2label", "label2id"):
-            config.pop(key, None)
-        config["num_labels"] = adapter.full["classifier.weight"].shape[0]
+            if len(config.get(key) or ()) != n_labels:  # names of other labels than the adapter's
+                config.pop(key, None)
+        config["num_labels"] = n_labels
     return Checkpoint(
         name=adapter.name,
         revision=f"sha256:{hashlib.sha256(f'{base.revision} {adapter.digest}'.encode()).hexdigest()}",

@@ -33,7 +33,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
-from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
+from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.indices import Indices, within
 from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.patching import Progress, check_aligned, check_labels, check_mode
@@ -142,7 +142,7 @@ def _run(
         with capturing(model, layer, sites if layer in layers else (), wanted):
             resid = model.run_layer(layer, resid, given, edits[layer], only_cls=alone)
         kept.update({(site, layer): wanted[site] for site in wanted})
-    return kept, score_from_logits(model.run_head(resid))
+    return kept, model.score_of(model.run_head(resid))
 
 
 def _by_piece(pieces: Pieces, change: Tensor, batch: PairBatch) -> np.ndarray:

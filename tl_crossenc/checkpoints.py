@@ -32,7 +32,12 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
-TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What transformers reads of a BERT tokenizer's folder, beside a `config.json`."""
+
+CROSS_ENCODER_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+"""What sentence-transformers reads beside them; the others only where the first is there."""
+
 LARGEST_TEXT = 64 << 20
 """Bytes of the largest JSON or text file that is read; the largest tokenizers in use have half of it."""
 LARGEST_CONFIG = 4 << 20
@@ -130,11 +135,17 @@ def _hub_files(name: str, revision: str | None) -> tuple[dict[str, Path], str | 
         if fetched is None:
             raise hub.missing(f"the weight file {shard}")
         files[shard] = fetched
-    for file in TOKENIZER_FILES:
-        path = hub.fetch(file)
+    return files | fetch_tokenizer(hub), hub.commit
+
+
+def fetch_tokenizer(hub: HubModel) -> dict[str, Path]:
+    """The files that say how a hub model's texts become tokens, as many of them as it has."""
+    found: dict[str, Path] = {}
+    for file in (*TOKENIZER_FILES, *CROSS_ENCODER_FILES):
+        path = None if file in CROSS_ENCODER_FILES[1:] and CROSS_ENCODER_FILES[0] not in found else hub.fetch(file)
         if path is not None:
-            files[file] = path
-    return files, hub.commit
+            found[file] = path
+    return found
 
 
 def read_json(path: Path, most: int = LARGEST_TEXT) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from tl_crossenc.parts import PartMasks
 from tl_crossenc.porting import config_from_checkpoint, port_weights
 from tl_crossenc.progress import counted
 from tl_crossenc.prompt import Prompt
+from tl_crossenc.score_rule import score_from_logits
 
 ReturnType = Literal["scores", "logits", "resid"]
 
@@ -57,12 +59,24 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         self.pooler = BertPooler(cfg)
         self.classifier = Classifier(cfg)
         self.tokenizer = tokenizer
-        self.encoder = (
-            None
-            if tokenizer is None
-            else PairEncoder(tokenizer, max_length(cfg, tokenizer), use_types=cfg.d_vocab_types > 1)
-        )
         self.setup()
+
+    @property
+    def tokenizer(self) -> Any:
+        """What reads texts, up to its `model_max_length` of that moment; None in a model that takes raw tensors only."""
+        return None if self.encoder is None else self.encoder.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        cfg = self.cfg
+        self.encoder: PairEncoder | None = (
+            None if tokenizer is None else PairEncoder(tokenizer, cfg.n_ctx, use_types=cfg.d_vocab_types > 1)
+        )
+
+    @property
+    def types_fed(self) -> bool:
+        """Whether texts' token types are fed, which needs a tokenizer that names them among its inputs; else type 0 everywhere."""
+        return self.encoder is not None and self.encoder.types_fed
 
     @classmethod
     def from_pretrained(
@@ -73,6 +87,8 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         dtype: str | torch.dtype = "float32",
         revision: str | None = None,
         tokenizer: Any = None,
+        max_length: int | None = None,
+        score: str | int | None = None,
     ) -> HookedCrossEncoder:
         """Port a checkpoint.
 
@@ -82,7 +98,11 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             device: "cpu", "cuda", "cuda:1", "mps", "xpu", or "auto": a CUDA device if there is one.
             dtype: "float32", "bfloat16" or "float64".
             revision: a branch, tag or commit on the hub.
-            tokenizer: a fast tokenizer, or the folder or hub name of one, where the checkpoint has none of its own.
+            tokenizer: a fast tokenizer, or the folder or hub name of one, in place of the checkpoint's own.
+            max_length: tokens a pair is cut to, special ones included; by default the tokenizer's own limit, as far as the
+                model has positions.
+            score: what a score is of the logits: "single", "difference", "index:K", or of two labels the relevant one
+                (`score_rule`); by default what the labels' names say, and `logit[1] - logit[0]` where they say nothing.
 
         Raises:
             ValueError: whatever is wrong with the name, the files, the weights or the device, in one sentence.
@@ -92,8 +112,12 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         place = resolve_device(device)
         kind = resolve_dtype(dtype, place)
         checkpoint = open_model(name, revision)
-        cfg = config_from_checkpoint(checkpoint, kind)
+        cfg = config_from_checkpoint(checkpoint, kind, score)
         model = cls(cfg, load_tokenizer(checkpoint, cfg, tokenizer))
+        if model.encoder is not None and max_length is not None:
+            if model.tokenizer is tokenizer:  # the caller's own is not changed
+                model.tokenizer = copy.deepcopy(tokenizer)
+            model.encoder.max_length = max_length
         port_weights(model, checkpoint)
         return model.to(place).eval()
 
@@ -114,9 +138,12 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             )
         return self.encoder
 
-    def encode_pairs(self, query: Texts, passages: Texts) -> EncodedPairs:
-        """Tokenize one query against many passages, or as many queries as passages, without padding."""
-        return self._text_encoder().encode(*broadcast_texts(query, passages))
+    def encode_pairs(self, query: Texts, passages: Texts, *, max_length: int | None = None) -> EncodedPairs:
+        """Tokenize one query against many passages, or as many queries as passages, without padding.
+
+        A pair has at most `max_length` tokens, by default the tokenizer's `model_max_length` or the model's positions.
+        """
+        return self._text_encoder().encode(*broadcast_texts(query, passages), max_length=max_length)
 
     def to_pairs(self, query: Texts, passages: Texts) -> PairBatch:
         """One padded batch of pairs, on the model's device, with the part of every position.
@@ -196,7 +223,11 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         if wanted == "resid":
             return resid
         logits = self.run_head(resid)
-        return logits if wanted == "logits" else score_from_logits(logits)
+        return logits if wanted == "logits" else self.score_of(logits)
+
+    def score_of(self, logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pair"]:
+        """The scores that `cfg.score` makes of logits."""
+        return score_from_logits(logits, str(self.cfg.score))
 
     def _as_input(self, given: Any, passages: Any) -> PairBatch | Tensor:
         """Pairs and tensors as they are, texts as pairs."""
@@ -231,16 +262,20 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         query: Texts,
         passages: Texts,
         *,
+        max_length: int | None = None,
         token_budget: int | None = None,
         progress: Callable[[int], Any] | bool | None = None,
     ) -> Float[Tensor, "passage"]:
         """The score of each passage for the query (or for its own query), on the CPU, in the order given.
 
-        One logit: that logit. Two: `logit[1] - logit[0]`, which ranks as MonoBERT's log-softmax does without its saturation.
+        One logit: that logit. Two: relevant minus not relevant, which ranks as MonoBERT's log-softmax does without its
+        saturation: `logit[1] - logit[0]`, unless the checkpoint's labels or `score=` said otherwise (`cfg.score`).
+        sentence-transformers' CrossEncoder puts the one logit through a sigmoid unless the checkpoint names another activation.
 
         Args:
             query: one query, or as many as passages.
             passages: the passages, or a mapping of their ids to them.
+            max_length: tokens a pair is cut to, by default the tokenizer's `model_max_length` or the model's positions.
             token_budget: padded tokens a batch; memory grows with it. By default what suits the device
                 (`batching.default_token_budget`). A batch that its memory does not hold is run in halves.
             progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal.
@@ -249,7 +284,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         >>> model.score("tune a guitar", ["a guitar garden", "old piano", ""]).round(decimals=2)
         tensor([5.7500, 0.0000, 0.0000])
         """
-        encoded = self.encode_pairs(query, passages)
+        encoded = self.encode_pairs(query, passages, max_length=max_length)
         scores = torch.zeros(len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
         budget = default_token_budget(self.device, self.cfg) if token_budget is None else token_budget
 
@@ -261,13 +296,3 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
                 scores[torch.from_numpy(indices)] = found
                 advance(len(indices))
         return scores
-
-
-def score_from_logits(logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pair"]:
-    """One logit: that logit. Two: relevant (index 1) minus not relevant (index 0)."""
-    return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
-
-
-def max_length(cfg: CrossEncoderConfig, tokenizer: Any) -> int:
-    """The longest input: the model's positions, or the tokenizer's own limit where that is smaller."""
-    return min(cfg.n_ctx, int(getattr(tokenizer, "model_max_length", cfg.n_ctx)))

@@ -38,7 +38,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
-from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
+from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch
 
 Tanh = Literal["secant", "tangent"]
@@ -170,7 +170,7 @@ def score_lens(
     for indices, batch in _batches(pairs, token_budget):
         rows, _ = _cls_rows(model, batch, names)
         with torch.no_grad():
-            by_layer = [score_from_logits(model.run_head(rows[name][:, None])) for name in names]
+            by_layer = [model.score_of(model.run_head(rows[name][:, None])) for name in names]
         lens[indices] = torch.stack(by_layer, 1).double().cpu().numpy()
         if progress is not None:
             progress(len(indices))
@@ -212,10 +212,10 @@ def _contributions(model: HookedCrossEncoder, rows: dict[str, Tensor], tanh: str
     kept = {name: row.double() for name, row in rows.items()}
     u = kept["pooler.hook_pre"]
     readout = model.classifier.weight.detach().double()
-    w = score_from_logits(readout.T)
+    w = model.score_of(readout.T)
     slope = _slope(u, tanh)
     g = (w * slope) @ model.pooler.weight.detach().double()
-    bias = score_from_logits(model.classifier.bias.detach().double()[None])
+    bias = model.score_of(model.classifier.bias.detach().double()[None])
     parts: dict[str, list[Tensor]] = {"head": [], "attn_bias": [], "mlp": [], "ln_bias": []}
     W_O, b_O = model.W_O.double(), model.b_O.double()
     for layer in reversed(range(model.cfg.n_layers)):

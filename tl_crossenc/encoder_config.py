@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from transformer_lens.config.transformer_lens_config import TransformerLensConfig
 
+from tl_crossenc.score_rule import canonical_rule
+
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
 """`hidden_act` of a BERT checkpoint, as Hugging Face names them."""
 
@@ -15,21 +17,24 @@ class CrossEncoderConfig(TransformerLensConfig):
     """`TransformerLensConfig` with what a cross-encoder adds.
 
     Attributes:
-        n_labels: logits of the head, 1 or 2. The score is the one logit, or `logit[1] - logit[0]`.
+        n_labels: logits of the head: 1 or 2, or more with a score of the kind `index:K`.
+        score: what a score is of the logits (`score_rule`); None for the one logit, or `logit[1] - logit[0]`.
         d_vocab_types: rows of the token-type embedding.
         model_name: what the user called the model.
         revision: what identifies its weights: a hub commit, or `sha256:...` of the files.
     """
 
     n_labels: int = 1
+    score: str | None = None
     d_vocab_types: int = 2
     model_name: str = "unnamed"
     revision: str = "unknown"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_labels not in (1, 2):
+        if self.n_labels < 1:
             raise ValueError(f"expected a head with 1 or 2 logits, got {self.n_labels}: this is no reranker's head")
+        self.score = canonical_rule(self.score, self.n_labels)
         if self.act_fn not in ACTIVATIONS:
             raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)}, got {self.act_fn!r}")
         if self.d_head * self.n_heads != self.d_model:

@@ -22,7 +22,7 @@ from torch import Tensor
 from tl_crossenc.attention import AttentionInput
 from tl_crossenc.batching import default_token_budget, run_batches
 from tl_crossenc.conditions import Condition, LayerEdits
-from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
+from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.hooked_encoder import Ablation, as_condition
 from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
@@ -103,7 +103,7 @@ def _walk(
 ) -> list[tuple[list[int], Tensor]]:
     """(conditions, their scores `[pair]`) for all `members`, whose residual stream before `layer` is the same."""
     if layer == model.cfg.n_layers:
-        return [(members, score_from_logits(model.run_head(resid)))]
+        return [(members, model.score_of(model.run_head(resid)))]
     found = []
     branches = _branches(plans, layer, members)
     unedited = all(edits is None for edits in plans[members[0]][:layer])

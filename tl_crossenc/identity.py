@@ -5,7 +5,7 @@
     weights      digest of every parameter and buffer: name, dtype, shape, bytes
     arithmetic   digest of all that is no tensor and changes what is computed: sizes, activation, epsilons, the classes of the
                  modules, the precision of matrix products, and `FORWARD`
-    tokenizer    digest of the tokenizer's rules, the side and the length that it cuts to, and whether there are token types
+    tokenizer    digest of the tokenizer's rules, the side and the length that it cuts to, and whether its token types are fed
     dtype, device, torch, tokenizers
 
 The weights are read anew at each call, since no counter tells of an edit through `.data` or NumPy: about 1 s a gigabyte on one
@@ -38,8 +38,8 @@ FORWARD = 1
 """Counts up with every change of this package that gives a model's activations other numbers."""
 
 CONFIG = (
-    *("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab", "d_vocab_types", "n_labels"),
-    *("act_fn", "eps", "normalization_type", "use_attn_result", "use_split_qkv_input"),
+    *("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx", "d_vocab", "d_vocab_types"),
+    *("n_labels", "score", "act_fn", "eps", "normalization_type", "use_attn_result", "use_split_qkv_input"),
 )
 """What of the configuration is computed with."""
 
@@ -160,7 +160,7 @@ def _tokenizer_digest(model: HookedCrossEncoder) -> str:
         split_special_tokens=bool(getattr(tokenizer, "split_special_tokens", False)),
         padding=None,
         max_length=model.encoder.max_length,
-        use_types=model.encoder.use_types,
+        types_fed=model.types_fed,
     )
     return _sha256(json.dumps(rules, sort_keys=True))
 

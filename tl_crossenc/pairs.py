@@ -1,12 +1,16 @@
 """Text pairs to token batches whose parts are known. The only module that calls a tokenizer.
 
 Texts are tokenized once; the encoded pairs are kept unpadded and batches are cut from them as often as needed. Only the
-passage is ever truncated.
+passage is ever truncated (`only_second`). sentence-transformers' CrossEncoder cuts the longer text first, which gives the same
+tokens as long as the query has at most half of the places that the special tokens leave; where it has more and its passage is cut,
+that is warned of.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +20,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tl_crossenc.parts import PartMasks, parts_of_sequence
+from tl_crossenc.parts import Part, PartMasks, parts_of_sequence
+
+logger = logging.getLogger(__name__)
+
+TYPES = "token_type_ids"
+"""What a tokenizer that wants its token types fed names among its `model_input_names`."""
 
 Texts = str | Iterable[str]
 """One text or several; of passages also a mapping of their ids to them."""
@@ -31,7 +40,7 @@ class PairBatch:
 
     Attributes:
         tokens: `[pair, pos]` token ids.
-        token_type_ids: `[pair, pos]` 0 up to the first separator, 1 after it (all 0 in families without types).
+        token_type_ids: `[pair, pos]` 0 up to the first separator, 1 after it (all 0 where they are not fed).
         attention_mask: `[pair, pos]` True at real tokens.
         parts: the part of each position.
     """
@@ -159,17 +168,61 @@ class PairEncoder:
                 "load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
             )
         self.tokenizer = tokenizer
-        self.max_length = max_length
+        self.n_positions = max_length
         self.use_types = use_types
-        self.n_special = tokenizer.num_special_tokens_to_add(pair=True)
+        self._said_longest_first = False
 
-    def encode(self, queries: Sequence[str], passages: Sequence[str]) -> EncodedPairs:
-        """Encode `queries[i]` with `passages[i]`.
+    @property
+    def max_length(self) -> int:
+        """The longest input, special tokens included: the model's, or the tokenizer's own limit of now where that is smaller."""
+        return min(self.n_positions, token_limit(self.tokenizer))
+
+    @max_length.setter
+    def max_length(self, length: int) -> None:
+        self.tokenizer.model_max_length = self.length_limit(length)
+
+    @property
+    def types_fed(self) -> bool:
+        """Whether the model is fed the tokenizer's token types: where it names them among its inputs, as Hugging Face does."""
+        return self.use_types and TYPES in self.tokenizer.model_input_names
+
+    @property
+    def n_special(self) -> int:
+        """Special tokens of a pair."""
+        return int(self.tokenizer.num_special_tokens_to_add(pair=True))
+
+    def length_limit(self, max_length: int | None) -> int:
+        """The limit asked for, or the encoder's own.
 
         Raises:
-            ValueError: the lists differ in length, a text is no valid Unicode, or a query leaves no room for its passage.
+            ValueError: a limit that leaves no room for a query and a passage, or that the model has no positions for.
+        """
+        if max_length is None:
+            limit = self.max_length
+            if limit > self.n_special:
+                return limit
+            raise ValueError(
+                f"expected a limit of at least {self.n_special + 1} tokens, got {limit} from the tokenizer: set its "
+                "model_max_length"
+            )
+        if isinstance(max_length, bool) or not isinstance(max_length, int):
+            raise TypeError(f"expected max_length as a whole number of tokens, got {max_length!r}")
+        if not self.n_special < max_length <= self.n_positions:
+            raise ValueError(
+                f"expected max_length from {self.n_special + 1} tokens, with room for a passage, to the model's {self.n_positions} "
+                f"positions, got {max_length}"
+            )
+        return max_length
+
+    def encode(self, queries: Sequence[str], passages: Sequence[str], *, max_length: int | None = None) -> EncodedPairs:
+        """Encode `queries[i]` with `passages[i]`, in at most `max_length` tokens (the encoder's own limit by default).
+
+        Raises:
+            ValueError: the lists differ in length, a text is no valid Unicode, a query leaves no room for its passage, or the
+                limit is none that the model has.
             TypeError: something that is no text.
         """
+        limit = self.length_limit(max_length)
         if len(queries) != len(passages):
             raise ValueError(f"expected as many queries as passages, got {len(queries)} and {len(passages)}")
         for text in (*queries, *passages):
@@ -179,11 +232,11 @@ class PairEncoder:
                 raise ValueError(
                     f"expected valid Unicode, got half a surrogate pair in {text[:60]!r}: decode the text's file as UTF-8"
                 )
-        self._check_room(queries, passages)
+        self._check_room(queries, passages, limit)
         columns: tuple[list[np.ndarray], ...] = ([], [], [])
         lengths: list[int] = []
         truncated: list[bool] = []
-        for row in self._rows(queries, passages):
+        for row in self._rows(queries, passages, limit):
             for column, values in zip(columns, row[:3], strict=True):
                 column.append(values)
             lengths.append(len(row[0]))
@@ -196,29 +249,47 @@ class PairEncoder:
         pad = self.tokenizer.pad_token_id or 0
         return EncodedPairs(tokens, types, parts, offsets, np.asarray(truncated, dtype=bool), pad)
 
-    def _rows(self, queries: Sequence[str], passages: Sequence[str]) -> Iterator[tuple[Any, Any, Any, bool]]:
+    def _rows(
+        self, queries: Sequence[str], passages: Sequence[str], limit: int
+    ) -> Iterator[tuple[Any, Any, Any, bool]]:
         for start in range(0, len(queries), BLOCK):
             encoded = self.tokenizer(
                 list(queries[start : start + BLOCK]),
                 list(passages[start : start + BLOCK]),
                 truncation="only_second",
-                max_length=self.max_length,
+                max_length=limit,
                 padding=False,
-                return_token_type_ids=True,
+                return_token_type_ids=self.types_fed,
                 return_attention_mask=False,
             )
             for i, ids in enumerate(encoded["input_ids"]):
-                types = encoded["token_type_ids"][i] if self.use_types else [0] * len(ids)
+                types = encoded[TYPES][i] if self.types_fed else [0] * len(ids)
                 parts = parts_of_sequence(encoded.sequence_ids(i))
+                cut = bool(encoded.encodings[i].overflowing)
+                if cut and not self._said_longest_first:
+                    self._compare_longest_first(parts.count(int(Part.QUERY)), limit)
                 yield (
                     np.asarray(ids, dtype=np.int32),
                     np.asarray(types, dtype=np.int8),
                     np.asarray(parts, dtype=np.int8),
-                    bool(encoded.encodings[i].overflowing),
+                    cut,
                 )
 
-    def _check_room(self, queries: Sequence[str], passages: Sequence[str]) -> None:
+    def _compare_longest_first(self, query: int, limit: int) -> None:
+        """Say once where sentence-transformers' way to cut, the longer text first, would have cut the query too."""
+        half = (limit - self.n_special) // 2
+        if query > half:
+            self._said_longest_first = True
+            logger.warning(
+                "a query of %d tokens has more than half of the %d-token input, and its passage was cut: sentence-transformers' "
+                "CrossEncoder would cut such queries too, and its scores differ",
+                query,
+                limit,
+            )
+
+    def _check_room(self, queries: Sequence[str], passages: Sequence[str], limit: int) -> None:
         """A query that leaves its passage no token would be scored without it: that is an error, not a score."""
+        n_special = self.n_special
         has_passage: dict[str, bool] = {}
         for query, passage in zip(queries, passages, strict=True):
             has_passage[query] = has_passage.get(query, False) or bool(passage.strip())
@@ -227,13 +298,38 @@ class PairEncoder:
             block = distinct[start : start + BLOCK]
             encoded = self.tokenizer(block, add_special_tokens=False, verbose=False)
             for query, ids in zip(block, encoded["input_ids"], strict=True):
-                room = self.max_length - self.n_special - len(ids)
+                room = limit - n_special - len(ids)
                 if room < int(has_passage[query]):
                     raise ValueError(
-                        f"expected a query of at most {self.max_length - self.n_special - 1} tokens, so that the "
-                        f"{self.max_length}-token input has room for a passage; got {len(ids)} tokens in "
+                        f"expected a query of at most {limit - n_special - 1} tokens, so that the "
+                        f"{limit}-token input has room for a passage; got {len(ids)} tokens in "
                         f"{query[:60]!r}: shorten the query"
                     )
+
+
+def token_limit(tokenizer: Any) -> int:
+    """A tokenizer's own limit, `model_max_length`, as a whole number; text that is one is taken for it from here on.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    given = getattr(tokenizer, "model_max_length", None)
+    if given is None:
+        return sys.maxsize
+    try:
+        limit = int(given)
+        if isinstance(given, bool) or limit != float(given):
+            raise ValueError
+    except OverflowError:  # infinity, which the files of some tokenizers have
+        return sys.maxsize
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"expected a whole number of tokens as the tokenizer's model_max_length, got {given!r}: write one, such as 512, "
+            "into its tokenizer_config.json"
+        ) from None
+    if not isinstance(given, int):
+        tokenizer.model_max_length = limit
+    return limit
 
 
 def _texts(given: Any, what: str) -> list[str]:

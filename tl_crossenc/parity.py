@@ -1,15 +1,19 @@
 """Parity: does the ported model compute what Hugging Face computes from the same checkpoint?
 
-Both run on the same padded pairs of unequal length. Compared are the logits, every hidden state and every attention pattern at
-real positions, and the logits of both attention paths (fused, and in the open while everything is cached).
+Hugging Face's own tokenizer, loaded by it from the same files, makes what its model is fed; the port reads the texts by itself.
+Compared are the token ids and types of texts that tokenizers differ on; and on padded pairs of unequal length the logits, every
+hidden state and every attention pattern at real positions, and the logits of both attention paths (fused, and in the open while
+everything is cached).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -20,8 +24,12 @@ from tl_crossenc.checkpoints import Checkpoint
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.embedded import open_model
 from tl_crossenc.pairs import PairBatch
+from tl_crossenc.parity_tokens import TEXTS, reference_tokenizer, tokenized
 from tl_crossenc.porting import IGNORED_KEYS
+from tl_crossenc.score_rule import describe_rule
 from tl_crossenc.weight_names import WeightNames
+
+logger = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """The largest difference that counts as the same, relative to the largest value compared where that is above 1."""
@@ -44,7 +52,8 @@ class Difference:
     """How far two computations of one kind of activation are apart.
 
     Attributes:
-        what: "logits", "hidden states" or "attention patterns".
+        what: "token ids and types" (where `max_abs` is the number of positions that differ), "logits", "hidden states" or
+            "attention patterns".
         compared: the number of values.
         max_abs: the largest absolute difference.
         max_rel: that difference relative to the largest absolute value, `max|a - b| / max|b|`.
@@ -60,7 +69,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class ParityCertificate:
-    """What was compared, on what, and how far apart it was."""
+    """What was compared, on what, and how far apart it was.
+
+    `types_fed` and `score` say what the model is fed and what its score is: whether token types, and what of the logits.
+    """
 
     model: str
     revision: str
@@ -70,6 +82,8 @@ class ParityCertificate:
     versions: dict[str, str]
     tolerance: float
     differences: tuple[Difference, ...]
+    types_fed: bool | None = None
+    score: str = ""
 
     @property
     def passed(self) -> bool:
@@ -79,19 +93,25 @@ class ParityCertificate:
         )
 
 
-def certify(model: HookedCrossEncoder, reference: Any, pairs: PairBatch) -> ParityCertificate:
+def certify(
+    model: HookedCrossEncoder, reference: Any, pairs: PairBatch, theirs_fed: Mapping[str, Tensor] | None = None
+) -> ParityCertificate:
     """Compare `model` with a Hugging Face `BertForSequenceClassification` of the same weights and dtype on `pairs`.
 
     Args:
         model: the ported model.
         reference: the Hugging Face model, loaded with `attn_implementation="eager"`, in eval mode.
         pairs: padded pairs.
+        theirs_fed: what the reference is fed instead of the tensors of `pairs`, of the same shape.
     """
+    ours_fed = {
+        "input_ids": pairs.tokens,
+        "attention_mask": pairs.attention_mask.long(),
+        "token_type_ids": pairs.token_type_ids,
+    }
     with torch.no_grad():
         theirs = reference(
-            input_ids=pairs.tokens,
-            attention_mask=pairs.attention_mask.long(),
-            token_type_ids=pairs.token_type_ids,
+            **(ours_fed if theirs_fed is None else theirs_fed),
             output_hidden_states=True,
             output_attentions=True,
         )
@@ -122,6 +142,8 @@ def certify(model: HookedCrossEncoder, reference: Any, pairs: PairBatch) -> Pari
             _difference("hidden states", hidden, [state[real] for state in theirs.hidden_states]),
             _difference("attention patterns", patterns, [pattern[rows] for pattern in theirs.attentions]),
         ),
+        types_fed=model.types_fed,
+        score=describe_rule(str(model.cfg.score)),
     )
 
 
@@ -167,13 +189,30 @@ def check_parity(
     dtype: str = "float32",
     revision: str | None = None,
     tokenizer: Any = None,
+    max_length: int | None = None,
+    score: str | int | None = None,
 ) -> ParityCertificate:
-    """Port the model of this name and compare it with Hugging Face on `PAIRS`.
+    """Port the model of this name and compare it with Hugging Face, its tokenizer's ids on `TEXTS` and all else on `PAIRS`.
 
     Raises:
         ValueError: the model cannot be ported.
     """
-    model = HookedCrossEncoder.from_pretrained(name, device=device, dtype=dtype, revision=revision, tokenizer=tokenizer)
+    model = HookedCrossEncoder.from_pretrained(
+        name, device=device, dtype=dtype, revision=revision, tokenizer=tokenizer, max_length=max_length, score=score
+    )
+    checkpoint = open_model(name, revision)
+    reference = reference_tokenizer(checkpoint, tokenizer)
+    if reference is None:
+        logger.warning("%s has no tokenizer of its own for Hugging Face to load: the ids compared are the port's", name)
+        reference = model.tokenizer
+    texts = [*TEXTS, " ".join(f"flea {token} egg{token}" for token in reference.get_added_vocab())]
     queries, passages = zip(*PAIRS, strict=True)
-    pairs = model.to_pairs(list(queries), list(passages))
-    return certify(model, reference_model(open_model(name, revision), model.dtype, model.device), pairs)
+    starts = [text[:12] for text in texts]  # short enough for a query of any model
+    probed = tokenized(model, reference, starts, texts)
+    fed = tokenized(model, reference, queries, passages)
+    pairs = model.to_pairs(queries, passages)
+    same = fed.tensors["input_ids"].shape == pairs.tokens.shape
+    found = certify(model, reference_model(checkpoint, model.dtype, model.device), pairs, fed.tensors if same else None)
+    wrong = float(probed.wrong + fed.wrong)
+    tokens = Difference("token ids and types", probed.compared + fed.compared, wrong, wrong, 0.0)
+    return replace(found, differences=(tokens, *found.differences))

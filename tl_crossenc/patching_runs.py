@@ -22,7 +22,7 @@ from tl_crossenc.attention import AttentionInput
 from tl_crossenc.batching import length_batches
 from tl_crossenc.blocks import BertBlock
 from tl_crossenc.conditions import LayerEdits
-from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
+from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.fused_attention import fused_attention
 from tl_crossenc.hook_points import is_hooked
 from tl_crossenc.pairs import EncodedPairs, PairBatch
@@ -135,7 +135,7 @@ class TwinRun:
 
     def scores(self) -> Twin:
         """`[pair]` of the base and of the donor run, after the last layer."""
-        first, second = (score_from_logits(self.model.run_head(resid)) for resid in self.resid)
+        first, second = (self.model.score_of(self.model.run_head(resid)) for resid in self.resid)
         return first, second
 
 
@@ -198,7 +198,7 @@ def finish(
         layer += 1
     for above in range(layer, model.cfg.n_layers):
         resid = model.run_layer(above, resid, given, edits[above], only_cls=above == last)
-    return score_from_logits(model.run_head(resid))
+    return model.score_of(model.run_head(resid))
 
 
 def layers_above(n_layers: int, layer: int, stage: Stage) -> float:

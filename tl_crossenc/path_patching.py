@@ -36,7 +36,7 @@ from torch import Tensor
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import LayerEdits
-from tl_crossenc.cross_encoder import HookedCrossEncoder, score_from_logits
+from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.fused_attention import fused_attention
 from tl_crossenc.heads import check_heads
 from tl_crossenc.indices import Indices, within
@@ -215,7 +215,7 @@ class _Path:
                 resid = resid + own(at, "attn_out")
             resid = rest_of_layer(model, at, "mid", resid, own(at, "mlp_out") if self.frozen else None)
         if self.receiver is None:
-            return score_from_logits(model.run_head(resid))
+            return model.score_of(model.run_head(resid))
         at, head, which = self.receiver
         weight, bias = model.stack.projection(_WEIGHT[which]), model.stack.projection_bias(_WEIGHT[which])
         inputs = {site: own(at, site)[:, :, head : head + 1] for site in "qkv"}

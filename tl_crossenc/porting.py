@@ -28,6 +28,7 @@ from tl_crossenc.config_fields import (
 from tl_crossenc.encoder_config import ACTIVATIONS, CrossEncoderConfig
 from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.layer_stack import K, Q, V
+from tl_crossenc.score_rule import canonical_rule, rule_of_labels
 from tl_crossenc.shown import listed, quoted
 from tl_crossenc.weight_files import FLOATS
 from tl_crossenc.weight_names import WeightNames
@@ -60,10 +61,13 @@ LAYER: dict[str, tuple[str, int | None]] = {
 }
 
 
-def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossEncoderConfig:
+def config_from_checkpoint(
+    checkpoint: Checkpoint, dtype: torch.dtype, score: str | int | None = None
+) -> CrossEncoderConfig:
     """The hooked encoder's configuration for a BERT sequence classifier.
 
-    A configuration without `model_type`, as MonoBERT's of 2020, is taken for BERT's.
+    A configuration without `model_type`, as MonoBERT's of 2020, is taken for BERT's. The score is `score`, else what the labels'
+    names say, else the default (`score_rule`).
 
     Raises:
         ValueError: another architecture, a decoder, or a setting that the hooked encoder does not compute.
@@ -105,12 +109,14 @@ def config_from_checkpoint(checkpoint: Checkpoint, dtype: torch.dtype) -> CrossE
         "n_labels": n_labels(config, name),
     }
     eps = number(config, "layer_norm_eps", name, 1e-12)
+    rule = rule_of_labels(config, sizes["n_labels"], name) if score is None else score
     try:
         cfg = CrossEncoderConfig(
             d_model=d_model,
             d_head=d_model // n_heads,
             n_heads=n_heads,
             **sizes,
+            score=canonical_rule(rule, sizes["n_labels"]),
             eps=eps,
             act_fn=config.get("hidden_act", "gelu"),
             normalization_type="LN",
