@@ -245,6 +245,9 @@ def test_the_revision_tells_adapters_settings_and_bases_apart(tmp_path):
 
     assert len(set(revisions)) == 4
     assert open_model(str(first)).revision == revisions[0]
+    # The same adapter, to the byte, over other weights in the same place.
+    (tmp_path / "base0" / "model.safetensors").write_bytes((tmp_path / "base1" / "model.safetensors").read_bytes())
+    assert open_model(str(first)).revision not in revisions
 
 
 @pytest.mark.parametrize(

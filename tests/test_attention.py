@@ -104,6 +104,10 @@ MOST_ROWS = (
     "zero(DOC->QUERY)",
     "mask(DOC->QUERY)",
     "zero(DOC->CLS) + zero(DOC->SEP2)",  # columns apart from each other
+    "zero(DOC->QUERY) + zero(DOC->SEP1)",  # columns side by side
+    "zero(QUERY->SEP1) + zero(QUERY->DOC) + zero(QUERY->SEP2)",
+    "zero(QUERY->DOC) + zero(SEP1->DOC) + zero(DOC->DOC) + zero(SEP2->DOC)",  # all rows but one
+    "mask(CLS->QUERY) + mask(QUERY->QUERY) + mask(SEP1->QUERY) + mask(SEP2->QUERY)",
     "mask(DOC->QUERY) + zero(DOC->SEP1) + zero(SEP2->QUERY; heads=0,2) + zero(QUERY->SEP2; heads=1)",
     "zero(QUERY->SEP1) + zero(DOC->SEP1) + mask(CLS->DOC)",
     "zero(DOC->DOC) + mask(QUERY->QUERY)",
@@ -126,6 +130,41 @@ def test_rows_edited_at_once_or_again_equal_the_reference(text, most, columns, m
     assert z.isfinite().all()
     for pair, (_, expected) in enumerate(reference(q, k, v, rows, text)):
         np.testing.assert_allclose(z[pair, : len(expected)], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 5), (4, 99)])
+@pytest.mark.parametrize("most", [0.0, 2.0], ids=["at once", "again"])
+@pytest.mark.parametrize("text", MOST_ROWS)
+def test_some_rows_alone_equal_those_of_the_reference(text, most, low, high, monkeypatch):
+    """Rows that do not begin with the first are the same as among all, in either way of editing them."""
+    monkeypatch.setattr(fused_module, "MOST_ROWS", most)
+    monkeypatch.setattr(fused_module, "FEW_COLUMNS", 1.0)
+    rows = tiny_rows(((3, 13), (6, 3), (1, 2)))
+    batch = to_batch(rows)
+    q, k, v = projections(batch, d_head=7)
+    z = fused_attention(q[:, low:high], k, v, given(batch), compiled(text), first_row=low)
+    for pair, (_, whole) in enumerate(reference(q, k, v, rows, text)):
+        expected = whole[low:high]
+        np.testing.assert_allclose(z[pair, : len(expected)], expected, rtol=0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def block():
+    """The middle layer of a tiny port."""
+    return port(tiny_hf()).blocks[1]
+
+
+@pytest.mark.parametrize("text", [*MOST_ROWS, *CONDITIONS[1:]])
+def test_rerunning_the_edited_rows_of_a_layer_gives_the_layer_with_its_edits(block, text):
+    batch = to_batch(tiny_rows(((3, 17), (7, 5), (1, 1))))
+    resid = torch.randn(3, batch.tokens.shape[1], 21, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    known, edits = given(batch), compiled(text)
+    with torch.no_grad():
+        whole, unedited = block(resid, known, edits), block(resid, known)
+        found = block.rerun_rows(resid, unedited, known, edits, block.attn.project(resid))
+    real = batch.attention_mask
+    torch.testing.assert_close(found[real], whole[real], rtol=0, atol=1e-12)
+    assert (whole - unedited)[real].abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("text", MOST_ROWS)

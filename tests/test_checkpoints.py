@@ -67,6 +67,17 @@ def test_the_revision_tells_weights_and_configurations_apart(tmp_path):
     assert all(len(revision) == len("sha256:") + 64 for revision in revisions.values())
 
 
+@pytest.mark.parametrize("layout", ["sharded-safetensors", "sharded-bin"])
+@pytest.mark.parametrize("shard", [0, 1, 2])
+def test_the_revision_is_over_every_shard(tmp_path, layout, shard):
+    files = write_checkpoint(tmp_path, CONFIG, STATE, layout)
+    before = open_checkpoint(str(tmp_path)).revision
+    content = bytearray(files[shard].read_bytes())
+    content[-200] ^= 1
+    files[shard].write_bytes(content)
+    assert open_checkpoint(str(tmp_path)).revision != before
+
+
 def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_checkpoint(tmp_path / "model", CONFIG, STATE)

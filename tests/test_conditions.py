@@ -267,6 +267,14 @@ def test_edits_of_layers_are_equal_when_they_do_the_same():
     assert masked != first
 
 
+@pytest.mark.parametrize("mode", ["zero", "mask"])
+@pytest.mark.parametrize("attender", NAMES)
+@pytest.mark.parametrize("heads", ["", "; heads=1"])
+def test_an_edit_spares_the_passage_where_none_of_its_rows_is_edited(mode, attender, heads):
+    (edits,) = Condition.parse(f"{mode}({attender}->CLS{heads}) + zero(CLS->DOC) + mask(SEP1->DOC)").compile(1, 2)
+    assert edits.spares_passage is (attender not in ("DOC", "ALL"))
+
+
 @pytest.mark.parametrize(
     ("text", "where"),
     [

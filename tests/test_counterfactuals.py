@@ -141,6 +141,10 @@ def test_texts_that_are_cut_or_equal_are_refused(model, short_model):
         "fit into the model's 13 tokens, but pair 0 is cut",
     )
     refused(lambda: align_passages(model, QUERY, "Guitar", "guitar"), "pair 0 has the same tokens on both sides$")
+    # Cut on one side only: what is left has as many tokens, with the same parts.
+    longer, fitting = " ".join(["guitar", *words]), " ".join(["piano", *words[:4]])
+    for sides in ((longer, fitting), (fitting, longer)):
+        refused(lambda sides=sides: align_passages(short_model, QUERY, *sides), "13 tokens, but pair 0 is cut")
 
 
 def test_numbers_of_texts_that_do_not_fit_are_refused(model):

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from helpers import one_sentence
+from helpers import VOCABULARY, bert_tokenizer, one_sentence
 from hypothesis import given
 from hypothesis import strategies as st
 from planted_texts import whole_words
+from tiny_models import port, tiny_hf
 
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.diagnostics import AXIOMS, FILLERS, FORMS, diagnose
@@ -106,6 +107,55 @@ def test_terms_of_several_tokens_meet_as_much_filler(model):
     assert pairs.labels[0]["corrupted"] == "guitar a a a the garden wqz"
 
 
+def test_the_last_occurrence_is_replaced_and_none_inside_of_a_word(model):
+    """Each word stands twice alone, and once more within another word that comes later."""
+    query, passage = "car and cat", "car by the cat, cat and car by the card in cats"
+    without_car = "car by the cat, cat and [MASK] by the card in cats"
+    without_cat = "car by the cat, [MASK] and car by the card in cats"
+    for axiom, settings in (("TFC1", {"term": "car"}), ("STMC1", {"term": "car", "word": "music"})):
+        (label,) = diagnose(model, axiom, query, passage, form="replace", filler="masked", **settings).labels
+        assert label["corrupted"] == without_car
+    (label,) = diagnose(model, "TDC", query, passage, form="replace", idf={"car": 2.0, "cat": 1.0}).labels
+    assert label["clean"] == "car by the cat, car and car by the card in cats"
+    (label,) = diagnose(model, "LNC1", "piano", passage, form="replace", word="cat", filler="masked").labels
+    assert label["clean"] == without_cat
+    two = diagnose(model, "TFC2", query, passage, form="replace", term="cat", filler="masked").labels
+    assert [label["clean"] for label in two] == [without_cat, passage]
+    with pytest.raises(ValueError, match="'cat' in the passage to replace it, but it is not there"):
+        diagnose(model, "LNC1", "piano", "the cats scatter", form="replace", word="cat")
+
+
+def test_the_term_of_highest_idf_is_set_against_the_one_of_lowest(model):
+    """Of four terms, whatever their order in the query."""
+    idf = {"guitar": 2.0, "piano": 4.0, "music": 1.0, "garden": 3.0}
+    for query in ("guitar piano music garden", "garden music piano guitar", "piano garden guitar music"):
+        (label,) = diagnose(model, "TDC", query, "the window", idf=idf).labels
+        assert (label["clean"], label["corrupted"]) == ("the window piano", "the window music")
+        assert (label["term"], label["word"], label["idf"], label["word_idf"]) == ("piano", "music", 4.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("passage", "settings", "expected"),
+    [
+        ("the garden", {"distance": 3}, ("guitar", "piano", 3)),
+        ("the garden", {"term": "piano"}, ("piano", "guitar", 5)),
+        ("the garden", {"term": "piano", "word": "guitar", "distance": 1}, ("piano", "guitar", 1)),
+        ("guitar in the old garden, piano", {"form": "replace"}, ("guitar", "piano", 4)),
+        ("piano by a guitar", {"form": "replace"}, ("guitar", "piano", 2)),
+        ("piano by a guitar", {"form": "replace", "term": "piano"}, ("piano", "guitar", 2)),
+    ],
+)
+def test_proximity_is_labelled_by_the_term_the_word_and_what_lies_between(model, passage, settings, expected):
+    """The term stays where it is on both sides; the word stands beside it on the clean side."""
+    (label,) = diagnose(model, "PROX1", QUERY, passage, filler="masked", **settings).labels
+    assert (label["term"], label["word"], label["distance"]) == expected
+    clean, corrupted = label["clean"].replace(",", "").split(), label["corrupted"].replace(",", "").split()
+    at = {side: [words.index(term) for term in expected[:2]] for side, words in (("c", clean), ("x", corrupted))}
+    assert at["c"][0] == at["x"][0]
+    assert abs(at["c"][0] - at["c"][1]) == 1
+    assert abs(at["x"][0] - at["x"][1]) == 1 + expected[2] + ("form" not in settings)
+
+
 def test_terms_are_brought_together_from_either_side(model):
     pairs = diagnose(model, "PROX1", QUERY, "piano by the old guitar", form="replace")
     assert pairs.labels[0]["clean"] == "a by the piano guitar"
@@ -182,6 +232,25 @@ def test_close_words_are_the_nearest_embeddings(model):
     pairs = diagnose(model, "STMC1", "guitar", "the garden")
     assert pairs.labels[0]["word"] == found[0]
     assert closest_words(model, "guitar", exclude=found[:1])[0] == found[1]
+
+
+def test_words_close_to_a_term_of_several_pieces_are_close_to_their_mean():
+    """The ranking of all words by the mean of both pieces; by the first alone it would be another one."""
+    weights = port(tiny_hf(vocab_size=len(VOCABULARY)))
+    model = HookedCrossEncoder(weights.cfg, bert_tokenizer())
+    model.load_state_dict(weights.state_dict())
+    embeddings, known = model.W_E.numpy(), ("flea", "fleas", "lay", "egg", "bread", "rise")
+
+    def ranked(vector):
+        def similarity(word):
+            own = embeddings[VOCABULARY.index(word)]
+            return own @ vector / np.linalg.norm(own) / np.linalg.norm(vector)
+
+        return sorted(known, key=similarity, reverse=True)
+
+    first, second = embeddings[VOCABULARY.index("bread")], embeddings[VOCABULARY.index("##ing")]
+    assert ranked(first) != ranked((first + second) / 2) != ranked(second)
+    assert closest_words(model, "breading", len(known)) == ranked((first + second) / 2)
 
 
 def test_idf_from_texts_and_from_a_pool(model):

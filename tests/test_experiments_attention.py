@@ -93,15 +93,16 @@ def slow(hf, model):
                         mass = summed[columns].sum()
                         excess = mass - len(columns) / len(parts)
                         values.append((*where, PARTS[y], mass, mass / len(columns), excess))
-                stops = [i for i, token in enumerate(tokens) if token == stop and parts[i] in (1, 3)]
-                values.append((*where, "STOPS", summed[stops].sum(), np.nan, np.nan))
+                for name, own in (("STOPS", (1, 3)), ("QUERY_STOPS", (1,)), ("DOC_STOPS", (3,))):
+                    stops = [i for i, token in enumerate(tokens) if token == stop and parts[i] in own]
+                    values.append((*where, name, summed[stops].sum(), np.nan, np.nan))
     columns = ["query_id", "grade", "layer", "head", "attender", "attended", "mass", "density", "excess"]
     return pd.DataFrame(values, columns=columns)
 
 
 def test_by_direction_equals_patterns_built_one_by_one(found, slow):
     axes = ["layer", "head", "attender", "attended", "grade"]
-    expected = slow[slow["attended"] != "STOPS"].groupby(axes)
+    expected = slow[~slow["attended"].str.endswith("STOPS")].groupby(axes)
     frame = found.by_direction.set_index([*axes, "quantity"])
     assert len(frame) == N_LAYERS * N_HEADS * 25 * 5 * 3
     assert not frame.index.duplicated().any()
@@ -218,7 +219,10 @@ def test_sinks_equal_patterns_built_one_by_one(found, slow):
     sinks = measure_sinks(found)
     by_head = sinks.by_head.set_index(["layer", "head", "attender", "sink"])
     cells = slow.groupby(["layer", "head", "attender", "attended"])["mass"].agg(["mean", "count"])
-    for sink, attended in (("CLS", ["CLS"]), ("SEP1", ["SEP1"]), ("SEP", ["SEP1", "SEP2"]), ("STOPS", ["STOPS"])):
+    assert set(SINKS) == {"CLS", "SEP1", "SEP2", "SEP", "QUERY_STOPS", "DOC_STOPS", "STOPS"}
+    assert not np.isclose(cells["mean"].xs("QUERY_STOPS", level=3), cells["mean"].xs("DOC_STOPS", level=3)).any()
+    for sink in SINKS:
+        attended = ["SEP1", "SEP2"] if sink == "SEP" else [sink]
         for layer, head, attender in product(range(N_LAYERS), range(N_HEADS), PARTS):
             row = by_head.loc[layer, head, attender, sink]
             expected = [cells.loc[layer, head, attender, name] for name in attended]
@@ -298,6 +302,20 @@ def test_the_paired_test_and_holm_against_scipy_by_hand():
     assert passing_heads(frame)[0] == (2, 4)
     assert (0, 1) not in passing_heads(frame)  # as sure, and negative
     assert frame.set_index(["direction", "layer", "head"]).loc[("DOC->QUERY", 0, 1), "p_holm"] < 0.05
+
+
+def test_passing_heads_are_named_once_the_largest_difference_first():
+    """A head that passes in both directions stands where its larger difference puts it; one that fails is left out."""
+    rows = [
+        ("QUERY->DOC", 0, 1, 0.2, True),
+        ("QUERY->DOC", 1, 0, 0.5, True),
+        ("QUERY->DOC", 2, 3, 0.9, False),
+        ("DOC->QUERY", 0, 1, 0.8, True),
+        ("DOC->QUERY", 1, 0, 0.1, True),
+        ("DOC->QUERY", 3, 2, 0.3, True),
+    ]
+    frame = pd.DataFrame(rows, columns=["direction", "layer", "head", "difference", "passes"])
+    assert passing_heads(frame) == ((0, 1), (1, 0), (3, 2))
 
 
 def test_the_correction_is_over_the_whole_map():

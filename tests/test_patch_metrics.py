@@ -62,6 +62,16 @@ def test_ndcg():
     np.testing.assert_allclose(top, [[2 / 3, 0, NAN], [0, 1, 0.5]], rtol=1e-12)
 
 
+def test_ndcg_of_another_gain():
+    """Grades 2, 0, 1, 3 gain 3, 0, 1, 7."""
+    log = math.log2
+    ideal = 7 + 3 / log(3) + 1 / 2
+    first = 3 + 0 / log(3) + 7 / 2 + 1 / log(5)  # scores 6, 5, 3, 1
+    second = 0 + 7 / log(3) + 3 / 2 + 1 / log(5)  # scores 5, 3, 2, 1
+    found = pool_ndcg(np.array([[6.0, 2.0], [1.0, 0.0]]), CONTEXT, gain="exponential")
+    np.testing.assert_allclose(found, [[first / ideal, second / ideal], [1 / log(3), 1]], rtol=1e-12)
+
+
 def test_context_of_a_pool():
     pairs = [
         PoolPair("q1", "one", "a", "text a", 3),

@@ -8,7 +8,7 @@ from tiny_models import N_HEADS, N_LAYERS, port, tiny_hf, tiny_rows
 
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patch_metrics import PoolContext
-from tl_crossenc.patching import activation_patch, check_aligned
+from tl_crossenc.patching import PatchResult, activation_patch, check_aligned
 from tl_crossenc.planted import MATCHING_HEAD, MOVING_HEAD
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -178,6 +178,10 @@ def test_only_what_differs_moves_the_first_layer(net):
     moved = np.nan_to_num(found.difference()[:, 0]) != 0
     assert [np.flatnonzero(row).tolist() for row in moved] == [[6, 7], [6, 7]]
     assert found.layers_run == (2 + 2 + 2 + 2) * N_LAYERS  # two runs of two pairs, two patches of each
+    unmoved = np.isfinite(found.scores[:, 0]) & ~moved
+    base = np.broadcast_to(found.corrupted[:, None], unmoved.shape)
+    np.testing.assert_array_equal(found.scores[:, 0][unmoved], base[unmoved])
+    assert (found.clean != found.corrupted).all()
 
 
 @pytest.mark.parametrize("site", HEADS)
@@ -251,8 +255,10 @@ def test_pairs_of_equal_score_are_undefined_and_counted(net):
     assert np.isfinite(found.restored()[1]).all()
     np.testing.assert_array_equal(found.mean(), found.restored()[1])
     assert "1 without a difference" in repr(found)
-    assert (found.summary(n_resamples=7)["undefined"] == 1).all()
-    assert (found.summary("difference", n_resamples=7)["undefined"] == 0).all()
+    for measure, undefined in (("restored", 1), ("difference", 0)):
+        summary = found.summary(measure, n_resamples=7)
+        assert (summary["n_pairs"] == 2).all()  # both have the patch, whether or not a share of it can be said
+        assert (summary["undefined"] == undefined).all()
 
 
 def test_frame_and_summary(net):
@@ -276,6 +282,64 @@ def test_frame_and_summary(net):
     assert (summary["p_holm"] >= summary["p"]).all()
     assert summary.equals(found.summary("difference", seed=7, n_resamples=50))
     assert not summary["low"].equals(found.summary("difference", seed=8, n_resamples=50)["low"])
+
+
+def made(scores, clean, corrupted, dtype="float64"):
+    """A result of one layer in which `scores` `[pair, patch]` were found."""
+    scores, clean, corrupted = (np.array(values, dtype=float) for values in (scores, clean, corrupted))
+    axes = {"layer": (0,), "head": tuple(range(scores.shape[1]))}
+    pairs = tuple(range(len(scores)))
+    return PatchResult("z", "head", "denoise", axes, scores[:, None], clean, corrupted, pairs, dtype)
+
+
+def test_p_values_are_corrected_by_holms_steps():
+    """Four patches of three pairs: two degrees of freedom, where p = 1 - t / sqrt(t^2 + 2)."""
+    scores = np.array([[1.0, 1.0, -1.0, 2.0], [1.1, 2.0, 0.0, 2.1], [1.2, 3.0, 1.5, 2.2]])
+    t = np.abs(scores.mean(0)) / (scores.std(0, ddof=1) / np.sqrt(3))
+    p = 1 - t / np.sqrt(t**2 + 2)
+    summary = made(scores, [4.0] * 3, [0.0] * 3).summary("difference", n_resamples=9)
+    np.testing.assert_allclose(summary["p"], p, rtol=1e-9)
+    assert p[3] < p[0] < p[1] < p[2]
+    expected = [3 * p[0], max(3 * p[0], 2 * p[1]), max(2 * p[1], p[2]), 4 * p[3]]
+    np.testing.assert_allclose(summary["p_holm"], expected, rtol=1e-9)
+    assert (np.array(expected) < np.minimum(1, 4 * p) * (1 - 1e-6)).sum() == 3  # below Bonferroni's, the least p apart
+
+
+def test_the_interval_is_of_the_level_asked_for():
+    """Two pairs: the means of two draws are 2, 4, 6 with 1/4, 1/2, 1/4, so that the middle 40 % is 4 and the middle 90 % all."""
+    found = made([[2.0], [6.0]], [9.0, 9.0], [0.0, 0.0])
+    for level, bounds in ((0.4, [4, 4]), (0.9, [2, 6])):
+        line = found.summary("difference", level=level).iloc[0]
+        assert line[["mean", "low", "high"]].tolist() == [4, *bounds]
+
+
+def test_patches_that_only_some_pairs_have_are_counted_and_corrected_apart():
+    """Patch 0 is there for two pairs of three, patch 1 for one, which cannot be tested, so that Holm corrects over one p."""
+    nan = float("nan")
+    found = made([[1.0, 2.0], [3.0, nan], [nan, nan]], [4.0, 4.0, 4.0], [0.0, 0.0, 0.0])
+    summary = found.summary("restored", n_resamples=9)
+    assert summary["n_pairs"].tolist() == [2, 1]
+    assert summary["undefined"].tolist() == [0, 0]
+    assert summary["mean"].tolist() == [0.5, 0.5]
+    # Differences 1 and 3: t = 2, one degree of freedom, as in Cauchy's distribution.
+    assert summary["p"][0] == summary["p_holm"][0] == pytest.approx(1 - 2 / np.pi * np.arctan(2))
+    assert summary.loc[1, ["p", "p_holm", "low", "high"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("apart", "equal_in"),
+    [(1e-14, "float64 float32 bfloat16"), (1e-8, "float32 bfloat16"), (4e-3, "bfloat16"), (0.2, "")],
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+def test_scores_are_equal_within_the_rounding_of_the_models_own_arithmetic(dtype, apart, equal_in):
+    found = made([[1.0 + apart]], [1.0 + apart], [1.0], dtype)
+    equal = dtype in equal_in
+    assert found.undefined == int(equal)
+    assert np.isnan(found.restored()).all() == equal
+    context = PoolContext((1,), (np.array([1.0]),), (np.array([0]),))
+    assert found.ranks(context).item() == (1.5 if equal else 1.0)
+    tied = (1 + 1 / np.log2(3)) / 2
+    assert found.ndcg(context).item() == pytest.approx(tied if equal else 1.0)
 
 
 def test_where_no_pair_has_a_part_nothing_can_be_said(net):

@@ -1,5 +1,7 @@
 """Replacements against a slow encoder, against conditions, and against themselves."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -220,6 +222,32 @@ def test_donors_are_at_most_as_many_as_asked_and_complete(model, reference):
     assert (samples.counts > 0).all()
     everyone = ReplacementSamples.fit(model, encode(rows), "1.2")
     assert len(everyone.digests) == len(reference)
+
+
+def test_who_is_drawn_from_depends_on_the_seed_and_everyone_may_be(model, reference):
+    """Two of five pairs: one seed keeps the same two, in the order of the pairs, and a few seeds keep everyone once."""
+    names = {ReplacementSamples.fit(model, encode([row]), "1.2").digests[0]: i for i, row in enumerate(reference)}
+    kept = []
+    for seed in (*range(10), 0):
+        samples = ReplacementSamples.fit(model, encode(reference), "1.2", seed=seed, max_donors=2)
+        kept.append(tuple(names[digest] for digest in samples.digests))
+    assert kept[0] == kept[-1]
+    assert set(kept) <= set(combinations(range(5), 2))
+    assert len(set(kept)) > 3
+    assert {donor for two in kept for donor in two} == set(range(5))
+
+
+def test_each_batch_has_its_own_draws(model, reference):
+    """Two batches of one shape in one block: the second is what it is in a block of its own."""
+    first, second = (tiny_rows(((3, 5), (2, 6), (4, 4)), seed=seed) for seed in (21, 22))
+    samples = ReplacementSamples.fit(model, encode(reference), "1.2")
+    with replacing(model, "1.2", samples):
+        scores(model, first)
+        found = scores(model, second)
+    with replacing(model, "1.2", samples):
+        assert found == pytest.approx(scores(model, second), abs=1e-12)
+        alone = np.concatenate([scores(model, [row]) for row in second])
+    assert found == pytest.approx(alone, abs=1e-12)
 
 
 def test_padding_is_left_alone(model, rows):

@@ -152,6 +152,20 @@ def test_small_but_real_differences_are_tested():
     assert significance.paired_t(b + d, b) == pytest.approx(1 - math.sqrt(12 / 14), rel=1e-5)
 
 
+@pytest.mark.parametrize(("size", "counts"), [(1e-11, True), (1e-13, False)])
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_rounding_is_a_millionth_of_a_millionth_of_the_largest_value(size, counts, scale):
+    """In powers of two, so that the differences themselves are exact: 1, 2, 3 units, of which t is that of the numbers."""
+    unit = 2.0 ** math.floor(math.log2(size)) * scale
+    b = np.full(3, scale)
+    a = b + unit * np.array([1.0, 2.0, 3.0])
+    exact = scipy.stats.ttest_1samp((a - b) / unit, 0).pvalue
+    assert significance.paired_t(a, b) == (pytest.approx(exact, rel=1e-3) if counts else 1.0)
+    row = significance.compare(b, {"other": a}).loc["other"]
+    assert (row["difference"] != 0) == counts
+    assert (significance.unpaired_t(a, b) < 1) == counts
+
+
 @pytest.mark.parametrize("n", [0, 1])
 def test_too_few_cannot_be_tested(n):
     assert math.isnan(significance.paired_t([0.5] * n, [0.25] * n))
@@ -226,6 +240,16 @@ def test_bootstrap_is_near_the_t_interval_of_many_values():
     values = np.random.default_rng(2).normal(3, 1, 401)
     ours, theirs = significance.bootstrap_interval(values), significance.mean_interval(values)
     assert ours == pytest.approx(theirs, abs=0.02)  # their half-widths are about .1
+
+
+def test_the_bootstrap_interval_holds_95_percent_unless_asked_otherwise():
+    """SciPy's percentile bootstrap of the mean, by its own default of 95 %; their half-widths are about .1, and .084 at 90 %."""
+    values = np.random.default_rng(4).normal(3, 1, 401)
+    theirs = scipy.stats.bootstrap([values], np.mean, method="percentile", n_resamples=4000, rng=1).confidence_interval
+    assert significance.bootstrap_interval(values, n=4000) == pytest.approx(tuple(theirs), abs=0.007)
+    narrow = significance.bootstrap_interval(values, n=4000, level=0.5)
+    half = 0.6745 * values.std(ddof=1) / math.sqrt(401)  # of the normal distribution's middle half
+    assert narrow == pytest.approx((values.mean() - half, values.mean() + half), abs=0.005)
 
 
 def test_bootstrap_is_seeded_and_takes_a_statistic():

@@ -155,6 +155,20 @@ def test_uniform_attention_is_in_one_bin_and_its_masses_are_shares_of_positions(
     np.testing.assert_allclose(found.mass[0], expected, atol=1e-14)
 
 
+def test_a_weight_on_a_bound_is_in_the_bin_above_it():
+    """Ten positions that are attended alike get .1 each, to the bit, and the bin from 10^-1 on holds it; 1 is in the last one."""
+    hf = tiny_hf(seed=5).double()
+    with torch.no_grad():
+        for layer in hf.bert.encoder.layer:
+            layer.attention.self.query.weight.zero_()
+            layer.attention.self.query.bias.zero_()
+    model = port(hf)
+    found = measured(model, tiny_rows(((3, 4),)))
+    assert found.counts.sum((0, 1, 2, 3, 4)).nonzero()[0].tolist() == [71]
+    assert EDGES[71] == 0.1
+    assert math.log10(EDGES[72]) == pytest.approx(-0.9)
+
+
 def test_bins_cover_0_to_1_and_underflow_comes_first():
     assert (EDGES[0], EDGES[1], EDGES[-1], len(EDGES)) == (0.0, pytest.approx(1e-8), 1.0, N_BINS + 1)
     assert np.diff(CENTRES) == pytest.approx(BIN_WIDTH)
