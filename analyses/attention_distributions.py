@@ -13,6 +13,7 @@ from common import bad_input_in_one_sentence, opened, parser
 from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
 from tl_crossenc.grades import parse_grades
 from tl_crossenc.heads import resolve_heads
+from tl_crossenc.job import heads_source, model_source
 from tl_crossenc.outputs import write_frame
 
 FRAMES = ("histogram", "mass", "per_query", "exact_by_layer", "depth", "distance", "token_pairs")
@@ -35,7 +36,9 @@ def main() -> None:
         pools,
         store,
         groups=match_groups(pools, given.relevant_grades, only_present=True),
-        heads=None if given.heads is None else resolve_heads(given.heads, given.out),
+        heads=None
+        if given.heads is None
+        else resolve_heads(given.heads, given.out, heads_source(model_source(model), pools)),
         n_permutations=given.permutations,
         seed=given.seed,
         max_pairs=given.max_pairs,

@@ -11,9 +11,10 @@ from typing import Any
 from tl_crossenc.attention_flow import QUANTITIES
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.grades import parse_grades
+from tl_crossenc.job import Job, claim, model_source, refuse_another
+from tl_crossenc.kept_pools import frozen_pool
 from tl_crossenc.outputs import default_folder, versions
 from tl_crossenc.pools import Pool, PoolSpec
-from tl_crossenc.reproduce import frozen_pool
 from tl_crossenc.store import Store, StoreError
 
 
@@ -65,8 +66,12 @@ def opened(given: argparse.Namespace) -> tuple[HookedCrossEncoder, list[Pool], S
     given.out = given.out or default_folder(given.model, collections, "analyses-")
     model = HookedCrossEncoder.from_pretrained(given.model, device=given.device)
     store = Store(given.out, versions={"torch": versions()["torch"]})
+    job = Job("analyses", model.cfg.model_name, model_source(model))
+    refuse_another(given.out, job)
     print(f"Tables are written into {given.out}/")
-    return model, [frozen_pool(name, PoolSpec(), given.out / "pools") for name in collections], store
+    pools = [frozen_pool(name, PoolSpec(), given.out / "pools") for name in collections]
+    claim(given.out, job)
+    return model, pools, store
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tl_crossenc.experiments.head_ablation import run_head_ablation
 from tl_crossenc.experiments.matching import matching_heads
 from tl_crossenc.experiments.paper import ranked_heads
 from tl_crossenc.heads import resolve_heads
+from tl_crossenc.job import heads_source, model_source
 from tl_crossenc.outputs import write_frame
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     if given.heads is None:
         ranking = ranked_heads(matching_heads(run_attention(model, pools, store), **grade_settings(given)))
     else:
-        ranking = resolve_heads(given.heads, given.out)
+        ranking = resolve_heads(given.heads, given.out, heads_source(model_source(model), pools))
     found = run_head_ablation(model, pools, store, ranking, counts=given.counts, n_draws=given.draws, seed=given.seed)
     for name, frame in (("", found.curve), ("_draws", found.draws), ("_per_query", found.per_query)):
         write_frame(given.out / f"head_ablation{name}.csv", frame, index=name == "_per_query")

@@ -12,6 +12,7 @@ from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS, matching_heads, passing_heads
 from tl_crossenc.grades import scale_sentence
 from tl_crossenc.heads import format_heads, save_heads
+from tl_crossenc.job import heads_source, model_source
 from tl_crossenc.outputs import write_frame
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     write_frame(given.out / "matching_heads.csv", frame, index=False)
     about = {"model": given.model, "pools": {pool.collection: pool.digest for pool in pools}}
     about |= {"directions": given.directions, **frame.attrs}
-    save_heads(given.out, "matching", heads, about)
+    save_heads(given.out, "matching", heads, about, heads_source(model_source(model), pools))
     print(f"{len(heads)} of {attention.n_layers * attention.n_heads} heads pass: {format_heads(heads) or 'none'}")
 
 

@@ -257,12 +257,16 @@ def test_an_unknown_model(run, results, collection, name):
 
 
 def test_nan_scores(run, results, collection, tmp_path):
-    folder, before = damaged(tmp_path / "overflow", "overflow"), snapshot(results)
+    folder, before, out = damaged(tmp_path / "overflow", "overflow"), snapshot(results), tmp_path / "nan"
     for command in (
-        ["reproduce", "--only-table1", "--model", folder, "--collection", collection, "--out", results],
+        ["reproduce", "--only-table1", "--model", folder, "--collection", collection, "--out", out],
         ["score", folder, "--query", "q", "--passage", "the flea"],
     ):
         assert_one_sentence(run(*command), ["expected finite scores", "float32"])
+    assert not list(out.glob("cells/*/*"))  # and so the folder is still anybody's
+    command = ["reproduce", "--only-table1", "--model", folder, "--collection", collection, "--out"]
+    assert run(*command, out, "--dtype", "float64", "--mode", "mask")[0] == 0
+    assert_one_sentence(run(*command, results), ["another job's", "weights", str(folder)])
     assert snapshot(results) == before
     assert run("parity", folder)[0] == 1
 
@@ -397,8 +401,8 @@ def test_a_full_disk_at_any_moment_harms_nothing_and_a_rerun_completes(
     assert {name: identities(out)[name] for name in both} == {name: kept[name] for name in both}
 
 
-def test_a_full_disk_during_a_rerun_leaves_the_finished_job(run, model, collection, results, monkeypatch):
-    before = snapshot(results)
+def test_a_full_disk_during_a_rerun_leaves_the_finished_job(run, model, collection, results, monkeypatch, tmp_path):
+    before, another = snapshot(results), collection_folder(tmp_path / "more", n_queries=2)
 
     def full(handle, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -406,7 +410,7 @@ def test_a_full_disk_during_a_rerun_leaves_the_finished_job(run, model, collecti
     monkeypatch.setattr("tl_crossenc.files.os.write", full)
     arguments = ["reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", results]
     assert_one_sentence(run(*arguments), ["No space left"])
-    assert_one_sentence(run(*arguments, "--mode", "mask"), ["No space left"])
+    assert_one_sentence(run(*arguments, "--collection", another), ["No space left"])
     assert snapshot(results) == before
 
 

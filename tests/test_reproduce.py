@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,11 +18,15 @@ import pyarrow.parquet as pq
 import pytest
 from small_worlds import collection_folder, count_layers, forbid_model_work, identities, model_folder, snapshot
 
-from tl_crossenc import reproduce as module
+from tl_crossenc import kept_pools
 from tl_crossenc.artefacts import ARTEFACTS
+from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.experiments.table1 import run_table1
+from tl_crossenc.kept_pools import frozen_pool
 from tl_crossenc.pools import Pool, PoolSpec
 from tl_crossenc.published import VAST_2025_TABLE_1
-from tl_crossenc.reproduce import Settings, frozen_pool, is_monobert, reproduce
+from tl_crossenc.reproduce import Settings, is_monobert, reproduce
+from tl_crossenc.store import Store
 from tl_crossenc.tables import SIDES
 
 CONDITIONS = ["none", *(f"zero({row}->{column})" for row in SIDES for column in SIDES)]
@@ -56,7 +61,8 @@ def test_every_file_is_there_and_can_be_read(finished):
     found, out = finished
     names = snapshot(out).keys()
     assert {name for name in names if name.count("/") == 0} == {
-        "tl_crossenc.json", "run.json", "table1.csv", "table1.md", "table1.tex", "per_query.csv", "tie_rate.csv", "scores.parquet",
+        ".lock", "job.json", "tl_crossenc.json", "run.json", "table1.csv", "table1.md", "table1.tex", "per_query.csv",
+        "tie_rate.csv", "scores.parquet",
     }  # fmt: skip
     assert {name for name in names if name.startswith("pools/")} == {
         f"pools/{name}_grade-10_easy-2-matched_seed-0.parquet" for name in ("one", "two")
@@ -106,7 +112,7 @@ def test_a_rerun_runs_no_model_and_leaves_every_byte(finished, model, collection
     first, out = finished
     before, cells = snapshot(out), identities(out / "cells")
     forbid_model_work(monkeypatch)
-    monkeypatch.setattr(module, "build_pool", None)  # nor is a pool drawn again
+    monkeypatch.setattr(kept_pools, "build_pool", None)  # nor is a pool drawn again
     again = reproduce(settings(model, collections, out))
     assert (again.table1.layers_run, again.table1.layers_alone) == (0, 0)
     pd.testing.assert_frame_equal(again.table1.comparison, first.table1.comparison)
@@ -120,7 +126,7 @@ def test_results_do_not_depend_on_the_folder_they_are_in(finished, model, collec
     assert snapshot(tmp_path / "elsewhere" / "deep") == snapshot(out)
 
 
-def test_another_collection_or_mode_adds_to_what_is_there(finished, model, collections, tmp_path, monkeypatch):
+def test_another_collection_adds_to_what_is_there(finished, model, collections, tmp_path, monkeypatch):
     out = tmp_path / "out"
     reproduce(settings(model, collections[:1], out))
     calls = count_layers(monkeypatch)
@@ -128,10 +134,16 @@ def test_another_collection_or_mode_adds_to_what_is_there(finished, model, colle
     n = len(both.pools[1].ranked)
     assert sum(pairs for _, pairs in calls) == 2 * 37 * n  # the second collection's alone
     assert snapshot(out) == snapshot(finished[1])
-    calls.clear()
-    reproduce(settings(model, collections, out, mode="mask"))
+
+
+def test_another_mode_adds_its_own_cells_to_a_store(finished, model, collections, tmp_path, monkeypatch):
+    """The folder of a job is not another job's, but cells do not know of jobs."""
+    out = shutil.copytree(finished[1], tmp_path / "out")
+    ours = HookedCrossEncoder.from_pretrained(str(model), device="cpu")
+    calls = count_layers(monkeypatch)
+    run_table1(ours, finished[0].pools, Store(out), mode="mask")
     n = sum(
-        len(pool.ranked) for pool in both.pools
+        len(pool.ranked) for pool in finished[0].pools
     )  # all but the unablated, of which the first layer may be run to build on
     assert sum(pairs for _, pairs in calls) in (2 * 36 * n, 2 * 36 * n + n)
 

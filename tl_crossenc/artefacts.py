@@ -172,7 +172,7 @@ SAVERS: dict[str, Callable[[Path, str, Any], dict[str, Any]]] = {
 def save_all(
     folder: Path, results: Mapping[str, Any], about: Mapping[str, Mapping[str, Any]] | None = None
 ) -> dict[str, str]:
-    """Write every artefact's tables and scalars, and `unavailable.json`.
+    """Write every artefact's tables and scalars, and `unavailable.json`; remove what an earlier run left of the others.
 
     Args:
         folder: of the results.
@@ -202,16 +202,30 @@ def save_all(
         elif key in SAVERS:
             scalars = SAVERS[key](folder, key, result) | dict((about or {}).get(key, {}))
             write_json(folder / f"{key}.json", _plain(scalars))
+    for key in missing:
+        for name in files_of(key):
+            (folder / name).unlink(missing_ok=True)
     write_json(folder / UNAVAILABLE_FILE, missing)
     return missing
 
 
+def files_of(key: str) -> list[str]:
+    """The files that hold an artefact's numbers: its tables, and `<key>.json` where `save_all` writes one."""
+    return [*ARTEFACTS[key].tables.values(), *([f"{key}.json"] if key in SAVERS else [])]
+
+
 def load_unavailable(folder: Path) -> dict[str, str]:
-    """key -> reason, of artefacts that were not made, or whose files are not there."""
-    path = Path(folder) / UNAVAILABLE_FILE
+    """key -> reason, of artefacts that were not made, whose files are not there, or of which `run.json` does not say that they are.
+
+    A folder without a `run.json`, or with one that lists no files, is taken as it is.
+    """
+    path, run = Path(folder) / UNAVAILABLE_FILE, Path(folder) / "run.json"
     reasons: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    listed = json.loads(run.read_text("utf-8")).get("files") if run.is_file() else None
     for key, artefact in ARTEFACTS.items():
-        if key not in reasons and not all((Path(folder) / name).is_file() for name in artefact.tables.values()):
+        names = artefact.tables.values()
+        there = all((Path(folder) / name).is_file() and (listed is None or name in listed) for name in names)
+        if key not in reasons and not there:
             reasons[key] = NOT_COMPUTED
     return reasons
 

@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tl-crossenc", description="See which attention carries query-document matching in a neural reranker."
     )
+    parser.add_argument("--version", action=_Version, help="show the versions of this package, torch and transformers")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     reproduce = _command(commands, "reproduce", _reproduce, "run the paper's experiments on a model and collections")
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         help="grades that Figure 1b compares them with: -1 or easy, 0 or hard, or several such as hard,easy (default: -1)",
     )
     reproduce.add_argument("--quantity", choices=QUANTITIES, default="mass", help="of Figure 1b (default: mass)")
+    _wait_option(reproduce)
     reproduce.add_argument("--draws", type=_count, default=3, help="random sets of heads a count (default: 3)")
     _model_options(reproduce)
 
@@ -131,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     masks.add_argument("--seed", type=int, default=0, help="of the pool's draw (default: 0)")
     masks.add_argument("--token-budget", type=_count, help="padded tokens a batch (default: what suits the device)")
+    _wait_option(masks)
     _model_options(masks)
 
     parity = _command(commands, "parity", _parity, "port a model and compare it with Hugging Face's")
@@ -151,6 +154,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Version(argparse.Action):
+    """Versions as they are installed: torch alone would take seconds to import."""
+
+    def __init__(self, option_strings, dest, **settings):
+        super().__init__(option_strings, dest, nargs=0, **settings)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib.metadata import version
+
+        shown = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+        sys.stdout.write(f"tl-crossenc {version('tl-crossenc')} ({shown})\n")
+        parser.exit()
+
+
 def _command(commands, name: str, run, description: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=description, description=description)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -163,6 +180,16 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, for a checkpoint that brings none")
+
+
+def _wait_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait",
+        type=_count,
+        default=3600,
+        metavar="SECONDS",
+        help="to wait for another process that does the same into the same folder (default: 3600)",
+    )
 
 
 def _count(text: str) -> int:
@@ -238,7 +265,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         only_table1=arguments.only_table1,
     )
     errors = Console(stderr=True)
-    found = reproduce(settings, lambda what: progress_bar(errors, what))
+    found = reproduce(settings, lambda what: progress_bar(errors, what), wait=arguments.wait)
     title = f"Table 1: {short_name(found.model_label)} on {found.collection_label}, nDCG@{settings.cutoff}"
     shown = found.table1
     Console().print(table1_for_terminal(shown.comparison, shown.unablated, title, found.caption, found.published))
@@ -247,6 +274,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
             _say(f"{name}: {part.layers_run:,} pair-layers run now ({part.layers_alone:,} without shared prefixes).")
     if not settings.only_table1:
         _say(f"Relevant passages: {found.relevance}.")
+    for pool, cut in zip(found.pools, found.cut, strict=True):
+        _say(f"Passages of {pool.collection}: {cut}.")
     for name, reason in found.unavailable.items():
         _say(f"{name}: not drawn: {reason}")
     _say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))
@@ -254,15 +283,18 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _compare_masks(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from tl_crossenc.cross_encoder import HookedCrossEncoder
     from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
     from tl_crossenc.files import write_atomic
+    from tl_crossenc.job import Job, at_work, model_source
+    from tl_crossenc.kept_pools import count_cut
     from tl_crossenc.outputs import default_folder, versions, write_frame
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.presets import COMPARED
-    from tl_crossenc.reproduce import frozen_pool
     from tl_crossenc.shown import short_name
     from tl_crossenc.store import Store
     from tl_crossenc.tables import markdown, masks_caption, masks_markdown
@@ -281,24 +313,31 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
     mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
     store = Store(out, versions={"torch": versions()["torch"]})
     spec = PoolSpec(arguments.per_grade, 0, arguments.seed)
-    pools = [frozen_pool(name, spec, out / "pools") for name in collections]
-    with progress_bar(Console(stderr=True), "masks") as advance:
-        found = run_compare_masks(
-            model,
-            pools,
-            store,
-            presets=presets,
-            token_budget=arguments.token_budget,
-            progress=advance,
-        )
-    names = ", ".join(pool.collection for pool in pools)
-    shown = short_name(str(model.cfg.model_name))
-    caption = masks_caption(shown, names, found.table, found.unablated, found.random, found.cutoff)
-    write_frame(out / "compare_masks.csv", found.table, index=False)
-    write_frame(out / "compare_masks_per_query.csv", found.per_query)
-    write_atomic(out / "compare_masks.md", f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
+    rules = {f"pool.{name}": value for name, value in asdict(spec).items()}
+    free = {"presets": list(presets), "token_budget": arguments.token_budget, "device": model.device.type}
+    job = Job("compare-masks", model.cfg.model_name, model_source(model) | rules, free)
+    with at_work(out, job, collections, spec, wait=arguments.wait) as (folder, pools):
+        with progress_bar(Console(stderr=True), "masks") as advance:
+            found = run_compare_masks(
+                model,
+                pools,
+                store,
+                presets=presets,
+                token_budget=arguments.token_budget,
+                progress=advance,
+            )
+        names = ", ".join(pool.collection for pool in pools)
+        shown = short_name(str(model.cfg.model_name))
+        caption = masks_caption(shown, names, found.table, found.unablated, found.random, found.cutoff)
+        folder.verify()
+        write_frame(out / "compare_masks.csv", found.table, index=False)
+        write_frame(out / "compare_masks_per_query.csv", found.per_query)
+        write_atomic(out / "compare_masks.md", f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
+        folder.verify([f"compare_masks{end}" for end in (".csv", "_per_query.csv", ".md")])
     title = f"Masks of three papers: {shown} on {names}"
     Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
+    for pool in pools:
+        _say(f"Passages of {pool.collection}: {count_cut(model, pool)}.")
     _say(f"Everything is in {out}/")
     return 0
 

@@ -20,6 +20,11 @@ SPECTRUM_HEADS = 5
 Draw = Callable[[bool], Figure]
 
 
+def figure_files(key: str) -> list[str]:
+    """The files of a figure, in the results folder."""
+    return [f"{FIGURES}/{key}{end}" for end in (".svg", "-narrow.svg", ".pdf")]
+
+
 def draw_figures(folder: Path) -> dict[str, str]:
     """Draw every figure whose numbers are there; remove those of an earlier run whose numbers are not.
 
@@ -29,17 +34,17 @@ def draw_figures(folder: Path) -> dict[str, str]:
     folder = Path(folder)
     missing = load_unavailable(folder)
     for key in DRAWN:
-        paths = {suffix: folder / FIGURES / f"{key}{suffix}" for suffix in (".svg", "-narrow.svg", ".pdf")}
+        wide_svg, narrow_svg, pdf = (folder / name for name in figure_files(key))
         if key in missing:
-            for path in paths.values():
+            for path in (wide_svg, narrow_svg, pdf):
                 path.unlink(missing_ok=True)
             continue
         draw = DRAWERS[key](folder)
         wide, narrow = draw(False), draw(True)
-        write_atomic(paths[".svg"], to_svg(wide, key))
+        write_atomic(wide_svg, to_svg(wide, key))
         wide.set_layout_engine("none")  # laid out already
-        write_atomic(paths["-narrow.svg"], to_svg(narrow, f"{key}-narrow"))
-        write_atomic(paths[".pdf"], to_pdf(wide))
+        write_atomic(narrow_svg, to_svg(narrow, f"{key}-narrow"))
+        write_atomic(pdf, to_pdf(wide))
     return {key: reason for key, reason in missing.items() if key in DRAWN}
 
 

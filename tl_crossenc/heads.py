@@ -56,18 +56,41 @@ def parse_heads(text: str) -> tuple[Head, ...]:
     return tuple(heads)
 
 
-def resolve_heads(text: str, folder: str | os.PathLike[str]) -> tuple[Head, ...]:
-    """The heads that a user named: `3.7,4.1`, or `@name` or `@name:count` of a list kept in the folder of results.
+def check_heads_text(text: str) -> None:
+    """Whether the text names heads or a kept list of them, before any folder is looked at.
 
     Raises:
-        ValueError: the text is neither, there is no such list, or it is empty or shorter than the count.
+        ValueError: it does neither.
+    """
+    if not text.strip().startswith("@"):
+        parse_heads(text)
+    else:
+        match = _STORED.fullmatch(text.strip())
+        if match is None or not _NAME.fullmatch(match[1]):
+            raise ValueError(f"expected a kept list of heads such as @matching or @matching:5, got {text!r}")
+        if match[2] is not None and int(match[2]) < 1:
+            raise ValueError(f"expected a count of heads from 1 for @{match[1]}, got {match[2]}")
+
+
+def resolve_heads(
+    text: str, folder: str | os.PathLike[str], source: Mapping[str, object] | None = None
+) -> tuple[Head, ...]:
+    """The heads that a user named: `3.7,4.1`, or `@name` or `@name:count` of a list kept in the folder of results.
+
+    Args:
+        text: as the user wrote it.
+        folder: of the results.
+        source: of what a kept list must be: the value that `save_heads` was given. None takes any list.
+
+    Raises:
+        ValueError: the text is neither, there is no such list, it is of another source, or it is empty or shorter than the count.
     """
     if not text.strip().startswith("@"):
         return parse_heads(text)
     match = _STORED.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"expected a kept list of heads such as @matching or @matching:5, got {text!r}")
-    heads = load_heads(folder, match[1])
+    heads = load_heads(folder, match[1], source)
     if not heads:
         raise ValueError(
             f"expected heads to act on, but @{match[1]} has no heads: no head passed; name some as 3.7,4.1"
@@ -99,6 +122,7 @@ def save_heads(
     name: str,
     heads: Iterable[tuple[int, int]],
     about: Mapping[str, object] | None = None,
+    source: Mapping[str, object] | None = None,
 ) -> Path:
     """Keep a list of heads as `@name` in a folder of results, whole or not at all; one of that name is replaced.
 
@@ -107,6 +131,7 @@ def save_heads(
         name: lower-case letters, digits, `-` and `_`.
         heads: in the order to be kept, strongest first.
         about: what they are: model, collection, the test; JSON values.
+        source: on which model and pools they were found (`job.heads_source`), for `resolve_heads` to compare; JSON values.
 
     Raises:
         ValueError: the name is of other characters.
@@ -114,29 +139,56 @@ def save_heads(
     """
     path = _path(folder, name)
     kept = format_heads(heads)
-    content = {"format": FORMAT, "heads": kept.split(",") if kept else [], "about": dict(about or {})}
+    content: dict[str, object] = {
+        "format": FORMAT,
+        "heads": kept.split(",") if kept else [],
+        "about": dict(about or {}),
+    }
+    if source is not None:
+        content["source"] = dict(source)
     write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
     return path
 
 
-def load_heads(folder: str | os.PathLike[str], name: str) -> tuple[Head, ...]:
-    """The heads kept as `@name`, in their order; none where the experiment found none.
+def load_heads(
+    folder: str | os.PathLike[str], name: str, source: Mapping[str, object] | None = None
+) -> tuple[Head, ...]:
+    """The heads kept as `@name`, in their order; none where the experiment found none. `source` as in `resolve_heads`.
 
     Raises:
-        ValueError: there is no such list, or its file is not one.
+        ValueError: there is no such list, its file is not one, or it was found on another model or other pools.
     """
     path = _path(folder, name)
     try:
-        kept = json.loads(path.read_bytes())["heads"]
+        content = json.loads(path.read_bytes())
+        kept = content["heads"]
         if not isinstance(kept, list):
             raise TypeError("its heads are no list")
-        return parse_heads(",".join(kept)) if kept else ()
+        heads = parse_heads(",".join(kept)) if kept else ()
     except FileNotFoundError:
         raise ValueError(
             f"expected the heads @{name} in {path}, but there is no such file: run the experiment that finds them first"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"expected a list of heads in {path}, but it cannot be read ({error}): make it anew") from None
+    if source is not None:
+        _check_source(name, path, content.get("source"), source)
+    return heads
+
+
+def _check_source(name: str, path: Path, found: object, wanted: Mapping[str, object]) -> None:
+    """The parts of a list's source are compared in the order in which they are wanted, so that the first to differ is named."""
+    if not isinstance(found, Mapping):
+        raise ValueError(
+            f"expected in {path} on which model and pools the heads @{name} were found, but it does not say: run the experiment "
+            "that finds them again, or name the heads as 3.7,4.1"
+        )
+    for part, value in wanted.items():
+        if found.get(part) != json.loads(json.dumps(value)):
+            raise ValueError(
+                f"expected heads found on {'these' if part.endswith('s') else 'this'} {part} as @{name}, but those in {path} were "
+                "found on another: run the experiment that finds them here first (without @), or name the heads as 3.7,4.1"
+            )
 
 
 def _path(folder: str | os.PathLike[str], name: str) -> Path:

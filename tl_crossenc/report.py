@@ -6,6 +6,8 @@ What could not be made says why in its place.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,12 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from tl_crossenc.artefacts import ARTEFACTS, load_table, load_unavailable
+from tl_crossenc.artefacts import ARTEFACTS, UNAVAILABLE_FILE, files_of, load_table, load_unavailable
 from tl_crossenc.captions import Run, caption
-from tl_crossenc.drawing import FIGURES, draw_figures
+from tl_crossenc.drawing import FIGURES, draw_figures, figure_files
 from tl_crossenc.figures.style import DIVERGING, arrow, centred, signed
 from tl_crossenc.figures.svg import PageStyles, inline
-from tl_crossenc.files import write_atomic
+from tl_crossenc.files import explained, write_atomic
 from tl_crossenc.head_table import head_table
 from tl_crossenc.shown import short_name
 from tl_crossenc.significance import mean_interval
@@ -52,6 +54,27 @@ def write_report(folder: Path) -> Path:
     path = folder / REPORT
     write_atomic(path, page(folder))
     return path
+
+
+def shown_files(missing: Mapping[str, str]) -> list[str]:
+    """The files of a whole run beside Table 1's runs and scores, all artefacts but those missing, in the results folder."""
+    made = [key for key in ARTEFACTS if key not in missing]
+    figures = [name for key in made if ARTEFACTS[key].drawn for name in figure_files(key)]
+    return [*(name for key in made for name in files_of(key)), *figures, UNAVAILABLE_FILE, REPORT]
+
+
+def remove_others(folder: Path, record: Mapping[str, Any]) -> None:
+    """Remove what a run left to be looked at, unless its `run.json` says the same as this record but for the files.
+
+    Page, figures, artefacts' files and, last, `run.json` go; cells, pools and lists of heads stay.
+    """
+    path = folder / "run.json"
+    there = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    if {**there, "files": None} == json.loads(json.dumps({**record, "files": None})):
+        return
+    for name in (REPORT, *shown_files({}), "run.json"):
+        with explained(folder / name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def page(folder: Path) -> str:

@@ -5,11 +5,8 @@ A rerun computes what is missing and writes the same files again, byte for byte.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ import pandas as pd
 
 from tl_crossenc.artefacts import save_all
 from tl_crossenc.batching import default_token_budget
-from tl_crossenc.collections import TREC_DL, load_collection
 from tl_crossenc.conditions import MODES, UNABLATED, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.drawing import draw_figures
@@ -25,9 +21,12 @@ from tl_crossenc.experiments.matching import passing_heads
 from tl_crossenc.experiments.paper import PaperOptions, ProgressFactory, no_progress, run_paper
 from tl_crossenc.experiments.table1 import Table1, run_table1
 from tl_crossenc.grades import check_sides, relevant_grades, scale_sentence
-from tl_crossenc.heads import resolve_heads, save_heads
+from tl_crossenc.heads import check_heads, check_heads_text, parse_heads, resolve_heads, save_heads
+from tl_crossenc.job import Job, at_work, heads_source, model_source
+from tl_crossenc.kept_pools import Cut, count_cut
+from tl_crossenc.locks import WAIT, LockedFolder
 from tl_crossenc.outputs import file_name, versions, write_frame, write_json, write_runs
-from tl_crossenc.pools import Pool, PoolSpec, build_pool
+from tl_crossenc.pools import Pool, PoolSpec
 from tl_crossenc.published import (
     MONOBERT_MODELS,
     VAST_2025,
@@ -35,10 +34,16 @@ from tl_crossenc.published import (
     VAST_2025_TABLE_1,
     VAST_2025_UNABLATED,
 )
-from tl_crossenc.report import write_report
+from tl_crossenc.report import remove_others, shown_files, write_report
 from tl_crossenc.shown import short_name
 from tl_crossenc.store import Store, write_atomic
 from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, table1_csv
+
+NOT_OF_THE_JOB = ("model", "collections", "out", "device", "dtype", "revision", "tokenizer")
+"""Settings that the model's identity, the pools or the place say better."""
+TABLE1_FILES = ("table1.csv", "table1.md", "table1.tex", "per_query.csv", "tie_rate.csv", "scores.parquet")
+FREE = ("heads", "only_table1", "token_budget")
+"""Settings that may change from run to run in one folder; so may `PaperOptions`, but for its seed."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Settings:
             raise ValueError(f"expected a mode among {', '.join(MODES)}, got {self.mode!r}")
         if not self.collections:
             raise ValueError("expected at least one collection, got none")
+        if self.heads is not None:
+            check_heads_text(self.heads)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ class Reproduction:
         model_label: the model's name for titles.
         collection_label: the collections' names for titles.
         pools: one a collection.
+        cut: how many passages of each were cut.
         table1: Table 1.
         results: all other experiments' results, or why there is none, by key of `artefacts.ARTEFACTS`.
         unavailable: artefact -> why there is none.
@@ -101,6 +109,7 @@ class Reproduction:
     model_label: str
     collection_label: str
     pools: tuple[Pool, ...]
+    cut: tuple[Cut, ...]
     table1: Table1
     results: dict[str, Any] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
@@ -140,12 +149,19 @@ class Reproduction:
         )
 
 
-def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Reproduction:
+def reproduce(settings: Settings, progress: ProgressFactory = no_progress, *, wait: int | float = WAIT) -> Reproduction:
     """Run the paper's experiments, or read them from the folder where they are done, and write everything there.
 
+    The folder is locked meanwhile, and is of one job (`job`): a second process with the same job waits and finds everything done.
+
+    Args:
+        settings: what to reproduce.
+        progress: makes a bar.
+        wait: seconds to wait for another process that is at work in the folder.
+
     Raises:
-        ValueError: bad settings, model, collection or output folder.
-        StoreError: the folder cannot be written.
+        ValueError: bad settings, model, collection or output folder; or the folder is another job's.
+        StoreError: the folder cannot be written, was moved in mid-run, or another process still works in it after `wait` seconds.
     """
     store = Store(settings.out, versions={name: version for name, version in versions().items() if name == "torch"})
     model = HookedCrossEncoder.from_pretrained(
@@ -155,12 +171,39 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
         revision=settings.revision,
         tokenizer=settings.tokenizer,
     )
+    if settings.heads is not None and not settings.heads.strip().startswith("@"):
+        check_heads(parse_heads(settings.heads), model.cfg.n_layers, model.cfg.n_heads)
     if settings.token_budget is None:
         settings = replace(settings, token_budget=default_token_budget(model.device, model.cfg))
-    pools = tuple(frozen_pool(name, settings.pool, settings.out / "pools") for name in settings.collections)
-    if settings.options.relevant_grades is None and not settings.only_table1:
-        for pool in pools:  # before any work
-            check_sides(relevant_grades(pool.highest_grade) or (1,), settings.options.against)
+    source, out = model_source(model), settings.out
+    job = describe(settings, model, source)
+
+    def check(pools: tuple[Pool, ...]) -> None:
+        if settings.options.relevant_grades is None and not settings.only_table1:
+            for pool in pools:
+                check_sides(relevant_grades(pool.highest_grade) or (1,), settings.options.against)
+        if settings.heads is not None:
+            heads = resolve_heads(settings.heads, out, heads_source(source, pools))
+            check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
+
+    with at_work(out, job, settings.collections, settings.pool, check=check, wait=wait) as (folder, pools):
+        chosen = settings
+        if settings.heads is not None:
+            heads = resolve_heads(settings.heads, out, heads_source(source, pools))
+            chosen = replace(settings, options=replace(settings.options, heads=tuple(heads)))
+        return _reproduce(chosen, model, source, pools, store, progress, folder)
+
+
+def _reproduce(
+    settings: Settings,
+    model: HookedCrossEncoder,
+    source: Mapping[str, Any],
+    pools: tuple[Pool, ...],
+    store: Store,
+    progress: ProgressFactory,
+    folder: LockedFolder,
+) -> Reproduction:
+    """Table 1, then the rest where it is asked for, in a folder that is locked and this job's."""
     with progress("Table 1") as advance:
         table = run_table1(
             model,
@@ -172,25 +215,34 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress) -> Re
             token_budget=settings.token_budget,
             progress=advance,
         )
-    found = Reproduction(settings, model.cfg.model_name, ", ".join(pool.collection for pool in pools), pools, table)
+    names, cut = ", ".join(pool.collection for pool in pools), tuple(count_cut(model, pool) for pool in pools)
+    found = Reproduction(settings, model.cfg.model_name, names, pools, cut, table)
+    folder.verify()
+    record = provenance(found, model)
+    remove_others(settings.out, record)
     write_table1(found)
-    write_json(settings.out / "run.json", provenance(found, model))
-    return found if settings.only_table1 else _reproduce_rest(found, model, store, progress)
+    if settings.only_table1:
+        write_json(settings.out / "run.json", record)
+    else:
+        found, record = _reproduce_rest(found, model, source, store, progress)
+    folder.verify(record["files"])
+    return found
 
 
 def _reproduce_rest(
-    found: Reproduction, model: HookedCrossEncoder, store: Store, progress: ProgressFactory
-) -> Reproduction:
-    """Everything but Table 1: results, their files, the figures and the page."""
+    found: Reproduction,
+    model: HookedCrossEncoder,
+    source: Mapping[str, Any],
+    store: Store,
+    progress: ProgressFactory,
+) -> tuple[Reproduction, dict[str, Any]]:
+    """Everything but Table 1: results, their files, the figures and the page; and what `run.json` says."""
     settings = found.settings
-    options = settings.options
-    if settings.heads is not None:
-        options = replace(options, heads=tuple(resolve_heads(settings.heads, settings.out)))
     results = run_paper(
         model,
         found.pools,
         store,
-        options=options,
+        options=settings.options,
         mode=settings.mode,
         cutoff=settings.cutoff,
         gain=settings.gain,
@@ -198,66 +250,31 @@ def _reproduce_rest(
         progress=progress,
     )
     unavailable = save_all(settings.out, results)
+    found = replace(found, results=results, unavailable=unavailable)
     if isinstance(results["figure1b"], pd.DataFrame):
         about = {"model": found.model_label, "collections": found.collection_label, "test": "Figure 1b, Holm, p <= .05"}
-        save_heads(settings.out, "matching", passing_heads(results["figure1b"]), about)
+        heads = passing_heads(results["figure1b"])
+        save_heads(settings.out, "matching", heads, about, heads_source(source, found.pools))
+    record = provenance(found, model)
+    write_json(settings.out / "run.json", record)
     draw_figures(settings.out)
-    report = write_report(settings.out)
-    return replace(found, results=results, unavailable=unavailable, report=report)
+    return replace(found, report=write_report(settings.out)), record
 
 
-def frozen_pool(name: str, spec: PoolSpec, folder: Path) -> Pool:
-    """The pool of a collection, drawn once and kept: it is not drawn again while its file is there.
-
-    Raises:
-        ValueError: the pool kept is that of another collection, or its folder's files are no longer those it was drawn from.
-    """
-    source = _collection_folder(name)
-    title = name if source is None or name == "demo" else source.name
-    label = re.sub(r"[^\w.]+", "-", title).strip("-") or "unnamed"
-    per_grade = "all" if spec.per_grade is None else spec.per_grade
-    easy = f"{spec.easy_negatives}-matched" if spec.easy_negatives and spec.match_length else spec.easy_negatives
-    path = folder / f"{label}_grade-{per_grade}_easy-{easy}_seed-{spec.seed}.parquet"
-    if path.exists():
-        pool = Pool.load(path)
-        if pool.collection != title:
-            raise ValueError(
-                f"expected the pool of {title!r} in {path}, got that of {pool.collection!r}: choose another --out"
-            )
-        changed = _changed(pool, source)
-        if changed:
-            raise ValueError(
-                f"expected {source} as it was when {path} was drawn from it, but {', '.join(changed)} changed since: choose "
-                "another --out, or delete that pool to draw it anew"
-            )
-        return pool
-    pool = build_pool(load_collection(name), spec)
-    pool.save(path)
-    return pool
-
-
-def _collection_folder(name: str) -> Path | None:
-    """The folder whose files a collection's name means; None for one of ir_datasets'."""
-    if name == "demo":
-        return Path(str(files("tl_crossenc.demo"))) / "collection"
-    folder = Path(name).expanduser().resolve()
-    return folder if name not in TREC_DL and folder.is_dir() else None
-
-
-def _changed(pool: Pool, source: Path | None) -> list[str]:
-    """The collection's files that are no longer those that the pool was drawn from."""
-    recorded = pool.provenance.get("collection", {})
-    if source is None or recorded.get("source") != "folder":
-        return []
-    digests = {**recorded["sha256"], "docs.tsv": recorded["docs"]["sha256"]}
-    return [file for file, digest in digests.items() if _sha256(source / file) != digest]
-
-
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def describe(settings: Settings, model: HookedCrossEncoder, source: Mapping[str, Any]) -> Job:
+    """The job that settings ask for, `source` being what the model is; a setting that is not named here as free is fixed."""
+    fixed: dict[str, Any] = dict(source)
+    for item in fields(settings):
+        if item.name not in (*NOT_OF_THE_JOB, *FREE, "pool", "options"):
+            fixed[item.name] = getattr(settings, item.name)
+    fixed |= {f"pool.{name}": value for name, value in asdict(settings.pool).items()}
+    fixed["seed"] = settings.options.seed
+    free = {name: getattr(settings, name) for name in FREE} | {"device": model.device.type}
+    for item in fields(settings.options):
+        if item.name not in ("seed", "heads"):
+            value = getattr(settings.options, item.name)
+            free[item.name] = [str(one) for one in value] if isinstance(value, tuple) else value
+    return Job("reproduce", model.cfg.model_name, fixed, free)
 
 
 def is_monobert(model_name: str) -> bool:
@@ -286,12 +303,17 @@ def _conditions(table: Table1) -> Sequence[str]:
     return [name for name in table.per_query.columns if name != str(UNABLATED)]
 
 
-def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, object]:
-    """What was run, on what, with which versions. No times: a rerun writes the same bytes."""
+def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, Any]:
+    """What was run, on what, with which versions, and the files that are of it. No times: a rerun writes the same bytes."""
     options = {name: str(value) for name, value in asdict(found.settings.options).items()}
     options["directions"] = ", ".join(str(direction) for direction in found.settings.options.directions)
     settings = asdict(found.settings) | {"out": None, "options": options}
+    runs = {condition: f"{file_name(condition)}.run" for condition in [str(UNABLATED), *_conditions(found.table1)]}
+    listed = [f"runs/{file_name(pool.collection)}/{name}" for pool in found.pools for name in runs.values()]
+    if not found.settings.only_table1:
+        listed += shown_files(found.unavailable)
     return {
+        "files": sorted([*TABLE1_FILES, *listed]),
         "settings": settings,
         "model": {
             "name": found.model_label,
@@ -304,16 +326,14 @@ def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, obje
             "device": str(model.device),
         },
         "pools": [
-            {"collection": pool.collection, "digest": pool.digest, "provenance": pool.provenance}
-            for pool in found.pools
+            {"collection": pool.collection, "digest": pool.digest, "provenance": pool.provenance, "cut": cut._asdict()}
+            for pool, cut in zip(found.pools, found.cut, strict=True)
         ],
         "relevance": {
             "highest_grades": {pool.collection: pool.highest_grade for pool in found.pools},
             "relevant_grades": found.relevant_grades,
             "words": found.relevance,
         },
-        "runs": {
-            condition: f"{file_name(condition)}.run" for condition in [str(UNABLATED), *_conditions(found.table1)]
-        },
+        "runs": runs,
         "versions": versions(),
     }

@@ -58,12 +58,7 @@ def rank_under(
     """
     if not pools:
         raise ValueError("expected at least one pool, got none")
-    names = [pool.collection for pool in pools]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"expected collections of different names, got {', '.join(names)}: results are told apart by the name, so leave one "
-            "out or rename its folder"
-        )
+    require_distinct([pool.collection for pool in pools])
     values, scores, run, alone = [], [], 0, 0
     shared, unshared = 0, 0
     for pool in pools:
@@ -76,6 +71,19 @@ def rank_under(
         scores.append(_score_frame(ranked, found))
         values.append(_evaluate(ranked, found, cutoff, gain, str(model.dtype).removeprefix("torch.")))
     return Ranked(pd.concat(values), pd.concat(scores, ignore_index=True), run, alone, (shared, unshared))
+
+
+def require_distinct(names: Sequence[str]) -> None:
+    """Whether collections can be told apart by their names.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"expected collections of different names, got {', '.join(names)}: results are told apart by the name, so leave one "
+            "out or rename its folder"
+        )
 
 
 def _evaluate(pool: Pool, found: PoolScores, cutoff: int, gain: str, dtype: str) -> pd.DataFrame:
