@@ -215,6 +215,35 @@ def test_ablation_hooks_hold_for_their_pairs_only(model, batch):
         model.run_with_hooks(to_batch(SOME), fwd_hooks=hooks)
 
 
+@pytest.mark.parametrize("mode", ["zero", "mask"])
+def test_ablation_hooks_of_other_pairs_of_the_same_shape(model, batch, mode):
+    """Parts elsewhere are refused, in whatever form the others come; other words in the same places are not."""
+    hooks = model.ablation_hooks("DOC->QUERY", pairs=batch, mode=mode)
+    others = to_batch(tiny_rows(sizes=((5, 3), (2, 8), (1, 1), (4, 0)), seed=4))
+    assert others.tokens.shape == batch.tokens.shape
+    message = r"expected the pairs that the ablation hooks were made for, \(4, 13\) \[pair, pos\]; got others"
+    beside = {"token_type_ids": others.token_type_ids, "attention_mask": others.attention_mask}
+    with pytest.raises(ValueError, match=message):
+        model.run_with_hooks(others, fwd_hooks=hooks)
+    with pytest.raises(ValueError, match=message):
+        model.run_with_hooks(others.tokens, **beside, fwd_hooks=hooks)
+    beside = {"token_type_ids": batch.token_type_ids, "attention_mask": batch.attention_mask}
+    with pytest.raises(ValueError, match=message):
+        model.run_with_hooks(batch.tokens[[3, 2, 1, 0]], **beside, fwd_hooks=hooks)
+    resid = torch.randn(*batch.tokens.shape, model.cfg.d_model, dtype=torch.float64)
+    stream = {"attention_mask": batch.attention_mask, "start_at_layer": 1, "fwd_hooks": hooks}
+    with pytest.raises(ValueError, match=r"expected parts=pairs\.parts beside a residual stream"):
+        model.run_with_hooks(resid, **stream)
+    with model.ablating("DOC->QUERY", mode=mode):
+        expected = model(resid, attention_mask=batch.attention_mask, parts=batch.parts, start_at_layer=1)
+    found = model.run_with_hooks(resid, **stream, parts=batch.parts)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    words = to_batch(tiny_rows(seed=8))
+    with model.ablating("DOC->QUERY", mode=mode):
+        expected = model(words)
+    torch.testing.assert_close(model.run_with_hooks(words, fwd_hooks=hooks), expected, rtol=0, atol=1e-12)
+
+
 def test_a_user_hook_sees_the_ablated_pattern(model, batch):
     codes = batch.parts.codes
     cells = ((codes == 3)[:, :, None] & (codes == 1)[:, None, :])[:, None]

@@ -122,6 +122,47 @@ def test_zero_of_a_head_is_the_condition_all_all(model, hf, rows):
         assert scores(model, rows) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("point", ["hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern"])
+def test_a_direction_is_what_is_read_under_hooks_of_ones_own(model, rows, point):
+    """The hook inside of the block or around it, by either idiom; against the edited pattern with its cells set to 0."""
+    batch = to_batch(rows)
+    cells = (batch.parts.codes == 3)[:, :, None] & (batch.parts.codes == 1)[:, None, :]
+
+    def returning(activation, hook):
+        return activation * torch.linspace(0.5, 1.5, activation.shape[-1], dtype=activation.dtype)
+
+    def in_place(activation, hook):
+        activation *= torch.linspace(0.5, 1.5, activation.shape[-1], dtype=activation.dtype)
+
+    def without_cells(pattern, hook):
+        pattern = pattern.clone()
+        pattern[:, 2][cells] = 0
+        return pattern
+
+    name = f"blocks.1.attn.{point}"
+    with torch.no_grad():
+        hooks = [(name, returning), ("blocks.1.attn.hook_pattern", without_cells)]
+        expected = model.run_with_hooks(batch, fwd_hooks=hooks)
+        for edit in (returning, in_place):
+            with replacing(model, "DOC->QUERY@1.2"), model.hooks(fwd_hooks=[(name, edit)]):
+                assert torch.allclose(model(batch), expected, atol=1e-12)
+            with model.hooks(fwd_hooks=[(name, edit)]), replacing(model, "DOC->QUERY@1.2"):
+                assert torch.allclose(model(batch), expected, atol=1e-12)
+
+
+def test_a_run_from_the_middle_draws_for_nobody(model, rows, reference):
+    """A residual stream has no tokens to draw by; those of the run before are another batch's."""
+    samples = ReplacementSamples.fit(model, encode(reference), "1.2")
+    batch, other = to_batch(rows), to_batch(tiny_rows(seed=12))
+    stream = {"attention_mask": other.attention_mask, "parts": other.parts, "start_at_layer": 1}
+    with torch.no_grad(), replacing(model, "1.2", samples):
+        resid = model(other, stop_at_layer=1)
+        for run in (model, model.run_with_hooks):
+            run(batch)
+            with pytest.raises(ValueError, match="expected a run from the tokens on"):
+                run(resid, **stream)
+
+
 @pytest.mark.parametrize("mode", ["zero", "mask"])
 def test_inside_of_an_ablation_a_direction_is_what_is_left_of_it(model, hf, rows, mode):
     """DOC reads QUERY no more: to replace that by zero changes nothing; to zero what DOC reads from SEP1 does what both do."""

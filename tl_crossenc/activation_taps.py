@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_crossenc.attention import AttentionInput
+from tl_crossenc.attention import AttentionInput, Reading
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.fused_attention import fused_attention
+from tl_crossenc.hook_points import HookPoint
 from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.parts import Part
 from tl_crossenc.targets import Target
@@ -31,15 +32,18 @@ class RunningBatch:
     def __init__(self) -> None:
         self.tokens: Tensor | None = None
         self.given: AttentionInput | None = None
-        self.edits: LayerEdits | None = None
-        self.qkv: dict[str, Tensor] = {}
         self._notes: dict[Hashable, Any] = {}
 
     def start(self, tokens: Tensor | None) -> None:
         """A new batch."""
-        self.tokens, self.given, self.edits = tokens, None, None
-        self.qkv.clear()
+        self.tokens, self.given = tokens, None
         self._notes.clear()
+
+    def meet(self, given: AttentionInput) -> None:
+        """A layer runs. One that runs for others than the layer before it is of a batch that did not begin with its tokens."""
+        if self.given is not None and self.given is not given:
+            self.start(None)
+        self.given = given
 
     def known_given(self) -> AttentionInput:
         """Mask and parts."""
@@ -66,14 +70,16 @@ class RunningBatch:
             self._notes[key] = make()
         return self._notes[key]
 
-    def read(self, target: Target, n_rows: int) -> Float[Tensor, "pair row d_head"]:
+    def read(self, target: Target, running: Reading) -> Float[Tensor, "pair row d_head"]:
         """What every row of a direction's head reads from its attended parts, under the ablations of the moment."""
         head = slice(target.head, (target.head or 0) + 1)
-        q, k, v = (self.qkv[name][:, :, head] for name in ("hook_q", "hook_k", "hook_v"))
+        q, k, v = (tensor[:, :, head] for tensor in (running.q, running.k, running.v))
         attended = target.direction.attendeds if target.direction is not None else ()
         v = v * self.rows_of(attended)[:, :, None, None]
-        edits = self.edits and LayerEdits(self.edits.zero[head], self.edits.mask[head])
-        return fused_attention(q[:, :n_rows], k, v, self.known_given(), edits)[:, :, 0]
+        if running.pattern is not None:
+            return (running.pattern[:, head] @ v.transpose(1, 2))[:, 0]
+        edits = running.edits and LayerEdits(running.edits.zero[head], running.edits.mask[head])
+        return fused_attention(q, k, v, running.given, edits)[:, :, 0]
 
 
 Visit = Callable[[Target, Tensor, RunningBatch], Tensor | None]
@@ -99,8 +105,7 @@ def visiting(model: HookedEncoder, targets: Iterable[Target], visit: Visit) -> I
 
 def _listen(batch: RunningBatch) -> Callable:
     def listen(module: object, args: tuple, kwargs: dict) -> None:
-        named = {**dict(zip(("resid", "given", "edits"), args, strict=False)), **kwargs}
-        batch.given, batch.edits = named["given"], named.get("edits")
+        batch.meet({**dict(zip(("resid", "given"), args, strict=False)), **kwargs}["given"])
 
     return listen
 
@@ -110,17 +115,7 @@ def _hooks(targets: Sequence[Target], batch: RunningBatch, visit: Visit) -> Iter
     for target in targets:
         at.setdefault(target.hook_name, []).append(target)
     for name, own in at.items():
-        if any(target.direction is not None for target in own):
-            for point in ("hook_q", "hook_k", "hook_v"):
-                yield name.replace("hook_z", point), _keep(batch, point)
         yield name, _visit_z(own, batch, visit) if name.endswith("hook_z") else _visit_whole(own[0], batch, visit)
-
-
-def _keep(batch: RunningBatch, point: str) -> Callable:
-    def keep(activation: Tensor, hook: object) -> None:
-        batch.qkv[point] = activation
-
-    return keep
 
 
 def _visit_whole(target: Target, batch: RunningBatch, visit: Visit) -> Callable:
@@ -131,11 +126,11 @@ def _visit_whole(target: Target, batch: RunningBatch, visit: Visit) -> Callable:
 
 
 def _visit_z(targets: Sequence[Target], batch: RunningBatch, visit: Visit) -> Callable:
-    def hook_function(z: Tensor, hook: object) -> Tensor | None:
+    def hook_function(z: Tensor, hook: HookPoint) -> Tensor | None:
         after = z
         for target in targets:
             head = target.head
-            before = z[:, :, head] if target.direction is None else batch.read(target, z.shape[1])
+            before = z[:, :, head] if target.direction is None else batch.read(target, hook.running)
             new = visit(target, before, batch)
             if new is not None:
                 after = after.clone() if after is z else after

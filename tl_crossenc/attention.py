@@ -16,10 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_crossenc.conditions import LayerEdits
@@ -36,11 +37,13 @@ class AttentionInput:
         attention_mask: `[pair, pos]`, True at real tokens.
         parts: the positions' parts; None when they are not known, and then no direction can be removed.
         dtype: of the activations, and so of the bias.
+        tokens: `[pair, pos]`, by which pairs whose parts are not known can be told from others; else None.
     """
 
     attention_mask: Bool[Tensor, "pair pos"]
     parts: PartMasks | None
     dtype: torch.dtype
+    tokens: Int[Tensor, "pair pos"] | None = None
 
     @cached_property
     def padded(self) -> bool:
@@ -64,6 +67,20 @@ class AttentionInput:
                 "model.to_pairs(query, passages), or parts=PartMasks(...) beside raw tokens"
             )
         return self.parts
+
+
+class Reading(NamedTuple):
+    """What attention is computed from in the layer that runs; q, k and v are `[pair, pos, head, d_head]`, q of the rows only.
+
+    `pattern`, `[pair, head, row, pos]`, is there past a pattern that was looked at.
+    """
+
+    given: AttentionInput
+    edits: LayerEdits | None
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pattern: Tensor | None = None
 
 
 def additive_bias(kept: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:

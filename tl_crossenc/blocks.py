@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_crossenc.attention import AttentionInput, explicit_pattern, explicit_scores, one_row_attention
+from tl_crossenc.attention import AttentionInput, Reading, explicit_pattern, explicit_scores, one_row_attention
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.encoder_config import CrossEncoderConfig
 from tl_crossenc.fused_attention import edited_span, fused_attention
-from tl_crossenc.hook_points import HookPoint, SharedHookPoint, has_hooks, is_hooked
+from tl_crossenc.hook_points import HookPoint, SharedHookPoint, has_hooks, is_hooked, telling
 from tl_crossenc.layer_stack import K, LayerStack, Q, V
 
 
@@ -142,18 +142,27 @@ class Attention(LayerModule):
         if rows == 1 and inputs is None and projected is None and not has_hooks(self):
             return self.write(self._read_of_first_row(resid, given, edits))
         q, k, v = self.project(resid, rows, inputs) if projected is None else projected
-        if is_hooked(self.hook_attn_scores, self.hook_pattern):
-            scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
-            pattern = self.hook_pattern(explicit_pattern(scores, given, edits))
-            z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
-        else:
-            z = fused_attention(q, k, v, given, edits)
-        z = self.hook_z(z)
+        z = self._read(Reading(given, edits, q, k, v))
         if self.cfg.use_attn_result:
             weight = self.stack.out_weight[self.layer].unflatten(1, z.shape[2:])
             result = self.hook_result(torch.einsum("brhe,dhe->brhd", z, weight))
             return result.sum(2) + self.stack.out_bias[self.layer]
         return self.write(z)
+
+    def _read(self, running: Reading) -> Tensor:
+        """z through its hooks, and scores and pattern where somebody looks at them."""
+        given, edits, q, k, v, pattern = running
+        if is_hooked(self.hook_attn_scores, self.hook_pattern):
+            with telling((self.hook_attn_scores, self.hook_pattern), running):
+                scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
+                pattern = self.hook_pattern(explicit_pattern(scores, given, edits))
+            z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
+        else:
+            z = fused_attention(q, k, v, given, edits)
+        if not is_hooked(self.hook_z):
+            return z
+        with telling((self.hook_z,), running._replace(pattern=pattern)):
+            return self.hook_z(z)
 
     def write(self, z: Float[Tensor, "pair row head d_head"]) -> Float[Tensor, "pair row d_model"]:
         """What the heads together write to the residual stream for what they read, z."""

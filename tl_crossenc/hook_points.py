@@ -12,7 +12,8 @@ hook, nothing is copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,7 +35,13 @@ def has_hooks(module: nn.Module, *, but: Collection[tl.HookPoint] = ()) -> bool:
 
 
 class HookPoint(tl.HookPoint):
-    """TransformerLens's hook point; an edit in place is an edit of what the hook got, and of nothing else."""
+    """TransformerLens's hook point; an edit in place is an edit of what the hook got, and of nothing else.
+
+    Attributes:
+        running: what is known where the point is called, while its hooks run; None where nothing is told.
+    """
+
+    running: Any = None
 
     def add_hook(self, hook: Callable, dir: Any = "fwd", *args: Any, **kwargs: Any) -> tl.LensHandle:
         """TransformerLens's `add_hook`."""
@@ -42,6 +49,18 @@ class HookPoint(tl.HookPoint):
         handle = super().add_hook(own, dir, *args, **kwargs)
         own.key, handle.user_hook = handle.hook.id, hook
         return handle
+
+
+@contextmanager
+def telling(points: Collection[HookPoint], running: Any) -> Iterator[None]:
+    """Let the hooks of some points know what is running, inside of the `with` block."""
+    try:
+        for point in points:
+            point.running = running
+        yield
+    finally:
+        for point in points:
+            point.running = None
 
 
 class SharedHookPoint(HookPoint):

@@ -7,6 +7,7 @@ the same name; `HookedCrossEncoder` (`cross_encoder.py`) adds pooler, classifier
 from __future__ import annotations
 
 import difflib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -151,11 +152,14 @@ class HookedEncoder(HookedRootModule):
     # Forward, whole and in steps. The steps are what experiments share prefixes with.
 
     def attention_input(
-        self, attention_mask: Bool[Tensor, "pair pos"] | Int[Tensor, "pair pos"], parts: PartMasks | None
+        self,
+        attention_mask: Bool[Tensor, "pair pos"] | Int[Tensor, "pair pos"],
+        parts: PartMasks | None,
+        tokens: Int[Tensor, "pair pos"] | None = None,
     ) -> AttentionInput:
-        """What the layers need of a batch besides its activations."""
+        """What the layers need of a batch besides its activations; the tokens only where the parts are not known."""
         moved = None if parts is None else parts.to(self.device)
-        given = AttentionInput(attention_mask.to(self.device).bool(), moved, self.dtype)
+        given = AttentionInput(attention_mask.to(self.device).bool(), moved, self.dtype, tokens)
         _ = given.bias  # once a batch: reading it waits for the device, and torch.compile could not trace it in a layer
         return given
 
@@ -241,7 +245,9 @@ class HookedEncoder(HookedRootModule):
             )
         self._check_input(tokens, token_type_ids, attention_mask, parts, start_at_layer)
         edits = self._active.compile(self.cfg.n_layers, self.cfg.n_heads)
-        given = self.attention_input(attention_mask, parts)
+        given = self.attention_input(
+            attention_mask, parts, tokens if parts is None and start_at_layer is None else None
+        )
         if start_at_layer is not None:
             resid = tokens.to(self.device)
         else:
@@ -390,10 +396,11 @@ class HookedEncoder(HookedRootModule):
     ) -> FwdHooks:
         """The same edits as TransformerLens hooks on `hook_pattern` and `hook_attn_scores`, for `run_with_hooks(pairs, ...)`.
 
-        They hold for these pairs only, whose parts they carry. Hooks look at the pattern, so this is the slower way.
+        They hold for these pairs, or others with the same parts at the same positions; a run of any others is an error. So is one
+        that cannot tell its pairs: a residual stream without `parts`. Hooks look at the pattern, so this is the slower way.
         """
         condition = self._condition(*ablations, layers=layers, heads=heads, mode=mode)
-        given = self.attention_input(pairs.attention_mask, pairs.parts)
+        given = _OwnPairs(self.attention_input(pairs.attention_mask, pairs.parts), pairs.tokens)
         hooks: FwdHooks = []
         for layer, edits in enumerate(condition.compile(self.cfg.n_layers, self.cfg.n_heads)):
             if edits is None:
@@ -479,9 +486,38 @@ def _switch(module: nn.Module, names: Sequence[str], on: bool) -> None:
             delattr(module, name)
 
 
-def _edit_hook(edit: Callable, given: AttentionInput, edits: LayerEdits) -> Callable:
+class _OwnPairs:
+    """The pairs that hooks were made for, and whether it is them that run."""
+
+    def __init__(self, given: AttentionInput, tokens: Tensor):
+        self.given, self.tokens = given, tokens
+        self._checked: Callable[[], AttentionInput | None] = lambda: None
+
+    def check(self, running: AttentionInput) -> None:
+        """Raise ValueError if other pairs run. Looked at once a run, since comparing waits for the device."""
+        if self._checked() is running:
+            return
+        if running.parts is not None:
+            ours, theirs = self.given.known_parts().codes, running.parts.codes
+        elif running.tokens is not None:
+            ours, theirs = self.tokens, running.tokens.to(self.tokens.device)
+        else:
+            raise ValueError(
+                "expected parts=pairs.parts beside a residual stream, by which ablation hooks know the pairs that they were made "
+                "for; got none"
+            )
+        if ours is not theirs and not torch.equal(ours, theirs):
+            raise ValueError(
+                f"expected the pairs that the ablation hooks were made for, {tuple(ours.shape)} [pair, pos]; got others, "
+                f"{tuple(theirs.shape)}, whose parts lie elsewhere: make the hooks from the pairs that are run"
+            )
+        self._checked = weakref.ref(running)
+
+
+def _edit_hook(edit: Callable, pairs: _OwnPairs, edits: LayerEdits) -> Callable:
     def hook_function(activation: Tensor, hook: HookPoint) -> Tensor:
-        return edit(activation, given, edits)
+        pairs.check(hook.running.given)
+        return edit(activation, pairs.given, edits)
 
     return hook_function
 

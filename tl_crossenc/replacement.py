@@ -15,8 +15,7 @@ al. 2022 (Causal Scrubbing).
 **Decisions.** Every position of R counts alike in a mean, not every pair. The drawn pair depends on the seed and the pair's
 tokens alone, never on its batch; a pair is not drawn for itself.
 
-**Limits.** A hook of your own on `hook_pattern` or `hook_attn_scores` is not seen when a direction's read is computed; what
-`model.ablating` removes is.
+What a direction reads is taken from the run as it is: with what `model.ablating` removes, and with hooks of your own.
 """
 
 from __future__ import annotations
