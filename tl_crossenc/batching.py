@@ -22,6 +22,8 @@ DEFAULT_TOKEN_BUDGET = 2048
 """On a CPU, where larger batches fall out of its caches."""
 LARGEST_BUDGET = 1 << 16
 """On a device: what comes on top of this does not make it faster."""
+MOST_TOKENS = 1 << 24
+"""A batch of so many padded tokens fits no device; a larger budget is a slip."""
 _T = TypeVar("_T")
 
 
@@ -58,10 +60,14 @@ def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFA
     Deterministic: equal lengths keep their order.
 
     Raises:
-        ValueError: the budget is not positive.
+        ValueError: the budget is not positive, or larger than `MOST_TOKENS`.
     """
     if token_budget < 1:
         raise ValueError(f"expected a token budget of at least 1, got {token_budget}")
+    if token_budget > MOST_TOKENS:
+        raise ValueError(
+            f"expected a token budget of at most {MOST_TOKENS:,}, got {token_budget:,}: no device holds more"
+        )
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     batches: list[np.ndarray] = []
     start = 0

@@ -5,21 +5,28 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from tl_crossenc.shown import PLAIN, ShownFormatter, quoted, short_name, shown
 
 DTYPES = ("float32", "bfloat16", "float64")
 QUANTITIES = ("mass", "density")
+MOST_DRAWS, MOST_TOKENS, MOST_PASSAGES, MOST_SECONDS = 10_000, 1 << 24, 1_000_000, 10_000_000
+"""Of random sets of heads, of padded tokens a batch, of passages a query, of waiting."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status. A user's mistake is one sentence on standard error and status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character gets another one, and not an error
+            stream.reconfigure(errors=PLAIN)
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.WARNING, format="%(levelname)s: %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(ShownFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.WARNING, handlers=[handler])
     logging.getLogger("tl_crossenc").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
     if not arguments.debug:  # the hub's own retries; what matters of them is in our sentence
         os.environ.setdefault("HF_HUB_VERBOSITY", "critical")
@@ -44,11 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return " ".join(shown(error).split()) or type(error).__name__
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors hold no control character of what was typed."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        super().error(shown(message, 1000))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tl-crossenc", description="See which attention carries query-document matching in a neural reranker."
     )
     parser.add_argument("--version", action=_Version, help="show the versions of this package, torch and transformers")
@@ -75,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "--per-grade", type=_count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
     )
     reproduce.add_argument(
-        "--easy-negatives", type=int, default=10, help="passages a query that nobody judged for it (default: 10)"
+        "--easy-negatives", type=_negatives, default=10, help="passages a query that nobody judged for it (default: 10)"
     )
     reproduce.add_argument(
         "--easy-negatives-draw",
@@ -83,11 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         default="matched",
         help="as long as the query's relevant passages, or at random as in the paper (default: matched)",
     )
-    reproduce.add_argument("--seed", type=int, default=0, help="of the pool's draw (default: 0)")
+    reproduce.add_argument("--seed", type=_seed, default=0, help="of the pool's draw (default: 0)")
     reproduce.add_argument(
         "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
     )
-    reproduce.add_argument("--token-budget", type=_count, help="padded tokens a batch (default: what suits the device)")
+    reproduce.add_argument(
+        "--token-budget", type=_budget, help="padded tokens a batch (default: what suits the device)"
+    )
     reproduce.add_argument("--only-table1", action="store_true", help="leave the figures, the heads and the report")
     reproduce.add_argument(
         "--direction", action="append", metavar="D", help="of Figure 1a, such as DOC->QUERY; several times for several"
@@ -113,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     reproduce.add_argument("--quantity", choices=QUANTITIES, default="mass", help="of Figure 1b (default: mass)")
     _wait_option(reproduce)
-    reproduce.add_argument("--draws", type=_count, default=3, help="random sets of heads a count (default: 3)")
+    reproduce.add_argument("--draws", type=_draws, default=3, help="random sets of heads a count (default: 3)")
     _model_options(reproduce)
 
     masks = _command(
@@ -131,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     masks.add_argument(
         "--per-grade", type=_count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
     )
-    masks.add_argument("--seed", type=int, default=0, help="of the pool's draw (default: 0)")
-    masks.add_argument("--token-budget", type=_count, help="padded tokens a batch (default: what suits the device)")
+    masks.add_argument("--seed", type=_seed, default=0, help="of the pool's draw (default: 0)")
+    masks.add_argument("--token-budget", type=_budget, help="padded tokens a batch (default: what suits the device)")
     _wait_option(masks)
     _model_options(masks)
 
@@ -185,21 +202,31 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
 def _wait_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
-        type=_count,
+        type=_wait,
         default=3600,
         metavar="SECONDS",
         help="to wait for another process that does the same into the same folder (default: 3600)",
     )
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
+def _number(least: int, most: int) -> Callable[[str], int]:
+    """What reads a whole number in these bounds: more than anything can use would take all memory or run for ever."""
+
+    def read(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+        if not digits or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {quoted(text, 40)}")
+        return int(text)
+
+    return read
+
+
+_draws, _budget, _wait = _number(1, MOST_DRAWS), _number(1, MOST_TOKENS), _number(1, MOST_SECONDS)
+_passages, _negatives, _seed = _number(1, MOST_PASSAGES), _number(0, MOST_PASSAGES), _number(0, 2**63 - 1)
 
 
 def _count_or_all(text: str) -> int | None:
-    return None if text == "all" else _count(text)
+    return None if text == "all" else _passages(text)
 
 
 def _grades(text: str) -> tuple[int, ...]:
@@ -212,10 +239,10 @@ def _grades(text: str) -> tuple[int, ...]:
 
 
 def _say(text: str) -> None:
-    """A line on standard output as it is: texts of the user's are no markup, and paths are not broken over lines."""
+    """A line on standard output: texts of the user's are no markup, and paths are not broken over lines."""
     from rich.console import Console
 
-    Console().print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    Console().print(shown(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -227,7 +254,6 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     from tl_crossenc.outputs import default_folder
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.reproduce import Settings, reproduce
-    from tl_crossenc.shown import short_name
     from tl_crossenc.terminal import progress_bar, table1_for_terminal
 
     collections = tuple(arguments.collection or ["demo"])
@@ -267,8 +293,8 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     errors = Console(stderr=True)
     found = reproduce(settings, lambda what: progress_bar(errors, what), wait=arguments.wait)
     title = f"Table 1: {short_name(found.model_label)} on {found.collection_label}, nDCG@{settings.cutoff}"
-    shown = found.table1
-    Console().print(table1_for_terminal(shown.comparison, shown.unablated, title, found.caption, found.published))
+    table1 = found.table1
+    Console().print(table1_for_terminal(table1.comparison, table1.unablated, title, found.caption, found.published))
     for name, part in (("Table 1", found.table1), *found.results.items()):
         if hasattr(part, "layers_run"):
             _say(f"{name}: {part.layers_run:,} pair-layers run now ({part.layers_alone:,} without shared prefixes).")
@@ -295,7 +321,6 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
     from tl_crossenc.outputs import default_folder, versions, write_frame
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.presets import COMPARED
-    from tl_crossenc.shown import short_name
     from tl_crossenc.store import Store
     from tl_crossenc.tables import markdown, masks_caption, masks_markdown
     from tl_crossenc.terminal import masks_for_terminal, progress_bar
@@ -327,14 +352,14 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
                 progress=advance,
             )
         names = ", ".join(pool.collection for pool in pools)
-        shown = short_name(str(model.cfg.model_name))
-        caption = masks_caption(shown, names, found.table, found.unablated, found.random, found.cutoff)
+        called = short_name(str(model.cfg.model_name))
+        caption = masks_caption(called, names, found.table, found.unablated, found.random, found.cutoff)
         folder.verify()
         write_frame(out / "compare_masks.csv", found.table, index=False)
         write_frame(out / "compare_masks_per_query.csv", found.per_query)
         write_atomic(out / "compare_masks.md", f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
         folder.verify([f"compare_masks{end}" for end in (".csv", "_per_query.csv", ".md")])
-    title = f"Masks of three papers: {shown} on {names}"
+    title = f"Masks of three papers: {called} on {names}"
     Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
     for pool in pools:
         _say(f"Passages of {pool.collection}: {count_cut(model, pool)}.")
@@ -356,7 +381,7 @@ def _parity(arguments: argparse.Namespace) -> int:
         revision=arguments.revision,
         tokenizer=arguments.tokenizer,
     )
-    table = Table(title=Text(f"Parity with Hugging Face: {found.model}"), title_justify="left")
+    table = Table(title=Text(shown(f"Parity with Hugging Face: {found.model}")), title_justify="left")
     for column in ("compared", "values", "max abs", "max relative", "largest value"):
         table.add_column(column, justify="left" if column == "compared" else "right", no_wrap=True)
     for row in found.differences:
@@ -394,7 +419,7 @@ def _score(arguments: argparse.Namespace) -> int:
         )
     table = Table("score", "passage")
     for i in scores.argsort(descending=True, stable=True).tolist():
-        table.add_row(f"{scores[i]:.4f}", Text(arguments.passage[i]))
+        table.add_row(f"{scores[i]:.4f}", Text(shown(arguments.passage[i])))
     _say(f"query: {arguments.query}; model: {model.cfg.model_name}; ablated: {condition}")
     Console().print(table)
     return 0

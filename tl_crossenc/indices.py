@@ -10,6 +10,8 @@ from typing import Any, SupportsIndex, cast
 
 import numpy as np
 
+from tl_crossenc.shown import quoted
+
 Indices = str | Iterable[SupportsIndex] | SupportsIndex | None
 """Layers or heads as a user names them: a number, several, `"0-3,7"`, or None or `"all"` for all of them."""
 MOST_INDICES = 10_000
@@ -37,10 +39,10 @@ def parse_indices(text: str, what: str = "indices") -> tuple[int, ...] | None:
     indices: set[int] = set()
     for run in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", run)
+        if match and any(len(number or "") > 9 or int(number or 0) >= MOST_INDICES for number in match.groups()):
+            raise ValueError(f"expected {what} below {MOST_INDICES}, got {quoted(text)}: no model has so many")
         if match is None or (match[2] and int(match[2]) < int(match[1])):
-            raise ValueError(f"expected {what} such as 0-3,7 or all, got {text!r}")
-        if int(match[2] or match[1]) >= MOST_INDICES:
-            raise ValueError(f"expected {what} below {MOST_INDICES}, got {text!r}: no model has so many")
+            raise ValueError(f"expected {what} such as 0-3,7 or all, got {quoted(text)}")
         indices.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return tuple(sorted(indices))
 

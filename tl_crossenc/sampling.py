@@ -25,10 +25,13 @@ import numpy as np
 
 from tl_crossenc.collections import Collection
 from tl_crossenc.length_matching import CANDIDATES, NEAR, SAMPLE, length_balance, nearest, wanted_lengths
+from tl_crossenc.shown import quoted
 
 logger = logging.getLogger(__name__)
 
 EASY_NEGATIVE = -1
+MOST_PASSAGES = 1_000_000
+"""A query, of a grade or of easy negatives, that may be asked for."""
 _Fetch = Callable[[list[Any]], dict[Any, tuple[str, str]]]  # candidates -> candidate: (doc_id, text)
 _BLOCK = 64
 
@@ -54,7 +57,7 @@ class PoolSpec:
         match_length: draw easy negatives as long as the query's relevant passages; False draws at random, as the paper does.
 
     Raises:
-        ValueError: a number below its least value (1, 0, 0), or `match_length` that is no truth value.
+        ValueError: a number below its least value (1, 0, 0) or above `MOST_PASSAGES`, or `match_length` that is no truth value.
     """
 
     per_grade: int | None = 10
@@ -65,13 +68,16 @@ class PoolSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.match_length, bool):
             raise ValueError(f"match_length is True or False, not {self.match_length!r}.")
-        for name, least in (("per_grade", 1), ("easy_negatives", 0), ("seed", 0)):
+        bounds = {"per_grade": (1, MOST_PASSAGES), "easy_negatives": (0, MOST_PASSAGES), "seed": (0, None)}
+        for name, (least, most) in bounds.items():
             value = getattr(self, name)
             if value is None and name == "per_grade":
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 or_none = " or None for all" if name == "per_grade" else ""
-                raise ValueError(f"{name} is a whole number from {least} on{or_none}, not {value!r}.")
+                raise ValueError(f"{name} is a whole number from {least} on{or_none}, not {quoted(value)}.")
+            if most is not None and value > most:
+                raise ValueError(f"{name} is at most {most:,}, not {quoted(value)}: no query has so many passages.")
 
 
 def normalized_text(text: str) -> str:

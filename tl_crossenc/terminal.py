@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from tl_crossenc.shown import shown
 from tl_crossenc.tables import SIDES, cell_text, masks_cells, published_text
 
 
@@ -44,17 +45,17 @@ def table1_for_terminal(
     published: Mapping[str, float] | None = None,
 ) -> Table:
     """Table 1 as a rich table: decreases bold, marks as in `tables`, published values in brackets."""
-    table = Table(title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left")
+    table = Table(title=Text(shown(title)), caption=Text(shown(caption)), caption_justify="left", title_justify="left")
     table.add_column("attender \\ attended", style="bold")
     for side in SIDES:
         table.add_column(side, justify="right")
     for attender in SIDES:
-        shown = []
+        cells = []
         for attended in SIDES:
             value, marks, decrease = cell_text(comparison.loc[f"{attender}->{attended}"], unablated)
             known = published_text(published, f"{attender}->{attended}")
-            shown.append(Text(value, style="bold" if decrease else "").append(f"{marks:<2}{known}"))
-        table.add_row(attender, *shown, end_section=attender == SIDES[-2])
+            cells.append(Text(value, style="bold" if decrease else "").append(f"{marks:<2}{known}"))
+        table.add_row(attender, *cells, end_section=attender == SIDES[-2])
     return table
 
 
@@ -65,12 +66,12 @@ def masks_for_terminal(comparison: pd.DataFrame, cutoff: int, title: str, captio
     """
     header, rows = masks_cells(comparison, cutoff)
     table = Table(
-        title=Text(title), caption=Text(caption), caption_justify="left", title_justify="left",
+        title=Text(shown(title)), caption=Text(shown(caption)), caption_justify="left", title_justify="left",
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0),
     )  # fmt: skip
-    for name in ("change" if shown == "difference" else shown for shown in header):
+    for name in ("change" if column == "difference" else column for column in header):
         left, folded = name in ("mask", "mode", "published"), name == "published"
         table.add_column(name, justify="left" if left else "right", no_wrap=not folded, overflow="fold")
     for cells, significant in zip(rows, comparison["decrease_holm"], strict=True):
-        table.add_row(*(Text(cell, style="bold" if significant else "") for cell in cells))
+        table.add_row(*(Text(shown(cell), style="bold" if significant else "") for cell in cells))
     return table

@@ -24,6 +24,7 @@ from tl_crossenc.store import Store
 
 LayerHead = tuple[int, int]
 SCOPES: dict[str, tuple[str, ...]] = {"QUERY<->DOC": ("QUERY->DOC", "DOC->QUERY"), "whole head": ("ALL->ALL",)}
+MOST_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def run_head_ablation(
     usable = [k for k in sorted(set(counts)) if 1 <= k <= len(ranking)]
     if not usable:
         raise ValueError(f"expected a count of heads from 1 to {len(ranking)}, got {list(counts)}")
+    if not 0 <= n_draws <= MOST_DRAWS:
+        raise ValueError(f"expected n_draws from 0 to {MOST_DRAWS:,}, got {n_draws}: each is a condition that is run")
     sets = _head_sets(ranking, usable, model.cfg.n_heads, n_draws, seed)
     conditions = {(scope, *key): heads_condition(heads, scope, mode) for scope in SCOPES for key, heads in sets.items()}
     ranked = rank_under(

@@ -35,6 +35,7 @@ from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.store import Store
 from tl_crossenc.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
 
+MOST_PERMUTATIONS = 100_000
 NEGATIVES: dict[str, tuple[int, ...]] = {"hard": (0,), "easy": (EASY_NEGATIVE,)}
 """Name -> grades of the groups that relevant passages are compared with."""
 
@@ -85,7 +86,7 @@ def run_match_distributions(
     n_permutations: int = 200,
     seed: int = 0,
     max_pairs: int | None = None,
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> MatchDistributions:
     """Measure the weights between QUERY and DOC over all pools together, computing only missing cells.
@@ -100,7 +101,7 @@ def run_match_distributions(
         n_permutations: of the null.
         seed: of the permutations and of the sample.
         max_pairs: measure whole queries, drawn at random, while their passages are at most so many; None for all.
-        token_budget: padded tokens a batch.
+        token_budget: padded tokens a batch; `TOKEN_BUDGET` by default.
         progress: as in `scoring.py`.
 
     Raises:
@@ -118,12 +119,14 @@ def run_match_distributions(
     names = [pool.collection for pool in pools]
     if len(set(names)) < len(names):
         raise ValueError(f"expected pools of distinct collections, got {', '.join(names)}: give each a name of its own")
-    if n_permutations < 1 or (max_pairs is not None and max_pairs < 1):
-        raise ValueError(f"expected positive n_permutations and max_pairs, got {n_permutations} and {max_pairs}")
+    if not 1 <= n_permutations <= MOST_PERMUTATIONS or (max_pairs is not None and max_pairs < 1):
+        raise ValueError(
+            f"expected n_permutations from 1 to {MOST_PERMUTATIONS:,} and positive max_pairs, got {n_permutations} and {max_pairs}"
+        )
     drawn = _sample(pools, max_pairs, seed)
     _require_groups(chosen_groups, {pair.grade for pool in drawn for pair in pool.pairs})
 
-    cells = MatchCells(model, drawn, store, chosen, token_budget)
+    cells = MatchCells(model, drawn, store, chosen, TOKEN_BUDGET if token_budget is None else token_budget)
     pairs_run = cells.fill(progress)
     values = query_masses(cells.sums(), chosen_groups)
     _require_groups(chosen_groups, {grade for n in values.groups for grade in chosen_groups[n.group]})

@@ -127,7 +127,14 @@ def run_paper(
         heads = None if every else ranked[:BEST]
         groups = match_groups(pools, chosen.relevant_grades, only_present=True)
         return run_match_distributions(
-            model, pools, store, heads=heads, groups=groups, seed=chosen.seed, progress=advance
+            model,
+            pools,
+            store,
+            heads=heads,
+            groups=groups,
+            seed=chosen.seed,
+            token_budget=token_budget,
+            progress=advance,
         )
 
     def alignment(advance: Progress) -> Any:
