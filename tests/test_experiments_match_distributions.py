@@ -236,6 +236,17 @@ def test_named_heads_alone_are_shown_with_per_query_values(model, tmp_path, foun
         pd.testing.assert_series_equal(mine[name], whole.loc[mine.index, name])
 
 
+def test_as_many_other_heads_are_other_heads(model, tmp_path, found):
+    keys = ["comparison", "layer", "head", "direction", "kind"]
+    whole = found.distance.set_index(keys)
+    for heads in ([(2, 1)], [(0, 2)], [(1, 0)]):
+        some = run_match_distributions(model, [POOL], Store(tmp_path), heads=heads, n_permutations=B).distance
+        mine = some[some["head"] != "all"].set_index(keys)
+        assert {(layer, int(head)) for _, layer, head, *_ in mine.index} == set(heads)
+        for name in ("distance", "shift", "p"):
+            pd.testing.assert_series_equal(mine[name], whole.loc[mine.index, name])
+
+
 def test_a_sample_takes_whole_queries_up_to_its_size(model, tmp_path):
     sizes = {query: len(grades) for query, grades in GRADES.items()}
     seen = set()

@@ -159,14 +159,14 @@ def test_one_checkpoint_in_two_folders_is_one_model(pool, store, tmp_path):
 
 HEADS = [(0, 1), (1, 2)]
 EXPERIMENTS = {
-    "table1": lambda model, pools, store: run_table1(model, pools, store).comparison,
-    "layers": lambda model, pools, store: run_layer_sweep(model, pools, store).per_query,
-    "heads": lambda model, pools, store: run_head_ablation(model, pools, store, HEADS, counts=[1, 2]).per_query,
-    "attention": lambda model, pools, store: run_attention(model, pools, store).by_direction,
-    "matches": lambda model, pools, store: run_match_distributions(model, pools, store, n_permutations=5).mass,
-    "alignment": lambda model, pools, store: run_qk_alignment(model, pools, store).heads,
-    "terms": lambda model, pools, store: run_qk_alignment(model, pools, store).decomposition,
-    "replacement": lambda model, pools, store: run_replacement(model, pools, store, ["0.1", "mlp.1"]).scores,
+    "table1": lambda *given, **more: run_table1(*given, **more).comparison,
+    "layers": lambda *given, **more: run_layer_sweep(*given, **more).per_query,
+    "heads": lambda *given, **more: run_head_ablation(*given, HEADS, counts=[1, 2], **more).per_query,
+    "attention": lambda *given, **more: run_attention(*given, **more).by_direction,
+    "matches": lambda *given, **more: run_match_distributions(*given, n_permutations=5, **more).mass,
+    "alignment": lambda *given, **more: run_qk_alignment(*given, **more).heads,
+    "terms": lambda *given, **more: run_qk_alignment(*given, **more).decomposition,
+    "replacement": lambda *given, **more: run_replacement(*given, ["0.1", "mlp.1"], **more).scores,
 }
 
 
@@ -321,6 +321,15 @@ def test_results_of_another_version_are_computed_anew_and_that_is_said(
         assert f"scores: computing anew; what is stored is of {package} {version(package)}, now 99.0" in caplog.text
     assert {key.fields[package] for key in store.keys("scores")} == {version(package), "99.0"}
     assert score_pool(model, pool, CONDITIONS, store).layers_run == 0
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_results_of_another_token_budget_are_computed_anew(model, pool, store, name):
+    for n_budgets, budget in ((1, 60), (2, 61)):  # rounding depends on what is run together
+        EXPERIMENTS[name](model, [pool], store, token_budget=budget)
+        keys = [key for kind in (store.root / "cells").iterdir() for key in store.keys(kind.name)]
+        assert len({key.fields["token_budget"] for key in keys}) == n_budgets
+        assert len(keys) == n_budgets * len({key for key in keys if key.fields["token_budget"] == 60})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

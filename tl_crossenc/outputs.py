@@ -28,6 +28,7 @@ PACKAGES = (
     "tl-crossenc",
     "torch",
     "transformers",
+    "tokenizers",
     "transformer-lens",
     "numpy",
     "scipy",
