@@ -8,7 +8,17 @@ import pandas as pd
 import pytest
 
 from tl_crossenc.files import StoreError
-from tl_crossenc.outputs import default_folder, file_name, versions, write_frame, write_json, write_runs
+from tl_crossenc.outputs import (
+    default_folder,
+    file_name,
+    guard,
+    read_frame,
+    unguard,
+    versions,
+    write_frame,
+    write_json,
+    write_runs,
+)
 
 
 @pytest.fixture
@@ -90,3 +100,46 @@ def test_a_default_folder_is_named_by_the_last_part_of_each_name(tmp_path, monke
     monkeypatch.chdir(here)
     assert default_folder("castorini/monobert", ["demo", "."]) == Path("results/monobert-demo-my-pool")
     assert default_folder(str(here), ["beir/nfcorpus/test"], "masks-") == Path("results/masks-my-pool-test")
+
+
+# Texts that a spreadsheet would run.
+
+FORMULAS = ["=1+1", "+a", "-a", "@SUM(1)", "\ta", "\ra", "=", "-", "'=a", "''-b", "-1e", "=cmd|' /C calc'!A0"]
+HARMLESS = ["a", "a=b", "'a", "''", "-1", "+1.5", "-1e-3", "-inf", "", "é", "zero(DOC->QUERY)", " =a", "'-1"]
+
+
+def test_texts_that_start_a_formula_are_guarded_and_no_others():
+    for text in FORMULAS:
+        assert guard(text) == f"'{text}"
+    for text in HARMLESS:
+        assert guard(text) == text
+    for text in [*FORMULAS, *HARMLESS, *map(guard, FORMULAS), *(f"'{guard(text)}" for text in FORMULAS)]:
+        assert unguard(guard(text)) == text
+
+
+def test_a_csv_holds_no_formula_and_reads_back_equal(tmp_path):
+    ids = pd.MultiIndex.from_tuples([("c", "=q"), ("-c", "q"), ("@c", "+q")], names=["collection", "query_id"])
+    frame = pd.DataFrame({"mean": [-0.5, float("nan"), 1e-9], "mark": ["=1", "-", "-2x"], "grade": [-1, 0, 3]}, ids)
+    write_frame(tmp_path / "a.csv", frame)
+    cells = [cell for line in (tmp_path / "a.csv").read_text().splitlines()[1:] for cell in line.split(",")]
+    assert not [cell for cell in cells if cell[:1] in "=+@\t\r-" and cell and not cell[1:2].isdigit()]
+    assert cells[:2] == ["c", "'=q"]
+    assert cells[2] == "-0.5"
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "a.csv"), frame.reset_index(), check_index_type=False)
+    pd.testing.assert_frame_equal(frame, frame.copy())
+    flat = frame.reset_index().set_index("query_id")
+    write_frame(tmp_path / "b.csv", flat)
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "b.csv"), flat.reset_index())
+    write_frame(tmp_path / "c.csv", flat, index=False)
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "c.csv"), flat.reset_index(drop=True))
+    write_frame(tmp_path / "d.parquet", flat)
+    assert pd.read_parquet(tmp_path / "d.parquet").index.tolist() == ["=q", "q", "+q"]
+
+
+def test_a_csv_without_such_texts_is_pandas_own(tmp_path):
+    frame = pd.DataFrame(
+        {"none": [0.5, -1.0], "direction": ["DOC->QUERY", "ALL->ALL"], "passes": [True, False]}, ["a", "b"]
+    )
+    frame.index.name = "query_id"
+    write_frame(tmp_path / "a.csv", frame)
+    assert (tmp_path / "a.csv").read_text() == frame.to_csv(lineterminator="\n")

@@ -2,6 +2,7 @@
 
 import io
 import re
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ from rich.console import Console
 from tl_crossenc import tables
 from tl_crossenc.presets import COMPARED
 from tl_crossenc.published import VAST_2025_TABLE_1
+from tl_crossenc.shown import shown
 from tl_crossenc.significance import COLUMNS
-from tl_crossenc.tables import SIDES, cell_text, latex_table, markdown_table, table1_csv
+from tl_crossenc.tables import SIDES, cell_text, latex_table, markdown, markdown_table, table1_csv
 from tl_crossenc.terminal import masks_for_terminal, table1_for_terminal
 
 UNABLATED = 0.8125
@@ -172,3 +174,29 @@ def test_the_comparison_of_masks_names_every_mask_in_80_columns():
     lines = [line for line in console.file.getvalue().splitlines() if "1.23e-05" in line]
     assert [tuple(line.split()[:2]) for line in lines] == [(row["preset"], row["mode"]) for row in rows]
     assert all("[-0.100, +0.020]" in line and "0.740 of 0.810" in line for line in lines)
+
+
+HOSTILE = "<script>x</script> [a](javascript:b) ![c](d) `e` **f** __g__ ~~h~~ | i &copy; \\ https://j www.k \x1b[2J\nl"
+
+
+def test_markdown_sees_nothing_but_text_in_a_caption():
+    """Against a Markdown renderer: what it shows is what was written, and it makes no element but the paragraph."""
+    markdown_it = pytest.importorskip("markdown_it")
+    html = markdown_it.MarkdownIt("gfm-like", {"linkify": False}).render(markdown(HOSTILE))
+    assert re.findall(r"<[^>]*>", html) == ["<p>", "</p>"]
+    assert unescape(html.strip().removeprefix("<p>").removesuffix("</p>")) == shown(HOSTILE)
+
+
+def test_markdown_ends_no_cell():
+    assert "|" not in markdown(HOSTILE).replace("\\|", "")
+    assert "https:" not in markdown(HOSTILE)
+    assert "www." not in markdown(HOSTILE)
+
+
+def test_latex_gets_no_command_of_a_caption(comparison):
+    text = latex_table(comparison, UNABLATED, HOSTILE + " \\input{a} %")
+    line = next(line for line in text.splitlines() if "caption" in line)
+    assert not set("\x1b\n") & set(line)
+    assert set(re.findall(r"\\[a-z]+", line)) <= {
+        *(r"\caption", r"\textless", r"\textgreater", r"\textbar", r"\textbackslash", r"\textasciitilde"),
+    }

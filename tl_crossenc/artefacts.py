@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from tl_crossenc.experiments.unavailable import Unavailable
-from tl_crossenc.outputs import write_frame, write_json
+from tl_crossenc.outputs import read_frame, write_frame, write_json
 
 UNAVAILABLE_FILE = "unavailable.json"
 NOT_COMPUTED = "It was not computed in this run."
@@ -233,7 +233,7 @@ def load_unavailable(folder: Path) -> dict[str, str]:
 def load_table(folder: Path, key: str, name: str) -> pd.DataFrame:
     """A table of an artefact as it was saved."""
     path = Path(folder) / ARTEFACTS[key].tables[name]
-    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    return read_frame(path)
 
 
 def load_scalars(folder: Path, key: str) -> dict[str, Any]:

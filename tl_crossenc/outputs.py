@@ -14,7 +14,7 @@ import io
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,65 @@ PACKAGES = (
 
 
 def write_frame(path: Path, frame: pd.DataFrame, *, index: bool = True) -> None:
-    """A frame as CSV or Parquet, by the path's ending, written whole or not at all."""
+    """A frame as CSV or Parquet, by the path's ending, written whole or not at all.
+
+    In a CSV a text that a spreadsheet would run as a formula (an id or a word that begins with `=`, `+`, `-`, `@`, a tab or a
+    carriage return, and is no number) has a `'` before it, as spreadsheets write such texts; `read_frame` takes it off again.
+    Parquet files hold every text as it is.
+    """
     if path.suffix == ".csv":
-        write_atomic(path, frame.to_csv(index=index, lineterminator="\n"))
+        guarded = _each_text(frame, guard) if index else _each_text(frame.reset_index(drop=True), guard)
+        write_atomic(path, guarded.to_csv(index=index, lineterminator="\n"))
         return
     buffer = io.BytesIO()
     frame.to_parquet(buffer, index=index)
     write_atomic(path, buffer.getvalue())
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """A frame that `write_frame` wrote, its index among the columns; texts as they were."""
+    return pd.read_parquet(path) if path.suffix == ".parquet" else _each_text(pd.read_csv(path), unguard)
+
+
+def guard(text: str) -> str:
+    """A text that no spreadsheet takes for a formula.
+
+    >>> guard("=1+1"), guard("-12.5"), guard("a-b"), unguard(guard("'=x"))
+    ("'=1+1", '-12.5', 'a-b', "'=x")
+    """
+    return f"'{text}" if _is_formula(text.lstrip("'")) else text
+
+
+def unguard(text: str) -> str:
+    """What `guard` was given."""
+    return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
+
+
+def _is_formula(text: str) -> bool:
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
+
+
+def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+    """The frame with `change` applied to the texts of its columns and its index."""
+
+    def one(value: Any) -> Any:
+        return change(value) if isinstance(value, str) else value
+
+    changed = frame.copy()
+    for name, dtype in frame.dtypes.items():
+        if pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype):
+            changed[name] = frame[name].map(one)
+    if isinstance(changed.index, pd.MultiIndex):
+        changed.index = changed.index.set_levels([level.map(one) for level in changed.index.levels])
+    elif not isinstance(changed.index, pd.RangeIndex):
+        changed.index = changed.index.map(one).rename(frame.index.name)
+    return changed
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

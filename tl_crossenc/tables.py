@@ -7,9 +7,12 @@ under ours (paired over queries, Holm-corrected over the 36 conditions, p <= .05
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import pandas as pd
+
+from tl_crossenc.shown import shown
 
 SIDES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")
 PAPER_MARK, OURS_MARK = "*", "†"
@@ -51,8 +54,13 @@ def markdown_table(comparison: pd.DataFrame, unablated: float, published: Mappin
 
 
 def markdown(text: str) -> str:
-    """Text in which Markdown sees no emphasis."""
-    return text.replace("\\", "\\\\").replace("*", "\\*")
+    """Text in which Markdown sees nothing but text: no emphasis, link, address, image, code, HTML or end of a cell.
+
+    >>> markdown("[a](b) <i>*c*</i>")
+    '\\\\[a\\\\](b) \\\\<i>\\\\*c\\\\*\\\\</i>'
+    """
+    escaped = re.sub(r"[\\`*_\[\]<&|~]", r"\\\g<0>", shown(text))
+    return escaped.replace("://", "\\://").replace("www.", "www\\.")
 
 
 def latex_table(
@@ -81,7 +89,7 @@ def latex_table(
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text.replace("->", "→"))
+    return "".join(LATEX.get(character, character) for character in shown(text).replace("->", "→"))
 
 
 def table1_csv(comparison: pd.DataFrame, published: Mapping[str, float] | None = None) -> pd.DataFrame:
