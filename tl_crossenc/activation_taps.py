@@ -18,7 +18,7 @@ from torch import Tensor
 from tl_crossenc.attention import AttentionInput, Reading
 from tl_crossenc.conditions import LayerEdits
 from tl_crossenc.fused_attention import fused_attention
-from tl_crossenc.hook_points import HookPoint
+from tl_crossenc.hook_points import HookPoint, place_free
 from tl_crossenc.hooked_encoder import HookedEncoder
 from tl_crossenc.parts import Part
 from tl_crossenc.targets import Target
@@ -92,8 +92,8 @@ def visiting(model: HookedEncoder, targets: Iterable[Target], visit: Visit) -> I
     wanted, batch = tuple(targets), RunningBatch()
     with ExitStack() as stack:
         handles = [
-            model.register_forward_pre_hook(lambda module, args: batch.start(None)),
-            model.embed.register_forward_pre_hook(lambda module, args: batch.start(args[0])),
+            model.register_forward_pre_hook(place_free(lambda module, args: batch.start(None))),
+            model.embed.register_forward_pre_hook(place_free(lambda module, args: batch.start(args[0]))),
         ]
         for layer in sorted({target.layer for target in wanted}):
             handles.append(model.blocks[layer].register_forward_pre_hook(_listen(batch), with_kwargs=True))
@@ -104,6 +104,7 @@ def visiting(model: HookedEncoder, targets: Iterable[Target], visit: Visit) -> I
 
 
 def _listen(batch: RunningBatch) -> Callable:
+    @place_free
     def listen(module: object, args: tuple, kwargs: dict) -> None:
         batch.meet({**dict(zip(("resid", "given"), args, strict=False)), **kwargs}["given"])
 
@@ -119,6 +120,7 @@ def _hooks(targets: Sequence[Target], batch: RunningBatch, visit: Visit) -> Iter
 
 
 def _visit_whole(target: Target, batch: RunningBatch, visit: Visit) -> Callable:
+    @place_free
     def hook_function(activation: Tensor, hook: object) -> Tensor | None:
         return visit(target, activation, batch)
 
@@ -126,6 +128,7 @@ def _visit_whole(target: Target, batch: RunningBatch, visit: Visit) -> Callable:
 
 
 def _visit_z(targets: Sequence[Target], batch: RunningBatch, visit: Visit) -> Callable:
+    @place_free
     def hook_function(z: Tensor, hook: HookPoint) -> Tensor | None:
         after = z
         for target in targets:

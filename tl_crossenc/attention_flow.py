@@ -193,7 +193,7 @@ def measure_attention(
         raise ValueError(f"expected the group of each of {len(pairs)} pairs, got {len(groups)}")
     require_unablated(model)
     flow = AttentionFlow.empty(model.cfg.n_layers, model.cfg.n_heads)
-    for indices in length_batches(pairs.lengths, token_budget):
+    for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
         moments = pair_moments(model, pairs.batch(indices).to(model.device), full_stops)
         flow = AttentionFlow.join([flow, AttentionFlow.gather([groups[i] for i in indices], moments)])
         if progress is not None:

@@ -53,8 +53,13 @@ def default_token_budget(device: torch.device | str, cfg: CrossEncoderConfig) ->
     return int(max(min(1 << (fits.bit_length() - 1), LARGEST_BUDGET), cfg.n_ctx))
 
 
-def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFAULT_TOKEN_BUDGET) -> list[np.ndarray]:
+def length_batches(
+    lengths: Sequence[int] | np.ndarray, token_budget: int = DEFAULT_TOKEN_BUDGET, *, in_order: bool = False
+) -> list[np.ndarray]:
     """Indices of the pairs of each batch, longest batch first (so that a memory that will not do shows at once).
+
+    With `in_order`, runs of consecutive pairs as they are given, for hooks that tell pairs apart by their place: a single batch
+    if all fit into one.
 
     A batch's pairs x its longest pair is at most `token_budget`; a single pair longer than that is a batch of its own.
     Deterministic: equal lengths keep their order.
@@ -68,9 +73,16 @@ def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFA
         raise ValueError(
             f"expected a token budget of at most {MOST_TOKENS:,}, got {token_budget:,}: no device holds more"
         )
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    sizes = np.asarray(lengths, dtype=np.int64)
     batches: list[np.ndarray] = []
     start = 0
+    if in_order:
+        for stop in range(1, len(sizes) + 1):
+            if stop == len(sizes) or (stop - start + 1) * int(sizes[start : stop + 1].max()) > token_budget:
+                batches.append(np.arange(start, stop))
+                start = stop
+        return batches
+    order = np.argsort(-sizes, kind="stable")
     while start < len(order):
         width = max(int(lengths[order[start]]), 1)
         stop = start + max(token_budget // width, 1)
@@ -80,7 +92,11 @@ def length_batches(lengths: Sequence[int] | np.ndarray, token_budget: int = DEFA
 
 
 def run_batches(
-    lengths: Sequence[int] | np.ndarray, token_budget: int, run: Callable[[np.ndarray], _T]
+    lengths: Sequence[int] | np.ndarray,
+    token_budget: int,
+    run: Callable[[np.ndarray], _T],
+    *,
+    in_order: bool = False,
 ) -> Iterator[tuple[np.ndarray, _T]]:
     """(indices, `run(indices)`) of every batch of `length_batches`; one that the device has no memory for is run in halves.
 
@@ -91,11 +107,11 @@ def run_batches(
         torch.OutOfMemoryError: there is no memory for a single pair.
         ValueError: the budget is not positive.
     """
-    queue = deque(length_batches(lengths, token_budget))
+    queue = deque(length_batches(lengths, token_budget, in_order=in_order))
     limit: int | None = None
     while queue:
         indices = queue.popleft()
-        size = len(indices) * int(lengths[indices[0]])
+        size = len(indices) * int(np.asarray(lengths)[indices].max())
         failure: str | None = None
         if limit is None or size <= limit or len(indices) == 1:
             try:

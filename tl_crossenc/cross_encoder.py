@@ -278,6 +278,9 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             max_length: tokens a pair is cut to, by default the tokenizer's `model_max_length` or the model's positions.
             token_budget: padded tokens a batch; memory grows with it. By default what suits the device
                 (`batching.default_token_budget`). A batch that its memory does not hold is run in halves.
+                Batches are of pairs of like length; under hooks, of consecutive ones in the order given, so that entry i of an
+                activation is passage i if all fit into one batch (passages x the longest one's tokens is at most the budget), and
+                else passage i of its batch. So it is in `run_conditions` and wherever many pairs are run.
             progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal.
 
         >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
@@ -292,7 +295,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             return self(encoded.batch(indices)).to("cpu", scores.dtype)
 
         with torch.no_grad(), counted(progress, "scoring", len(encoded)) as advance:
-            for indices, found in run_batches(encoded.lengths, budget, run):
+            for indices, found in run_batches(encoded.lengths, budget, run, in_order=self.hooked):
                 scores[torch.from_numpy(indices)] = found
                 advance(len(indices))
         return scores

@@ -141,7 +141,7 @@ def direct_attribution(
     shapes |= dict.fromkeys(("embed", "readout", "remainder"), (n,))
     values = {name: np.zeros(shape) for name, shape in shapes.items()}
     scores = np.zeros(n)
-    for indices, batch in _batches(pairs, token_budget):
+    for indices, batch in _batches(model, pairs, token_budget):
         rows, found = _cls_rows(model, batch, _writes(L))
         parts = _contributions(model, rows, tanh)
         scores[indices] = found.double().cpu().numpy()
@@ -167,7 +167,7 @@ def score_lens(
     """
     names = [f"blocks.{layer}.hook_normalized_resid_post" for layer in range(model.cfg.n_layers)]
     lens = np.zeros((len(pairs), len(names)))
-    for indices, batch in _batches(pairs, token_budget):
+    for indices, batch in _batches(model, pairs, token_budget):
         rows, _ = _cls_rows(model, batch, names)
         with torch.no_grad():
             by_layer = [model.score_of(model.run_head(rows[name][:, None])) for name in names]
@@ -177,13 +177,15 @@ def score_lens(
     return lens
 
 
-def _batches(pairs: EncodedPairs | PairBatch, token_budget: int) -> Iterator[tuple[np.ndarray, PairBatch]]:
+def _batches(
+    model: HookedCrossEncoder, pairs: EncodedPairs | PairBatch, token_budget: int
+) -> Iterator[tuple[np.ndarray, PairBatch]]:
     if len(pairs) == 0:
         raise ValueError("expected at least one pair to attribute, got none")
     if isinstance(pairs, PairBatch):
         yield np.arange(len(pairs)), pairs
         return
-    for indices in length_batches(pairs.lengths, token_budget):
+    for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
         yield indices, pairs.batch(indices)
 
 

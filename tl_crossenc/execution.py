@@ -62,7 +62,7 @@ def run_conditions(
         conditions: what to ablate, one or several, as conditions, directions or their texts; "none", the empty condition, is the
             unablated model.
         token_budget: padded tokens a batch; by default what suits the device (`batching.default_token_budget`). A batch that its
-            memory does not hold is run in halves.
+            memory does not hold is run in halves. Under hooks, batches are of consecutive pairs, see `HookedCrossEncoder.score`.
         progress: called after each batch with the number of layer runs (times pairs) done.
 
     Raises:
@@ -87,7 +87,7 @@ def run_conditions(
             values[np.ix_(np.asarray(members), indices)] = scores.to("cpu", torch.float64).numpy()
 
     with torch.no_grad():
-        for indices, _ in run_batches(pairs.lengths, budget, run):
+        for indices, _ in run_batches(pairs.lengths, budget, run, in_order=model.hooked):
             if progress is not None:
                 progress(runs * len(indices))
     return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from transformer_lens import hook_points as tl
@@ -32,6 +32,26 @@ def has_hooks(module: nn.Module, *, but: Collection[tl.HookPoint] = ()) -> bool:
     """Whether any hook is on a point of a module, `but` for some."""
     points = (point for point in module.modules() if isinstance(point, tl.HookPoint))
     return is_hooked(*(point for point in points if point not in but))
+
+
+_Function = TypeVar("_Function", bound=Callable)
+
+
+def place_free(hook: _Function) -> _Function:
+    """Mark a hook of the package's own that treats every pair alike wherever it is in the batch."""
+    hook.place_free = True  # type: ignore[attr-defined]
+    return hook
+
+
+def sees_places(module: nn.Module) -> bool:
+    """Whether a hook is on the module that is not known to be `place_free`."""
+    if isinstance(module, tl.HookPoint):
+        own = [handle.user_hook for handle in (*module.fwd_hooks, *module.bwd_hooks)]
+        if len(own) < len(module._forward_hooks) + len(module._backward_hooks):
+            return True  # torch's own
+    else:
+        own = list(module._forward_hooks.values())
+    return not all(hasattr(hook, "place_free") for hook in (*own, *module._forward_pre_hooks.values()))
 
 
 class HookPoint(tl.HookPoint):

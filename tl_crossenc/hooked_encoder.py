@@ -22,7 +22,7 @@ from tl_crossenc.blocks import BertBlock, BertEmbed
 from tl_crossenc.conditions import UNABLATED, Condition, LayerEdits, Mode
 from tl_crossenc.directions import Direction
 from tl_crossenc.encoder_config import CrossEncoderConfig
-from tl_crossenc.hook_points import HookPoint, has_hooks, is_hooked
+from tl_crossenc.hook_points import HookPoint, has_hooks, is_hooked, sees_places
 from tl_crossenc.indices import Indices, as_indices
 from tl_crossenc.layer_stack import K, LayerStack, Q, V
 from tl_crossenc.pairs import PairBatch
@@ -148,6 +148,11 @@ class HookedEncoder(HookedRootModule):
         super()._apply(fn, recurse)
         self.cfg.device, self.cfg.dtype = str(self.device), self.dtype
         return self
+
+    @property
+    def hooked(self) -> bool:
+        """Whether anything is called while the model runs that may tell pairs apart by their place in the batch."""
+        return any(map(sees_places, self.modules()))
 
     # Forward, whole and in steps. The steps are what experiments share prefixes with.
 

@@ -151,7 +151,7 @@ def part_moments(
     cfg = model.cfg
     total = PartMoments.empty(cfg.n_layers, cfg.d_model)
     with torch.no_grad():
-        for indices in length_batches(pairs.lengths, token_budget):
+        for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
             batch = pairs.batch(indices).to(model.device)
             rows = [batch.parts[part] for part in MATCHED_PARTS]
             lengths = [row.sum(1, keepdim=True).expand_as(row)[row].double() for row in rows]

@@ -162,7 +162,7 @@ def term_moments(
     total = TermMoments.empty(cfg.n_layers, cfg.n_heads)
     means = torch.from_numpy(mean).to(model.device)
     with torch.no_grad():
-        for indices in length_batches(pairs.lengths, token_budget):
+        for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
             batch = pairs.batch(indices).to(model.device)
             found = TermMoments.empty(cfg.n_layers, cfg.n_heads)
             counted = [_pairs_of_tokens(batch, *sides) for sides in ORIENTATIONS]

@@ -114,7 +114,7 @@ class ReplacementMeans:
             sums[target] = sums[target] + total if target in sums else total
 
         with visiting(model, wanted, add), torch.no_grad():
-            for indices in length_batches(pairs.lengths, token_budget):
+            for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
                 model(pairs.batch(indices))
                 if progress is not None:
                     progress(len(indices))

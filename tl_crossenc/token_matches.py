@@ -160,7 +160,7 @@ def measure_matches(
     pairs = as_encoded(pairs)
     require_unablated(model)
     with torch.no_grad():
-        for indices in length_batches(pairs.lengths, token_budget):
+        for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
             batch = pairs.batch(indices)
             words = word_codes(batch.tokens, batch.parts.codes, pieces)
             use(indices, pair_matches(model, batch.to(model.device), words))
