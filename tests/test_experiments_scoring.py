@@ -4,6 +4,7 @@ import itertools
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from helpers import bert_tokenizer
@@ -16,7 +17,7 @@ from tl_crossenc.experiments import scoring
 from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.identity import weights_digest
 from tl_crossenc.pools import PoolSpec, build_pool
-from tl_crossenc.store import Store
+from tl_crossenc.store import CellKey, Store
 
 CONDITIONS = [
     UNABLATED,
@@ -127,6 +128,18 @@ def test_a_damaged_cell_is_computed_anew(reranker, pool, store, caplog, damage):
     np.testing.assert_array_equal(again.values, first.values)
     assert snapshot(store.root) == before
     assert "damaged" in caplog.text
+
+
+def test_cells_of_an_earlier_version_are_left_alone_and_that_is_said(reranker, pool, store, caplog):
+    fields = {"revision": reranker.cfg.revision, "tokenizer": "abc", "dtype": "float64", "device": "cpu"}
+    fields |= {"pool": pool.digest, "condition": "none", "shard": 0, "shard_size": 256, "token_budget": 2048}
+    old = CellKey.of("scores", **fields)
+    store.write(old, pa.table({"score": np.zeros(len(pool))}))
+    caplog.set_level("INFO")
+    found = score_pool(reranker, pool, [UNABLATED], store)
+    np.testing.assert_allclose(found.values, plain(reranker, pool, [UNABLATED]), rtol=0, atol=1e-11)
+    assert "scores: computing anew; what is stored is of an earlier version" in caplog.text
+    assert len(store.read(old)) == len(pool)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ METHOD = 2
 """Counts up with every change of how scores are batched or stored that changes a cell's numbers."""
 
 TOLD = frozenset({"torch", "tokenizers", "dtype", "device", "method"})
-IDENTITY = TOLD | {"weights", "arithmetic", "tokenizer"}
-"""Fields of a key that say of what model and by what versions; those of `TOLD` are told by their values."""
+IDENTITY = TOLD | {"weights", "arithmetic", "tokenizer", "shard_size", "revision"}
+"""Fields of a key that say of what model and by what versions (the last was one once); those of `TOLD` are told by their values."""
 
 _log = logging.getLogger(__name__)
 
@@ -138,9 +138,11 @@ def missing_cells(store: Store, keys: Iterable[CellKey]) -> set[CellKey]:
             new, old = nearest[1]
             told = [
                 f"{name} {old.get(name)}, now {new.get(name)}" if name in TOLD else f"other {name}"
-                for name in nearest[0]
+                for name in (nearest[0] if "method" in old else ())
             ]
-            _log.info("%s: computing anew; what is stored is of %s", absent[0].kind, "; ".join(told))
+            _log.info(
+                "%s: computing anew; what is stored is of %s", absent[0].kind, "; ".join(told) or "an earlier version"
+            )
     return set(absent)
 
 
