@@ -80,21 +80,24 @@ def test_groups_are_best_first_and_partition():
 def test_neighbours_chain():
     # Gaps .05, .05, .11 under a tolerance of .1 · max(1, .21): the first three are one group though .1 apart.
     scores = [0.0, 0.16, 0.21, 0.11]
-    assert [group.tolist() for group in evaluation.tie_groups(scores, 0.1)] == [[2, 1, 3], [0]]
-    assert [group.size for group in evaluation.tie_groups(scores, 0.049)] == [1, 1, 1, 1]
+    assert [group.tolist() for group in evaluation.tie_groups(scores, 0.1, 1.0)] == [[2, 1, 3], [0]]
+    assert [group.size for group in evaluation.tie_groups(scores, 0.049, 1.0)] == [1, 1, 1, 1]
 
 
-def test_tolerance_is_relative_above_one_and_absolute_below():
+def test_tolerance_is_relative_above_the_scale_and_absolute_below():
     assert len(evaluation.tie_groups([1000.0, 1000.9], 1e-3)) == 1  # .9 <= 1e-3 · 1000.9
     assert len(evaluation.tie_groups([-1000.9, 0.0, 0.9], 1e-3)) == 2  # the size is that of the largest |score|
     assert len(evaluation.tie_groups([1000.0, 1001.1], 1e-3)) == 2
-    assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3)) == 1  # relative to themselves they differ by half
+    assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3, 1.0)) == 1  # relative to themselves they differ by half
+    assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3)) == 2  # and no scale says that they are noise
+    assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3, 0.09)) == 2
+    assert len(evaluation.tie_groups([1000.0, 1000.9], 1e-3, 1.0)) == 1
     assert len(evaluation.tie_groups([1.0, 1.0, math.nextafter(1.0, 2)], 0.0)) == 2
 
 
 def test_gap_at_the_tolerance_is_a_tie():
-    assert len(evaluation.tie_groups([0.0, 0.25, 0.5], 0.25)) == 1
-    assert len(evaluation.tie_groups([0.0, 0.25, 0.5], math.nextafter(0.25, 0))) == 3
+    assert len(evaluation.tie_groups([0.0, 0.25, 0.5], 0.25, 1.0)) == 1
+    assert len(evaluation.tie_groups([0.0, 0.25, 0.5], math.nextafter(0.25, 0), 1.0)) == 3
 
 
 def test_tolerances_by_dtype():
@@ -136,6 +139,72 @@ def test_scores_that_are_no_numbers_are_counted(bad):
 def test_bad_tolerance(tolerance):
     with pytest.raises(ValueError, match="tolerance"):
         evaluation.tie_groups([1.0], tolerance)
+    with pytest.raises(ValueError, match="scale"):
+        evaluation.tie_groups([1.0], 0.1, tolerance)
+
+
+def slow_groups(scores, width):
+    """Sets of positions: two scores are one group if steps of at most `width` lead from one to the other."""
+    group = list(range(len(scores)))
+    for i, j in itertools.product(group, group):
+        if abs(scores[i] - scores[j]) <= width:
+            group = [group[j] if own == group[i] else own for own in group]
+    return {frozenset(i for i, own in enumerate(group) if own == name) for name in group}
+
+
+@LAW
+@given(
+    st.lists(st.integers(-40, 40), min_size=1, max_size=9),
+    st.sampled_from([0.0, 2.0**-9, 2.0**-6, 8.0]),
+    st.integers(-60, 60),
+)
+def test_ties_are_the_same_at_every_size(numbers, scale, exponent):
+    """Scores and scale multiplied by a power of two, which rounds nothing: the same groups, those of the literal rule."""
+    scores, tolerance = [n / 64 for n in numbers], 2.0**-5
+    expected = slow_groups(scores, tolerance * max(scale, *map(abs, scores)))
+    factor = 2.0**exponent
+    groups = evaluation.tie_groups([s * factor for s in scores], tolerance, scale * factor)
+    assert {frozenset(group.tolist()) for group in groups} == expected
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-6, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_ranking_is_worth_the_same_at_every_size(factor, dtype):
+    rng = np.random.default_rng(8)
+    queries = [f"q{i}" for i in range(6) for _ in range(9)]
+    documents = [f"d{i}" for _ in range(6) for i in range(9)]
+    grades, scores = rng.integers(0, 4, 54), rng.normal(size=54).round(1) + 2.0
+    found, expected = (
+        evaluation.per_query_ndcg(queries, documents, grades, (scores * f).astype(dtype), dtype=dtype)
+        for f in (factor, 1.0)
+    )
+    assert 0 < expected["tie_rate"].mean() < 0.2
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-13)
+    assert (found["ndcg"] != found["random"]).all()
+
+
+def test_a_constant_added_in_float32_keeps_ranking_and_ties():
+    """At 1000 float32 has steps of 6e-5: scores .05 apart stay a ranking, and what was equal up to a step a tie."""
+    scores = np.float32([0.3, 0.25, 0.25, -0.1, 1.7, 0.0])
+    moved = scores + np.float32(1000) + np.float32([0, 0, 6.2e-5, 0, -6.2e-5, 6.2e-5])
+    assert moved.dtype == np.float32
+    assert moved[1] != moved[2]
+    found, expected = ([sorted(group.tolist()) for group in evaluation.tie_groups(s)] for s in (moved, scores))
+    assert found == expected == [[4], [0], [1, 2], [5], [3]]
+
+
+def test_terms_that_cancel_leave_the_noise_of_the_terms():
+    """Scores of about 1e-7 that are 3 - 3 in float32 are noise, whatever they are of each other: the scale says so."""
+    scores = np.float32([3.0000002, 3.0, 2.9999998, 3.0000005]) - np.float32(3)
+    assert len(set(scores.tolist())) == 4
+    grades = [0, 1, 2, 3]
+    frame = evaluation.per_query_ndcg(["q"] * 4, "abcd", grades, scores, scale=3.0)
+    assert frame.loc["q", "tie_rate"] == 1.0
+    assert frame.loc["q", "ndcg"] == frame.loc["q", "random"] == evaluation.random_ndcg(grades)
+    # Beside a query whose scores are of the terms' size they are noise by themselves; alone nothing tells them from a ranking.
+    both = evaluation.per_query_ndcg([*"qqqqpp"], [*"abcdab"], [*grades, 0, 1], [*scores, 3.0, -1.0])
+    assert both["tie_rate"].to_dict() == {"q": 1.0, "p": 0.0}
+    assert evaluation.per_query_ndcg(["q"] * 4, "abcd", grades, scores).loc["q", "tie_rate"] == 0.0
 
 
 # Gains and DCG
@@ -268,9 +337,11 @@ def test_noise_below_the_tolerance_changes_nothing(query, data):
     scale = max(1, *levels)
     noise = [data.draw(st.floats(-0.4e-5, 0.4e-5)) * scale for _ in levels]
     noisy = [level + step for level, step in zip(levels, noise, strict=True)]
-    assert evaluation.ndcg(noisy, grades) == pytest.approx(evaluation.ndcg(levels, grades), abs=1e-14)
+    found, expected = (evaluation.ndcg(values, grades, scale=1.0) for values in (noisy, levels))
+    assert found == pytest.approx(expected, abs=1e-14)
     documents = [str(i) for i in range(len(grades))]
-    frames = [evaluation.per_query_ndcg(["q"] * len(grades), documents, grades, s) for s in (levels, noisy)]
+    ids = ["q"] * len(grades), documents
+    frames = [evaluation.per_query_ndcg(*ids, grades, s, scale=1.0) for s in (levels, noisy)]
     pd.testing.assert_frame_equal(*frames, rtol=0, atol=1e-14)
 
 
@@ -370,6 +441,71 @@ def test_numbers_as_ids_series_and_float32_scores():
     table.index = [2, 0, 1]  # labels that are not positions
     frame = evaluation.per_query_ndcg(table["q"], table["d"], table["g"], table["s"])
     assert frame["ndcg"].to_dict() == {"5": pytest.approx(1 / math.log2(3), abs=1e-15), "3": 1.0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("high", [16, 17, 20, 29, 30, 31, 40, 63, 70, 200])
+def test_high_grades_have_their_gain_in_both_ways(high, kind):
+    """Exact fractions of whole numbers; untied, tied, and with the query's other judgments."""
+    grades, d = [high - 1, 0, high], [1.0, 1 / math.log2(3), 0.5]
+    gain = [g if kind == "linear" else 2**g - 1 for g in grades]
+    best = sorted(gain, reverse=True)
+    ideal = sum(map(lambda g, w: float(g) * w, best, d))
+    ranked, tied = ([gain[1], gain[0], gain[2]], [gain[1], (gain[0] + gain[2]) / 2, (gain[0] + gain[2]) / 2])
+    for scores, order in (([2.0, 3.0, 1.0], ranked), ([1.0, 3.0, 1.0], tied)):
+        frame = evaluation.per_query_ndcg(["q"] * 3, "abc", grades, scores, gain=kind)
+        assert frame.loc["q", "ndcg"] == pytest.approx(sum(map(lambda g, w: float(g) * w, order, d)) / ideal, rel=1e-12)
+        assert frame.loc["q", "ndcg"] == pytest.approx(evaluation.ndcg(scores, grades, gain=kind), rel=1e-12)
+    qrels = {"q": {"a": high - 1, "b": 0, "c": high, "x": high + 1}}
+    more = evaluation.per_query_ndcg(["q"] * 3, "abc", grades, [2.0, 3.0, 1.0], gain=kind, qrels=qrels)
+    extra = float(high + 1 if kind == "linear" else 2 ** (high + 1) - 1)
+    ideal = extra + float(best[0]) * d[1] + float(best[1]) * d[2]
+    assert more.loc["q", "ndcg"] == pytest.approx(sum(map(lambda g, w: float(g) * w, ranked, d)) / ideal, rel=1e-12)
+
+
+def test_gains_that_are_no_numbers_any_more_are_refused():
+    with pytest.raises(ValueError, match="grades up to 1000 for exponential gains but got 1024"):
+        evaluation.per_query_ndcg(["q"] * 2, "ab", [1024, 0], [1.0, 2.0], gain="exponential")
+    with pytest.raises(ValueError, match="grades below 2"):
+        evaluation.per_query_ndcg(["q"] * 2, "ab", [1e300, 0], [1.0, 2.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("cutoff", [1, 3, 10])
+def test_with_qrels_it_is_what_ir_measures_says_of_the_run(kind, cutoff):
+    """Runs with unjudged passages, relevant ones that are missing, queries that are missing, and one without relevant ones."""
+    rng = np.random.default_rng(5)
+    qrels = {f"q{i}": {f"d{j}": int(g) for j, g in enumerate(rng.integers(0, 4, 12))} for i in range(7)}
+    qrels["q5"] = dict.fromkeys(qrels["q5"], 0)
+    run = {
+        f"q{i}": {f"d{j}": float(s) for j, s in zip(rng.choice(20, 8, replace=False), rng.normal(size=8), strict=True)}
+        for i in range(6)
+    }
+    pairs = [(q, d, qrels[q].get(d, 0), s) for q, ranking in run.items() for d, s in ranking.items()]
+    frame = evaluation.per_query_ndcg(*map(list, zip(*pairs, strict=True)), cutoff=cutoff, gain=kind, qrels=qrels)
+    measured = ir_measures.iter_calc([MEASURES[kind](cutoff)], qrels, run)
+    assert frame["ndcg"].to_dict() == pytest.approx({m.query_id: m.value for m in measured}, abs=1e-12)
+    assert frame.index.tolist() == [*run, "q6"]
+    assert frame.loc["q6"].to_dict() == pytest.approx(
+        {"ndcg": 0, "random": 0, "tie_rate": 0, "n_passages": 0}
+        | {"ideal_dcg": slow_dcg(sorted(qrels["q6"].values(), reverse=True), cutoff, kind)}
+    )
+    # All orders of a run of three passages, tied.
+    own = [qrels["q0"]["d0"], qrels["q0"]["d1"], 0]
+    tied = evaluation.per_query_ndcg(["q0"] * 3, ["d0", "d1", "x"], own, [1, 1, 1], qrels=qrels)
+    orders = itertools.permutations(own)
+    ideal = slow_dcg(sorted(qrels["q0"].values(), reverse=True), 10, "linear")
+    assert tied.loc["q0", "ndcg"] == pytest.approx(
+        math.fsum(slow_dcg(o, 10, "linear") for o in orders) / 6 / ideal, abs=1e-12
+    )
+    assert tied.loc["q0", "random"] == tied.loc["q0", "ndcg"]
+
+
+def test_grades_that_are_not_those_of_the_qrels_are_refused():
+    with pytest.raises(ValueError, match="passage a of query q has 2, judged 1; take both from the same qrels"):
+        evaluation.per_query_ndcg("q", "a", [2], [1.0], qrels={"q": {"a": 1}})
+    with pytest.raises(ValueError, match="query q has none"):
+        evaluation.per_query_ndcg("q", "a", [0], [1.0], qrels={"p": {"a": 1}})
 
 
 def test_grade_above_three_has_its_gain():

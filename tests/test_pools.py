@@ -94,7 +94,7 @@ def test_file_round_trip(tmp_path):
     table = pq.read_table(tmp_path / "new" / "pool.parquet")  # readable by others
     assert table.column("doc_id").to_pylist() == ["d1", "d9", "d1", "d2", "d7"]
     about = json.loads(table.schema.metadata[b"tl_crossenc.pool"])
-    assert about["format_version"] == 1
+    assert about["format_version"] == 2
     assert about["spec"] == {"per_grade": 2, "easy_negatives": 1, "seed": 7, "match_length": True}
 
 
@@ -182,8 +182,8 @@ def test_changed_content_and_another_format(tmp_path):
     texts = [p.text for p in PAIRS]
     with pytest.raises(ValueError, match="do not match its checksum"):
         Pool.load(_rewritten(tmp_path / "edited", {"text": [*texts[:-1], "Far  away"]}))
-    with pytest.raises(ValueError, match="has pool format 2, this version reads 1"):
-        Pool.load(_rewritten(tmp_path / "later", format_version=2))
+    with pytest.raises(ValueError, match="has pool format 3, this version reads 2"):
+        Pool.load(_rewritten(tmp_path / "later", format_version=3))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -119,6 +119,7 @@ def attribution_patch(
             corrupted=ends[0 if way == "denoise" else 1],
             pairs=names,
             dtype=str(model.dtype).removeprefix("torch."),
+            scale=model.score_scale,
             layers_run=3.0 * n_layers * len(clean),
             layers_plain=float(np.isfinite(estimates[site]).sum() * n_layers) + 2.0 * n_layers * len(clean),
         )

@@ -17,7 +17,7 @@ from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kin
 from tl_crossenc.grades import listed, scale_sentence
 from tl_crossenc.published import VAST_2025, ZHAN_2020
 from tl_crossenc.shown import short_name
-from tl_crossenc.tables import OURS_MARK, PAPER_MARK
+from tl_crossenc.tables import OURS_MARK, PAPER_MARK, measure_text, one_gain_text
 
 ALPHA_TEXT = "p ≤ .05"
 
@@ -64,6 +64,18 @@ class Run:
         )
 
     @property
+    def measure(self) -> str:
+        """What is measured, and over what its ideal ranking is taken."""
+        settings, measured = self.record.get("settings", {}), self.record.get("measure", {})
+        return measure_text(self.cutoff, measured.get("ideal", "pool"), settings.get("gain", "linear"))
+
+    @property
+    def one_gain(self) -> str:
+        """A sentence on queries that cannot be ranked wrongly, where there are any."""
+        measured = self.record.get("measure", {})
+        return one_gain_text(measured.get("queries_of_one_gain", 0), measured.get("queries", 0))
+
+    @property
     def name(self) -> str:
         """The model in a sentence."""
         return "the demo model" if self.model == "demo" else short_name(self.model)
@@ -89,25 +101,26 @@ def caption(folder: Path, key: str, run: Run) -> str:
 def _table1(folder: Path, _: dict, run: Run) -> str:
     per_query = load_table(folder, "table1", "per_query")
     return (
-        f"nDCG@{run.cutoff} of {run.where} ({len(per_query):,} queries{run.ranked}) with one direction of attention removed in "
+        f"{run.measure} of {run.where} ({len(per_query):,} queries{run.ranked}) with one direction of attention removed in "
         f"every layer and head (mode {run.mode}). Rows attend, columns are attended. Unablated {per_query['none'].mean():.3f}, "
         f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {PAPER_MARK} {ALPHA_TEXT} under an unpaired "
         f"two-tailed "
         f"Student's t-test (the paper's); {OURS_MARK} under a paired one with Holm's correction over the 36 directions. The "
         f"shade is "
-        "the change from the unablated model, the row ALL is ours."
+        f"the change from the unablated model, the row ALL is ours.{run.one_gain}"
     )
 
 
 def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
     curve = load_table(folder, "figure1a", "curve")
     return (
-        f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with one direction "
+        f"{run.measure} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with one direction "
         f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head. Bands: 95 % "
         f"t-intervals of the "
         f"mean over queries. Dashed: unablated, {_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. Filled "
         f"points: "
-        f"a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all {len(curve)} points."
+        f"a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all {len(curve)} "
+        f"points.{run.one_gain}"
         + (
             f" Shared prefixes: {scalars['layers_shared']:,} layers of a pair run, {scalars['layers_alone']:,} without sharing."
             if scalars.get("layers_shared")
@@ -222,10 +235,11 @@ def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
     curve = load_table(folder, "head_ablation", "curve")
     draws = int(curve.loc[curve["kind"] == "random", "n_draws"].max() if (curve["kind"] == "random").any() else 0)
     return (
-        f"nDCG@{run.cutoff} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked heads "
+        f"{run.measure} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked heads "
         f"removed, in the "
         f"directions between QUERY and DOC only, and wholly; against {draws} draws of k other heads with as many in each layer "
-        f"(seed {scalars['seed']}). Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. {_lowest_p(curve)}"
+        f"(seed {scalars['seed']}). Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. "
+        f"{_lowest_p(curve)}{run.one_gain}"
     )
 
 

@@ -322,7 +322,7 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
     from tl_crossenc.pools import PoolSpec
     from tl_crossenc.presets import COMPARED
     from tl_crossenc.store import Store
-    from tl_crossenc.tables import markdown, masks_caption, masks_markdown
+    from tl_crossenc.tables import markdown, masks_caption, masks_markdown, measure_text
     from tl_crossenc.terminal import masks_for_terminal, progress_bar
 
     collections = arguments.collection or ["demo"]
@@ -353,7 +353,16 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
             )
         names = ", ".join(pool.collection for pool in pools)
         called = short_name(str(model.cfg.model_name))
-        caption = masks_caption(called, names, found.table, found.unablated, found.random, found.cutoff)
+        caption = masks_caption(
+            called,
+            names,
+            found.table,
+            found.unablated,
+            found.random,
+            found.cutoff,
+            measure=measure_text(found.cutoff, found.ideal, found.gain),
+            one_gain=found.one_gain,
+        )
         folder.verify()
         write_frame(out / "compare_masks.csv", found.table, index=False)
         write_frame(out / "compare_masks_per_query.csv", found.per_query)

@@ -257,6 +257,15 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         """Logits from the residual stream after the last layer; only its first position is read."""
         return self.classifier(self.pooler(resid))
 
+    @property
+    def score_scale(self) -> float:
+        """The size of the terms that a score is a sum of: the norm of each label's weights and the size of its bias, summed.
+
+        The pooler's outputs are at most 1 in size, so that rounding errors of size e in them move a score by about e times this.
+        """
+        weight, bias = self.classifier.weight.detach().double(), self.classifier.bias.detach().double()
+        return float(weight.norm(dim=1).sum() + bias.abs().sum())
+
     def score(
         self,
         query: Texts,

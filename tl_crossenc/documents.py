@@ -6,7 +6,10 @@ line; later reads seek. ir_datasets' own document store serves the rest.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection as AbstractCollection
 from collections.abc import Iterator, Sequence
@@ -42,15 +45,51 @@ class Documents(ABC):
 
 
 def read_lines(path: Path, checksum: Any) -> Iterator[tuple[int, int, str]]:
-    """(line number from 1, offset in bytes, text without its line end) of the lines that are not blank."""
+    """(line number from 1, offset in bytes, text without its line end) of the lines that are not blank.
+
+    A file whose name ends in `.gz` is unpacked, and offsets are those of the unpacked text; the checksum is of the file itself.
+    """
     offset = 0
-    with path.open("rb") as file:
+    with unpacked(path, checksum) as file:
         for number, raw in enumerate(file, 1):
-            checksum.update(raw)
             line = _decoded(path, number, raw)
             if line.strip():
                 yield number, offset, line
             offset += len(raw)
+
+
+@contextmanager
+def unpacked(path: Path, checksum: Any = None) -> Iterator[Any]:
+    """The file's bytes, unpacked where its name ends in `.gz`; what is read to the end is in the checksum.
+
+    Raises:
+        ValueError: it is not in gzip's format, or is cut short or damaged.
+    """
+    with path.open("rb") as raw:
+        stream: Any = raw if checksum is None else io.BufferedReader(_Summed(raw, checksum))
+        if path.suffix != ".gz":
+            yield stream
+            return
+        try:
+            with gzip.GzipFile(fileobj=stream) as file:
+                yield file
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole file of gzip's ({error}); copy it again, or unpack it.") from error
+
+
+class _Summed(io.RawIOBase):
+    """A file that adds what is read of it to a checksum."""
+
+    def __init__(self, file: Any, checksum: Any) -> None:
+        self._file, self._checksum = file, checksum
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self._checksum.update(memoryview(buffer)[:count])
+        return count
 
 
 def _decoded(path: Path, number: int, raw: bytes) -> str:
@@ -120,7 +159,7 @@ class FolderDocuments(Documents):
             self._wanted, self._offsets = self._wanted.union(doc_ids), None
         offsets = self._scanned()
         texts = {}
-        with self._path.open("rb") as file:
+        with unpacked(self._path) as file:
             for doc_id in sorted(set(doc_ids) & offsets.keys(), key=offsets.__getitem__):
                 file.seek(offsets[doc_id])
                 found, texts[doc_id] = self._next(file)
@@ -153,7 +192,7 @@ class FolderDocuments(Documents):
         """See `Documents.at`."""
         self._scanned()
         found = {}
-        with self._path.open("rb") as file:
+        with unpacked(self._path) as file:
             for position in sorted(set(positions)):
                 file.seek(self._marks[position // self.STRIDE])
                 for _ in range(position % self.STRIDE):

@@ -23,8 +23,9 @@ define it.
 al., ICML 2005). cutoff: k. Grade −1 (easy negative) gains nothing.
 
 **Decisions.** A query without any relevant passage has nDCG 0 (as in trec_eval), and its random ranking has 0
-too. The ideal is taken over the passages given, that is, over the pool. Which scores count as equal is set by
-`TIE_TOLERANCE`.
+too. The ideal is taken over the passages given, that is, over the pool; or, where the query's judgments are given
+(`qrels`), over all of them, as trec_eval takes it. The first says how well a pool is ordered, the second how good a
+run's ranking is. Which scores count as equal, `ties.py` says.
 
 **Limits.** Ties are chained: a, b, c are one group if a~b and b~c, although a and c may differ by more than
 the tolerance. Where scores are dense against the tolerance (bfloat16, large pools) groups grow: read the tie
@@ -34,7 +35,6 @@ rate.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from types import MappingProxyType
 
 import ir_measures
 import numpy as np
@@ -42,48 +42,18 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 
-# How far two scores of one query may lie apart and still be a tie, relative to max(1, largest |score| of the
-# query). Scores that ought to be equal differ in the last bits with the batch's shape and the kernel: that is
-# no ranking. The tolerance has to exceed that noise, and stay below any difference that the model could mean.
-#   float64   machine epsilon 2.2e-16; 1e-12 is some 4,500 of them: what dozens of layers of long sums leave.
-#   float32   machine epsilon 1.2e-7; 1e-5 is some 84, and the difference at which two implementations of one
-#             model count as equal. The scores of 40 passages over a range of 10 lie .25 apart on average.
-#   bfloat16  machine epsilon 7.8e-3 (8 bits of significand); 2e-2 is about 2.6. The arithmetic did not tell
-#             closer passages apart, whatever the bits say. It costs ties: the tie rate reports them.
-TIE_TOLERANCE: Mapping[str, float] = MappingProxyType({"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2})
+from tl_crossenc.ties import TIE_TOLERANCE, finite_scores, tie_groups
 
-
-def tie_groups(scores: ArrayLike, tolerance: float = TIE_TOLERANCE["float32"]) -> list[Int64[np.ndarray, "tied"]]:
-    """Group the passages of one query by score, best group first.
-
-    Args:
-        scores: `[passage]`, higher is better.
-        tolerance: neighbours in the sorted scores are tied when their gap is at most
-            `tolerance * max(1, max|score|)`; 0 ties only what is equal.
-
-    Returns:
-        Index arrays that partition `range(passage)`; inside a group by score, then in the order given.
-
-    Raises:
-        ValueError: scores not one-dimensional, NaN or infinite scores, or a negative tolerance.
-    """
-    values = _finite_scores(scores)
-    if not (np.isfinite(tolerance) and tolerance >= 0):
-        raise ValueError(f"expected a finite tolerance >= 0 but got {tolerance}; 0 ties only equal scores")
-    if values.size == 0:
-        return []
-    order = np.argsort(-values, kind="stable")
-    with np.errstate(over="ignore"):  # a gap that overflows is infinite, hence no tie
-        gaps = values[order[:-1]] - values[order[1:]]
-    threshold = tolerance * max(1.0, float(np.abs(values).max()))
-    return np.split(order, np.flatnonzero(gaps > threshold) + 1)
+_ASKED = 2**16
+"""The largest gain of which ir_measures is asked: it keeps a table as long as the largest gain, and whole numbers up to 2^31."""
+_HIGHEST_EXPONENT = 1000
 
 
 def gains(grades: ArrayLike, kind: str = "linear") -> Float64[np.ndarray, "passage"]:
     """The gain of each passage: `linear` max(grade, 0), `exponential` 2^max(grade, 0) − 1.
 
     Raises:
-        ValueError: grades not one-dimensional or not finite, or another kind.
+        ValueError: grades not one-dimensional or not finite, above 1000 for exponential gains, or another kind.
     """
     values = np.asarray(grades, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
@@ -92,6 +62,11 @@ def gains(grades: ArrayLike, kind: str = "linear") -> Float64[np.ndarray, "passa
     if kind == "linear":
         return positive
     if kind == "exponential":
+        if positive.size and positive.max() > _HIGHEST_EXPONENT:
+            raise ValueError(
+                f"expected grades up to {_HIGHEST_EXPONENT} for exponential gains but got {positive.max():g}, whose gain is too "
+                "large a number; use linear gains"
+            )
         return np.exp2(positive) - 1.0
     raise ValueError(f"expected the gain 'linear' or 'exponential' but got {kind!r}; choose one of the two")
 
@@ -102,6 +77,7 @@ def expected_dcg(
     cutoff: int = 10,
     gain: str = "linear",
     tolerance: float = TIE_TOLERANCE["float32"],
+    scale: float = 0.0,
 ) -> float:
     """DCG@cutoff of one query, expected over the orders of its tied passages.
 
@@ -110,13 +86,13 @@ def expected_dcg(
         grades: `[passage]`.
         cutoff: k, at least 1.
         gain: see `gains`.
-        tolerance: see `tie_groups`.
+        tolerance, scale: see `ties.tie_groups`.
 
     Raises:
         ValueError: lengths that differ, a bad cutoff, or what `tie_groups` and `gains` raise.
     """
     values = gains(grades, gain)
-    groups = tie_groups(scores, tolerance)
+    groups = tie_groups(scores, tolerance, scale)
     ranked = sum(group.size for group in groups)
     if ranked != values.size:
         raise ValueError(f"expected {values.size} scores, one a grade, but got {ranked}; give one a passage")
@@ -141,9 +117,10 @@ def ndcg(
     cutoff: int = 10,
     gain: str = "linear",
     tolerance: float = TIE_TOLERANCE["float32"],
+    scale: float = 0.0,
 ) -> float:
     """nDCG@cutoff of one query, expected over its ties; 0 if no passage is relevant. See `expected_dcg`."""
-    return _ratio(expected_dcg(scores, grades, cutoff, gain, tolerance), ideal_dcg(grades, cutoff, gain))
+    return _ratio(expected_dcg(scores, grades, cutoff, gain, tolerance, scale), ideal_dcg(grades, cutoff, gain))
 
 
 def random_ndcg(grades: ArrayLike, cutoff: int = 10, gain: str = "linear") -> float:
@@ -160,12 +137,14 @@ def per_query_ndcg(
     cutoff: int = 10,
     gain: str = "linear",
     dtype: str = "float32",
+    scale: float | None = None,
+    qrels: Mapping[str, Mapping[str, int]] | None = None,
 ) -> pd.DataFrame:
     """Evaluate the rankings of many queries; the four inputs hold one entry a pair, in any order.
 
     A query without ties is evaluated by ir_measures (`nDCG@k`, or `nDCG(gains=…)@k` for exponential gains),
-    on scores made from the ranks so that its float32 comparison cannot create ties; a query with ties by the
-    closed form.
+    on scores made from the ranks so that its float32 comparison cannot create ties; a query with ties, or with
+    gains too large for ir_measures, by the closed form.
 
     Args:
         query_ids: `[pair]`.
@@ -175,6 +154,9 @@ def per_query_ndcg(
         cutoff: k, at least 1.
         gain: see `gains`.
         dtype: the arithmetic that made the scores, a key of `TIE_TOLERANCE`.
+        scale: size of the terms that the scores are sums of (`ties.py`); None for the largest |score| of all pairs.
+        qrels: query_id -> doc_id -> grade, all judgments of the queries. The ideal is then theirs, as in trec_eval, and a
+            query that has judgments and no pair gets 0, after the others. None: the ideal is that of the pairs.
 
     Returns:
         Indexed by `query_id`, in the order of first appearance: `ndcg`; `random` (nDCG expected of a random
@@ -183,12 +165,13 @@ def per_query_ndcg(
 
     Raises:
         ValueError: lengths that differ, no pairs, a document twice in a query, grades that are not whole
-            numbers, NaN or infinite scores, an unknown dtype or gain, a cutoff below 1.
+            numbers, NaN or infinite scores, an unknown dtype or gain, a cutoff below 1; a query without judgments or a
+            grade other than its judgment's, where qrels are given.
     """
     if dtype not in TIE_TOLERANCE:
         raise ValueError(f"expected a dtype of {', '.join(TIE_TOLERANCE)} but got {dtype!r}; choose one")
-    tolerance = TIE_TOLERANCE[dtype]
-    values, levels = _finite_scores(scores), _whole_grades(grades)
+    values, levels = finite_scores(scores), _whole_grades(grades)
+    ties = TIE_TOLERANCE[dtype], float(np.abs(values).max(initial=0.0)) if scale is None else scale
     queries, documents = [str(name) for name in query_ids], [str(name) for name in doc_ids]
     lengths = len(queries), len(documents), levels.size, values.size
     if len(set(lengths)) > 1 or not values.size:
@@ -201,7 +184,7 @@ def per_query_ndcg(
         members.setdefault(query_id, []).append(position)
 
     rows: dict[str, dict[str, float | int]] = {}
-    qrels: dict[str, dict[str, int]] = {}
+    asked: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
     for query_id, own in members.items():
         names, own_levels, own_scores, n = [documents[i] for i in own], levels[own], values[own], len(own)
@@ -210,22 +193,47 @@ def per_query_ndcg(
                 f"expected distinct documents but query {query_id} has {n} with {len(set(names))} ids; "
                 "drop the duplicates"
             )
-        groups = tie_groups(own_scores, tolerance)
+        judged = dict(zip(names, np.maximum(own_levels, 0).tolist(), strict=True))
+        if qrels is not None:
+            judged = _with_judgments(query_id, judged, qrels)
+        every = np.fromiter(judged.values(), dtype=np.float64, count=len(judged))
+        groups = tie_groups(own_scores, *ties)
         tied = sum(group.size * (group.size - 1) for group in groups)
+        closed = bool(tied) or gains(every, gain).max() > _ASKED
+        ideal = ideal_dcg(every, cutoff, gain)
         rows[query_id] = {
-            "ndcg": ndcg(own_scores, own_levels, cutoff, gain, tolerance) if tied else np.nan,
-            "random": random_ndcg(own_levels, cutoff, gain),
-            "ideal_dcg": ideal_dcg(own_levels, cutoff, gain),
+            "ndcg": _ratio(expected_dcg(own_scores, own_levels, cutoff, gain, *ties), ideal) if closed else np.nan,
+            "random": _ratio(random_dcg(own_levels, cutoff, gain), ideal),
+            "ideal_dcg": ideal,
             "tie_rate": tied / (n * (n - 1)) if tied else 0.0,
             "n_passages": n,
         }
-        if not tied:
+        if not closed:
             run[query_id] = {names[int(group[0])]: float(n - rank) for rank, group in enumerate(groups)}
-            qrels[query_id] = dict(zip(names, np.maximum(own_levels, 0).tolist(), strict=True))
+            asked[query_id] = judged
     if run:
-        for metric in ir_measures.iter_calc([_measure(cutoff, gain, int(levels.max()))], qrels, run):
+        highest = max(max(judged.values()) for judged in asked.values())
+        for metric in ir_measures.iter_calc([_measure(cutoff, gain, highest)], asked, run):
             rows[metric.query_id]["ndcg"] = float(metric.value)
+    for query_id, judgments in (qrels or {}).items():
+        if query_id not in rows and judgments:
+            ideal = ideal_dcg(list(judgments.values()), cutoff, gain)
+            rows[query_id] = {"ndcg": 0.0, "random": 0.0, "ideal_dcg": ideal, "tie_rate": 0.0, "n_passages": 0}
     return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="query_id"))
+
+
+def _with_judgments(query_id: str, ranked: dict[str, int], qrels: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """The grades of all that a query has: ranked and judged, ranked alone (0), relevant and not ranked."""
+    judgments = qrels.get(query_id)
+    if not judgments:
+        raise ValueError(f"expected judgments of every query but query {query_id} has none; leave its pairs out")
+    for name, grade in ranked.items():
+        if grade != max(judgments.get(name, 0), 0):
+            raise ValueError(
+                f"expected the grades of the judgments but passage {name} of query {query_id} has {grade}, judged "
+                f"{judgments.get(name, 'nowhere')}; take both from the same qrels"
+            )
+    return ranked | {name: grade for name, grade in judgments.items() if grade > 0}
 
 
 def trec_run_lines(query_id: Hashable, doc_ids: Iterable[Hashable], scores: ArrayLike, tag: str) -> list[str]:
@@ -246,7 +254,7 @@ def trec_run_lines(query_id: Hashable, doc_ids: Iterable[Hashable], scores: Arra
             are NaN or infinite or do not fit float32.
     """
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is rejected with the rest
-        values = _finite_scores(np.asarray(scores, dtype=np.float32))
+        values = finite_scores(np.asarray(scores, dtype=np.float32))
     names = [str(doc_id) for doc_id in doc_ids]
     if len(names) != values.size or len(set(names)) < len(names):
         raise ValueError(
@@ -270,22 +278,11 @@ def _measure(cutoff: int, gain: str, highest_grade: int) -> ir_measures.measures
 def _whole_grades(grades: ArrayLike) -> Int64[np.ndarray, "pair"]:
     gains(grades)  # rejects what is no list of finite numbers
     levels = np.asarray(grades)
+    if levels.size and np.abs(levels).max() > 2**53:
+        raise ValueError(f"expected grades below 2^53 but got {np.abs(levels).max():g}; give relevance grades")
     if (levels != np.round(levels)).any():
         raise ValueError("expected whole-number grades but got fractions; round them, or call ndcg() by query")
     return levels.astype(np.int64)
-
-
-def _finite_scores(scores: ArrayLike) -> Float64[np.ndarray, "passage"]:
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"expected scores of shape [passage] but got {values.shape}; give a list of numbers")
-    bad = int((~np.isfinite(values)).sum())
-    if bad:
-        raise ValueError(
-            f"expected finite scores but {bad} of {values.size} are NaN or infinite; "
-            "score these pairs again in float32, or check the edit and the checkpoint that made them"
-        )
-    return values
 
 
 def _dcg(gains_by_rank: Float64[np.ndarray, "rank"], cutoff: int) -> float:

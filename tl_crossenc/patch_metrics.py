@@ -23,8 +23,9 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
-from tl_crossenc.evaluation import TIE_TOLERANCE, ndcg, tie_groups
+from tl_crossenc.evaluation import ndcg
 from tl_crossenc.pools import Pool
+from tl_crossenc.ties import TIE_TOLERANCE, tie_groups
 
 FLOAT32 = TIE_TOLERANCE["float32"]
 
@@ -43,33 +44,35 @@ def difference(patched: ArrayLike, base: ArrayLike) -> Float64[np.ndarray, "pair
     return scores - _along(base, scores, "base scores")
 
 
-def undefined_pairs(start: ArrayLike, target: ArrayLike, tolerance: float = 0.0) -> Bool[np.ndarray, "pair"]:
+def undefined_pairs(
+    start: ArrayLike, target: ArrayLike, tolerance: float = 0.0, scale: float = 0.0
+) -> Bool[np.ndarray, "pair"]:
     """True for each pair whose two runs have the same score, so that no share of the way between them can be said.
 
     Args:
         start, target: `[pair]`, scores of the run that was patched and of the run patched from.
-        tolerance: scores at most this x max(1, |score|) apart are the same; `evaluation.TIE_TOLERANCE` holds one for each dtype.
+        tolerance, scale: scores at most tolerance x max(scale, |score|) apart are the same, see `ties.py`.
     """
     a, b = np.asarray(start, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    return np.abs(b - a) <= tolerance * np.maximum(1.0, np.maximum(np.abs(a), np.abs(b)))
+    return np.abs(b - a) <= tolerance * np.maximum(scale, np.maximum(np.abs(a), np.abs(b)))
 
 
 def share_restored(
-    patched: ArrayLike, start: ArrayLike, target: ArrayLike, tolerance: float = 0.0
+    patched: ArrayLike, start: ArrayLike, target: ArrayLike, tolerance: float = 0.0, scale: float = 0.0
 ) -> Float64[np.ndarray, "pair *patch"]:
     """How much of the way from `start` to `target` the patch went: 0 none, 1 all; NaN where there is no way to go.
 
     Args:
         patched: `[pair, ...]`.
         start, target: `[pair]`, scores of the run that was patched and of the run patched from.
-        tolerance: see `undefined_pairs`.
+        tolerance, scale: see `undefined_pairs`.
 
     Raises:
         ValueError: numbers of pairs that differ.
     """
     scores = np.asarray(patched, dtype=np.float64)
     a, _ = _along(start, scores, "start scores"), _along(target, scores, "target scores")
-    way = np.where(undefined_pairs(start, target, tolerance), np.nan, np.subtract(target, start))
+    way = np.where(undefined_pairs(start, target, tolerance, scale), np.nan, np.subtract(target, start))
     return (scores - a) / way.reshape(a.shape)
 
 
@@ -134,14 +137,14 @@ class PoolContext:
 
 
 def pool_ranks(
-    patched: ArrayLike, context: PoolContext, tolerance: float = FLOAT32
+    patched: ArrayLike, context: PoolContext, tolerance: float = FLOAT32, scale: float = 0.0
 ) -> Float64[np.ndarray, "pair *patch"]:
     """The rank (from 1) of each patched passage in its pool; tied passages share the mean of their ranks.
 
     Args:
         patched: `[pair, ...]` scores.
         context: the rest of the pools.
-        tolerance: of ties, see `evaluation.tie_groups`.
+        tolerance, scale: of ties, see `ties.tie_groups`.
 
     Raises:
         ValueError: numbers of pairs that differ.
@@ -149,7 +152,7 @@ def pool_ranks(
 
     def rank(score: float, i: int) -> float:
         before = 0
-        for group in tie_groups([score, *context.others[i]], tolerance):
+        for group in tie_groups([score, *context.others[i]], tolerance, scale):
             if 0 in group:
                 return before + (len(group) + 1) / 2
             before += len(group)
@@ -165,13 +168,14 @@ def pool_ndcg(
     cutoff: int = 10,
     gain: str = "linear",
     tolerance: float = FLOAT32,
+    scale: float = 0.0,
 ) -> Float64[np.ndarray, "pair *patch"]:
     """nDCG@cutoff of the pool of each patched passage, the other passages scored as without the patch.
 
     Args:
         patched: `[pair, ...]` scores.
         context: the rest of the pools.
-        cutoff, gain, tolerance: see `evaluation.ndcg`.
+        cutoff, gain, tolerance, scale: see `evaluation.ndcg`.
 
     Raises:
         ValueError: numbers of pairs that differ.
@@ -179,7 +183,7 @@ def pool_ndcg(
 
     def value(score: float, i: int) -> float:
         grades = [context.grades[i], *context.other_grades[i]]
-        return ndcg([score, *context.others[i]], grades, cutoff, gain, tolerance)
+        return ndcg([score, *context.others[i]], grades, cutoff, gain, tolerance, scale)
 
     return _each(patched, context, value)
 

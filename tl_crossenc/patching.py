@@ -160,6 +160,7 @@ def activation_patch(
         corrupted=ends[0 if way == "denoise" else 1],
         pairs=names,
         dtype=str(model.dtype).removeprefix("torch."),
+        scale=model.score_scale,
         direction=None if pieces.direction is None else str(pieces.direction),
         layers_run=run,
         layers_plain=plain,

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from tl_crossenc.evaluation import TIE_TOLERANCE
 from tl_crossenc.patch_metrics import PoolContext, difference, pool_ndcg, pool_ranks, share_restored, undefined_pairs
 from tl_crossenc.significance import bootstrap_interval, holm, paired_t
+from tl_crossenc.ties import TIE_TOLERANCE
 
 Mode = Literal["denoise", "noise"]
 Measure = Literal["difference", "restored"]
@@ -34,10 +34,11 @@ class PatchResult:
         scores: `[pair, layer, ...]`; NaN where the pair has no such patch (no position of the part, or none so far right).
         clean, corrupted: `[pair]`, scores of the two runs.
         pairs: a label for each pair.
-        dtype: the model's arithmetic; scores that differ by less than its rounding (`evaluation.TIE_TOLERANCE`) are equal.
+        dtype: the model's arithmetic; scores that differ by less than its rounding (`ties.TIE_TOLERANCE`) are equal.
         direction: the direction of a pattern that was patched; None for all of it.
         layers_run: layers run, a layer of one pair counted as 1 and one entered past its attention as 1/2.
         layers_plain: the same had every patch been a run of its own from the first layer on.
+        scale: size of the terms of a score, see `ties.py`.
     """
 
     site: str
@@ -52,6 +53,7 @@ class PatchResult:
     direction: str | None = None
     layers_run: float = 0.0
     layers_plain: float = 0.0
+    scale: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = (len(self.pairs), *(len(labels) for labels in self.axes.values()))
@@ -80,13 +82,13 @@ class PatchResult:
 
     @property
     def tolerance(self) -> float:
-        """How far two scores may lie apart and still be equal, relative to max(1, |score|)."""
+        """How far two scores may lie apart and still be equal, relative to max(scale, |score|)."""
         return TIE_TOLERANCE[self.dtype]
 
     @property
     def undefined(self) -> int:
         """The number of pairs whose two runs have the same score: their share restored is undefined, NaN."""
-        return int(undefined_pairs(self.base, self.donor, self.tolerance).sum())
+        return int(undefined_pairs(self.base, self.donor, self.tolerance, self.scale).sum())
 
     def difference(self) -> Float64[np.ndarray, "pair layer *piece"]:
         """Patched score - score of the run that was patched."""
@@ -94,15 +96,15 @@ class PatchResult:
 
     def restored(self) -> Float64[np.ndarray, "pair layer *piece"]:
         """The share of the way to the donor's score: 0 none, 1 all; NaN for pairs whose two runs score the same."""
-        return share_restored(self.scores, self.base, self.donor, self.tolerance)
+        return share_restored(self.scores, self.base, self.donor, self.tolerance, self.scale)
 
     def ranks(self, context: PoolContext) -> Float64[np.ndarray, "pair layer *piece"]:
         """The patched passages' ranks in their pools, from 1."""
-        return pool_ranks(self.scores, context, self.tolerance)
+        return pool_ranks(self.scores, context, self.tolerance, self.scale)
 
     def ndcg(self, context: PoolContext, *, cutoff: int = 10) -> Float64[np.ndarray, "pair layer *piece"]:
         """nDCG@cutoff of the patched passages' pools."""
-        return pool_ndcg(self.scores, context, cutoff=cutoff, tolerance=self.tolerance)
+        return pool_ndcg(self.scores, context, cutoff=cutoff, tolerance=self.tolerance, scale=self.scale)
 
     def values(self, measure: Measure = "restored") -> Float64[np.ndarray, "pair layer *piece"]:
         """`difference()` or `restored()`, by name."""

@@ -174,6 +174,7 @@ def path_patch(
         corrupted=ends[0 if way == "denoise" else 1],
         pairs=names,
         dtype=str(model.dtype).removeprefix("torch."),
+        scale=model.score_scale,
         layers_run=run,
         layers_plain=plain,
     )

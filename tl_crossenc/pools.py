@@ -10,36 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import io
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tl_crossenc.collections import Collection
-from tl_crossenc.files import write_atomic
+from tl_crossenc.pool_files import Qrels, read_pool_file, write_pool_file
+from tl_crossenc.runs import Run, read_run, run_pairs
 from tl_crossenc.sampling import EASY_NEGATIVE, PoolPair, PoolSpec, draw
 
 __all__ = ["Pool", "PoolPair", "PoolSpec", "build_pool"]
 
-FORMAT_VERSION = 1
-_METADATA_KEY = b"tl_crossenc.pool"
-_SCHEMA = pa.schema(
-    [
-        pa.field("query_id", pa.string(), nullable=False),
-        pa.field("query", pa.string(), nullable=False),
-        pa.field("doc_id", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("grade", pa.int32(), nullable=False),
-    ]
-)
+logger = logging.getLogger(__name__)
+
+Ideal = Literal["pool", "qrels"]
 
 
 @dataclass(frozen=True)
@@ -51,17 +42,28 @@ class Pool:
         spec: how the pairs were drawn.
         pairs: the pairs; an index into them is what scores are aligned with.
         provenance: source, versions, counts; it does not enter equality or `digest`.
+        ideal: what nDCG divides by: the best ranking of the "pool" (a sample, which holds a few of the relevant passages), or
+            that of all judgments, "qrels" (a run's ranking, as trec_eval measures it).
+        qrels: query_id -> doc_id -> grade, all judgments of the queries; None where they are not known. Not part of equality.
 
     Raises:
-        ValueError: a passage twice for one query, two texts for one query id, or a grade below -1.
+        ValueError: a passage twice for one query, two texts for one query id, a grade below -1, or an ideal by qrels without any.
     """
 
     collection: str
     spec: PoolSpec
     pairs: tuple[PoolPair, ...]
-    provenance: dict[str, Any] = field(default_factory=dict, compare=False)
+    provenance: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    ideal: Ideal = "pool"
+    qrels: Qrels | None = field(default=None, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        judged = "" if self.qrels is None else f", {sum(map(len, self.qrels.values())):,} judgments"
+        return f"Pool({self.collection}: {self.describe()}{judged}; ideal: {self.ideal})"
 
     def __post_init__(self) -> None:
+        if self.ideal not in get_args(Ideal) or (self.ideal == "qrels" and self.qrels is None):
+            raise ValueError(f"expected the ideal 'pool', or 'qrels' with qrels, got {self.ideal!r}.")
         seen: set[tuple[str, str]] = set()
         queries: dict[str, str] = {}
         for pair in self.pairs:
@@ -90,6 +92,8 @@ class Pool:
     @property
     def highest_grade(self) -> int:
         """The top of the scale on which the collection is judged: of its qrels where they are known, else of the pairs."""
+        if self.qrels:
+            return max(max(judgments.values(), default=0) for judgments in self.qrels.values())
         recorded = self.provenance.get("collection", {})
         known = recorded.get("highest_grade") if isinstance(recorded, dict) else None
         return (
@@ -113,10 +117,17 @@ class Pool:
         if unknown or not wanted:
             came = f"{', '.join(unknown[:3])} is not among them" if unknown else "none was named"
             raise ValueError(f"expected query ids of the pool of {self.collection}, but {came}.")
-        return self._where(lambda pair: pair.query_id in wanted)
+        kept = self._where(lambda pair: pair.query_id in wanted)
+        own = None if self.qrels is None else {query: self.qrels[query] for query in self.qrels if query in wanted}
+        return replace(kept, qrels=own)
 
     def _where(self, keep: Callable[[PoolPair], bool]) -> Pool:
         return replace(self, pairs=tuple(pair for pair in self.pairs if keep(pair)))
+
+    @property
+    def judgments(self) -> Qrels | None:
+        """The qrels where the ideal is theirs: what `evaluation.per_query_ndcg` wants to know."""
+        return self.qrels if self.ideal == "qrels" else None
 
     def by_query(self) -> dict[str, list[int]]:
         """query_id -> indices into `pairs`, queries in the order of their first pair."""
@@ -159,6 +170,29 @@ class Pool:
         pairs = [PoolPair(*row) for row in zip(*texts, [int(grade) for grade in grades], strict=True)]
         return cls(name, PoolSpec(None, 0, 0, match_length=False), tuple(pairs), {"source": "frame"})
 
+    @classmethod
+    def from_run(cls, collection: Collection, run: str | Path | Run, *, depth: int = 100) -> Pool:
+        """The first `depth` passages of each judged query in a run, in its order, to be reranked and measured as trec_eval does.
+
+        A passage that nobody judged is ranked and gains nothing (grade 0); the ideal ranking is that of all judgments; a judged
+        query that the run lacks counts 0.
+
+        Args:
+            collection: from `load_collection`.
+            run: a TREC file, or query_id -> doc_id -> score.
+            depth: most passages a query.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a malformed run, a depth below 1, or nothing in common with the collection.
+        """
+        about: dict[str, Any] = {}
+        if not isinstance(run, Mapping):
+            run, about["run_sha256"] = read_run(run)
+        pairs, counts = run_pairs(collection, run, depth)
+        provenance = {"source": "run", **_of_collection(collection, pairs), **about, **counts}
+        return cls(collection.name, PoolSpec(None, 0, 0), tuple(pairs), provenance, "qrels", collection.qrels)
+
     def save(self, path: str | Path) -> None:
         """Write the pool to one Parquet file, whole or not at all; equal pools give equal bytes.
 
@@ -168,18 +202,13 @@ class Pool:
             OSError: the file cannot be written; what was at `path` is untouched.
         """
         about = {
-            "format_version": FORMAT_VERSION,
             "collection": self.collection,
             "spec": asdict(self.spec),
             "digest": self.digest,
             "provenance": self.provenance,
+            "ideal": self.ideal,
         }
-        columns = [list(column) for column in zip(*self.pairs, strict=True)] or [[]] * len(_SCHEMA)
-        schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
-        table = pa.table(columns, schema=schema)
-        data = io.BytesIO()
-        pq.write_table(table, data, compression="zstd")
-        write_atomic(path, data.getvalue())
+        write_pool_file(path, self.pairs, about, self.qrels)
 
     @classmethod
     def load(cls, path: str | Path) -> Pool:
@@ -190,32 +219,26 @@ class Pool:
             ValueError: the file is not a pool, is damaged, or was written by a later format.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no pool file at {path}; build one with build_pool and save it.")
-        try:
-            table = pq.read_table(pa.BufferReader(path.read_bytes()))
-            about = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"null"))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            cause = str(error).partition("\n")[0]
-            raise ValueError(f"{path} is not a readable pool file ({cause}); build the pool again.") from error
-        if not isinstance(about, dict) or not table.schema.equals(_SCHEMA):
-            raise ValueError(f"{path} is a Parquet file but not a pool; expected one that Pool.save wrote.")
-        if about.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has pool format {about.get('format_version')}, this version reads {FORMAT_VERSION}; "
-                "update the package or build the pool again."
-            )
-        rows = zip(*(table.column(name).to_pylist() for name in _SCHEMA.names), strict=True)
-        pairs = tuple(PoolPair(*row) for row in rows)
+        pairs, about, qrels = read_pool_file(path)
         try:
             # Pools of before easy negatives could be matched do not say so: theirs are random.
             spec = PoolSpec(**{"match_length": False, **about["spec"]})
-            pool = cls(about["collection"], spec, pairs, about["provenance"])
+            pool = cls(about["collection"], spec, pairs, about["provenance"], about.get("ideal", "pool"), qrels)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} has damaged contents ({error}); build the pool again.") from error
         if pool.digest != about.get("digest"):
             raise ValueError(f"the pairs in {path} do not match its checksum; build the pool again.")
+        if about["format_version"] == 1:
+            logger.info("%s was written before pools kept the collection's qrels; it has none", path)
         return pool
+
+
+def _of_collection(collection: Collection, pairs: Iterable[PoolPair]) -> dict[str, Any]:
+    grades = Counter(pair.grade for pair in pairs)
+    return {
+        "collection": {**collection.provenance, "docs": collection.docs.provenance()},
+        "passages_by_grade": {str(grade): grades[grade] for grade in sorted(grades, reverse=True)},
+    }
 
 
 def build_pool(collection: Collection, spec: PoolSpec | None = None) -> Pool:
@@ -236,12 +259,13 @@ def build_pool(collection: Collection, spec: PoolSpec | None = None) -> Pool:
     """
     spec = spec or PoolSpec()
     pairs, counts = draw(collection, spec)
-    grades = Counter(pair.grade for pair in pairs)
+    easy = sum(pair.grade == EASY_NEGATIVE for pair in pairs)
     provenance = {
-        "collection": {**collection.provenance, "docs": collection.docs.provenance()},
-        "passages_by_grade": {str(grade): grades[grade] for grade in sorted(grades, reverse=True)},
-        "easy_negatives": "none asked for" if not spec.easy_negatives else grades[EASY_NEGATIVE],
+        **_of_collection(collection, pairs),
+        "easy_negatives": "none asked for" if not spec.easy_negatives else easy,
         "numpy": importlib.metadata.version("numpy"),
         **counts,
     }
-    return Pool(collection.name, spec, tuple(pairs), provenance)
+    drawn = {pair.query_id for pair in pairs}
+    qrels = {query_id: judgments for query_id, judgments in collection.qrels.items() if query_id in drawn}
+    return Pool(collection.name, spec, tuple(pairs), provenance, "pool", qrels)

@@ -37,7 +37,7 @@ from tl_crossenc.published import (
 from tl_crossenc.report import remove_others, shown_files, write_report
 from tl_crossenc.shown import short_name
 from tl_crossenc.store import Store, write_atomic
-from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, table1_csv
+from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, measure_text, table1_csv
 
 NOT_OF_THE_JOB = ("model", "collections", "out", "device", "dtype", "revision", "tokenizer")
 """Settings that the model's identity, the pools or the place say better."""
@@ -146,7 +146,14 @@ class Reproduction:
             float(self.table1.random.mean()),
             self.table1.mode,
             f"{VAST_2025}; unablated {VAST_2025_UNABLATED}, random {VAST_2025_RANDOM}" if self.published else None,
+            measure=self.measure,
+            one_gain=self.table1.one_gain,
         )
+
+    @property
+    def measure(self) -> str:
+        """What is measured, in words."""
+        return measure_text(self.settings.cutoff, self.table1.ideal, self.settings.gain)
 
 
 def reproduce(settings: Settings, progress: ProgressFactory = no_progress, *, wait: int | float = WAIT) -> Reproduction:
@@ -333,6 +340,12 @@ def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, Any]
             "highest_grades": {pool.collection: pool.highest_grade for pool in found.pools},
             "relevant_grades": found.relevant_grades,
             "words": found.relevance,
+        },
+        "measure": {
+            "name": found.measure,
+            "ideal": found.table1.ideal,
+            "queries": len(found.table1.per_query),
+            "queries_of_one_gain": found.table1.one_gain,
         },
         "runs": runs,
         "versions": versions(),

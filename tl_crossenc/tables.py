@@ -104,6 +104,21 @@ def table1_csv(comparison: pd.DataFrame, published: Mapping[str, float] | None =
     return frame
 
 
+def measure_text(cutoff: int = 10, ideal: str = "pool", gain: str = "linear") -> str:
+    """The measure with what its ideal ranking is taken over, "pool" or "qrels" (see `pools.Pool`)."""
+    name = f"nDCG@{cutoff}" + ("" if gain == "linear" else f" with {gain} gains")
+    return f"{name} over the pool (ideal: its passages)" if ideal == "pool" else f"{name} (ideal: all judgments)"
+
+
+def one_gain_text(one_gain: int, n_queries: int) -> str:
+    """A sentence on queries whose passages all gain the same, with a space before it; nothing where there are none."""
+    if not one_gain:
+        return ""
+    which = f"{one_gain} of {n_queries} queries" if n_queries > 1 else "The query"
+    said = f" {which} cannot be ranked wrongly: their passages all have one gain."
+    return said + (" So these numbers tell no ranking from another." if one_gain == n_queries else "")
+
+
 def caption(
     model: str,
     collections: str,
@@ -112,14 +127,28 @@ def caption(
     random: float,
     mode: str,
     published: str | None = None,
+    *,
+    measure: str = "nDCG@10",
+    one_gain: int = 0,
 ) -> str:
-    """What was measured, on what, and what the marks mean. `unablated` is (mean, low, high), `published` a source."""
+    """What was measured, on what, and what the marks mean.
+
+    Args:
+        model, collections, mode: names.
+        n_queries: queries measured.
+        unablated: (mean, low, high).
+        random: mean of a random ranking.
+        published: the source of the numbers in brackets.
+        measure: as `measure_text` names it.
+        one_gain: queries that cannot be ranked wrongly.
+    """
     mean, low, high = unablated
     return (
-        f"nDCG@10 of {model} on {collections} ({n_queries} queries) with one direction of attention removed in every layer "
+        f"{measure} of {model} on {collections} ({n_queries} queries) with one direction of attention removed in every layer "
         f"and head ({mode}). Unablated {mean:.3f} [{low:.3f}, {high:.3f}], random ranking {random:.3f}. Bold: a decrease. "
         f"{PAPER_MARK}: p ≤ .05 under an unpaired two-tailed Student's t-test (the paper's). "
         f"{OURS_MARK}: p ≤ .05 under a paired one with Holm's correction over 36 conditions."
+        + one_gain_text(one_gain, n_queries)
         + (f" In brackets: {published}." if published else "")
     )
 
@@ -153,9 +182,17 @@ def masks_markdown(table: pd.DataFrame, cutoff: int = 10) -> str:
 
 
 def masks_caption(
-    model: str, collections: str, table: pd.DataFrame, unablated: tuple[float, float, float], random: float, cutoff: int
+    model: str,
+    collections: str,
+    table: pd.DataFrame,
+    unablated: tuple[float, float, float],
+    random: float,
+    cutoff: int,
+    *,
+    measure: str | None = None,
+    one_gain: int = 0,
 ) -> str:
-    """What the comparison of masks shows. `unablated` is (mean, low, high)."""
+    """What the comparison of masks shows. `unablated` is (mean, low, high); the rest as for `caption`."""
     mean, low, high = unablated
     sources = "; ".join(dict.fromkeys(table["published_source"].dropna()))
     published = (
@@ -164,7 +201,10 @@ def masks_caption(
         else ""
     )
     return (
-        f"nDCG@{cutoff} of {model} on {collections} ({int(table['n_queries'].iloc[0])} queries) under the masks of three papers. "
+        f"{measure or f'nDCG@{cutoff}'} of {model} on {collections} ({int(table['n_queries'].iloc[0])} queries) under the masks "
+        "of three papers. "
         f"Unablated {mean:.3f} [{low:.3f}, {high:.3f}], random ranking {random:.3f}. Difference: from the unablated model, paired "
-        f"over queries. {OURS_MARK}: a decrease, paired t-test with Holm's correction over {len(table)} rows, p ≤ .05.{published}"
+        f"over queries. {OURS_MARK}: a decrease, paired t-test with Holm's correction over {len(table)} rows, p ≤ .05."
+        + one_gain_text(one_gain, int(table["n_queries"].iloc[0]))
+        + published
     )

@@ -62,6 +62,8 @@ class MaskComparison:
     gain: str
     layers_run: int
     layers_alone: int
+    ideal: str = "pool"
+    one_gain: int = 0
 
 
 def mask_conditions(
@@ -146,6 +148,8 @@ def run_compare_masks(
         gain=gain,
         layers_run=ranked.layers_run,
         layers_alone=ranked.layers_alone,
+        ideal=ranked.ideal,
+        one_gain=ranked.one_gain,
     )
 
 

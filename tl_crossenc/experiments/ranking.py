@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tl_crossenc.conditions import Condition
@@ -13,6 +16,8 @@ from tl_crossenc.evaluation import per_query_ndcg
 from tl_crossenc.experiments.scoring import PoolScores, Progress, score_pool
 from tl_crossenc.pools import Pool
 from tl_crossenc.store import Store
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Ranked:
         layers_run: layers that the model ran, a layer of one pair counting 1; 0 when everything was stored.
         layers_alone: what running each missing condition alone would have taken.
         whole_job: layers of the whole job with shared prefixes, and without; the same whatever was stored.
+        ideal: over what nDCG's ideal ranking is taken, see `pools.Pool`.
     """
 
     values: pd.DataFrame
@@ -33,11 +39,27 @@ class Ranked:
     layers_run: int
     layers_alone: int
     whole_job: tuple[int, int]
+    ideal: str = "pool"
 
     @property
     def ndcg(self) -> pd.DataFrame:
         """`[query x condition]`."""
         return self.values["ndcg"]
+
+    @property
+    def one_gain(self) -> int:
+        """How many queries cannot be ranked wrongly, see `queries_of_one_gain`."""
+        return queries_of_one_gain(self.scores)
+
+
+def queries_of_one_gain(scores: pd.DataFrame) -> int:
+    """How many queries have passages of one gain only, so that every order of them is worth the same.
+
+    Args:
+        scores: a row a pair, with collection, query_id and grade.
+    """
+    gains = scores["grade"].clip(lower=0).groupby([scores["collection"], scores["query_id"]], sort=False)
+    return int((gains.nunique() == 1).sum())
 
 
 def rank_under(
@@ -54,23 +76,33 @@ def rank_under(
     """Rank the pools' graded passages (easy negatives left out) under every condition.
 
     Raises:
-        ValueError: no pool, two pools of one name, or a pool without passages to rank.
+        ValueError: no pool, two pools of one name, pools of two kinds, or a pool without passages to rank.
     """
     if not pools:
         raise ValueError("expected at least one pool, got none")
+    ideal = one_ideal(pools)
     require_distinct([pool.collection for pool in pools])
-    values, scores, run, alone = [], [], 0, 0
+    frames: list[pd.DataFrame] = []
+    scores, run, alone = [], 0, 0
     shared, unshared = 0, 0
     for pool in pools:
         ranked = pool.ranked
         if len(ranked) == 0:
             raise ValueError(f"expected passages to rank in the pool of {pool.collection}, got none: check its qrels")
-        found = score_pool(model, ranked, conditions, store, token_budget=token_budget, progress=progress)
-        run, alone = run + found.layers_run, alone + found.layers_alone
-        shared, unshared = shared + found.whole_job[0], unshared + found.whole_job[1]
-        scores.append(_score_frame(ranked, found))
-        values.append(_evaluate(ranked, found, cutoff, gain, str(model.dtype).removeprefix("torch.")))
-    return Ranked(pd.concat(values), pd.concat(scores, ignore_index=True), run, alone, (shared, unshared))
+        scored = score_pool(model, ranked, conditions, store, token_budget=token_budget, progress=progress)
+        run, alone = run + scored.layers_run, alone + scored.layers_alone
+        shared, unshared = shared + scored.whole_job[0], unshared + scored.whole_job[1]
+        scores.append(_score_frame(ranked, scored))
+        columns = {str(condition): values for condition, values in zip(scored.conditions, scored.values, strict=True)}
+        frames.append(evaluate_pool(model, ranked, columns, cutoff=cutoff, gain=gain))
+    found = Ranked(pd.concat(frames), pd.concat(scores, ignore_index=True), run, alone, (shared, unshared), ideal)
+    if found.one_gain:
+        logger.warning(
+            "%d of %d queries cannot be ranked wrongly: their passages all have one gain%s",
+            *(found.one_gain, len(found.values)),
+            "; these numbers tell no ranking from another" if found.one_gain == len(found.values) else "",
+        )
+    return found
 
 
 def require_distinct(names: Sequence[str]) -> None:
@@ -86,16 +118,35 @@ def require_distinct(names: Sequence[str]) -> None:
         )
 
 
-def _evaluate(pool: Pool, found: PoolScores, cutoff: int, gain: str, dtype: str) -> pd.DataFrame:
+def evaluate_pool(
+    model: HookedCrossEncoder, pool: Pool, columns: Mapping[str, np.ndarray], *, cutoff: int, gain: str
+) -> pd.DataFrame:
+    """`[query x (value, column)]` of `per_query_ndcg`, of each column of the model's scores `[pair of the pool]`."""
     ids = [pair.query_id for pair in pool.pairs], [pair.doc_id for pair in pool.pairs]
     grades = [pair.grade for pair in pool.pairs]
-    columns = {
-        str(condition): per_query_ndcg(*ids, grades, scores, cutoff=cutoff, gain=gain, dtype=dtype)
-        for condition, scores in zip(found.conditions, found.values, strict=True)
+    about: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch."), "scale": model.score_scale}
+    frames = {
+        name: per_query_ndcg(*ids, grades, scores, cutoff=cutoff, gain=gain, qrels=pool.judgments, **about)
+        for name, scores in columns.items()
     }
-    frame = pd.concat(columns, axis=1).swaplevel(axis=1)
+    frame = pd.concat(frames, axis=1).swaplevel(axis=1)
     frame.index = pd.MultiIndex.from_product([[pool.collection], frame.index], names=["collection", "query_id"])
     return frame
+
+
+def one_ideal(pools: Sequence[Pool]) -> str:
+    """Over what the ideal ranking of these pools is taken, "pool" or "qrels".
+
+    Raises:
+        ValueError: some pools are samples and some are runs: a mean over both measures nothing.
+    """
+    ideals = {pool.ideal: pool.collection for pool in pools}
+    if len(ideals) > 1:
+        raise ValueError(
+            f"expected pools of one kind, but the ideal ranking of {ideals['pool']} is that of its pool and that of "
+            f"{ideals['qrels']} that of all judgments: run them one by one"
+        )
+    return next(iter(ideals))
 
 
 def _score_frame(pool: Pool, found: PoolScores) -> pd.DataFrame:

@@ -20,8 +20,8 @@ import pyarrow as pa
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.conditions import UNABLATED
 from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.evaluation import per_query_ndcg
 from tl_crossenc.execution import run_conditions
+from tl_crossenc.experiments.ranking import evaluate_pool, one_ideal
 from tl_crossenc.experiments.scoring import SHARD, Progress, score_pool
 from tl_crossenc.identity import model_identity
 from tl_crossenc.pairs import EncodedPairs
@@ -158,7 +158,7 @@ def run_replacement(
             _score_kind(model, plan, sets, kind, advance)
         columns = {NONE: base.values[0], **{label: _read(plan, *labels[label]) for label in labels}}
         scores.append(_score_frame(plan.pool, columns))
-        values.append(_evaluate(plan.pool, columns, cutoff, gain, identity["dtype"]))
+        values.append(evaluate_pool(model, plan.pool, columns, cutoff=cutoff, gain=gain))
     frame = pd.concat(values)
     ndcg = frame["ndcg"]
     comparison = compare(ndcg[NONE], {label: ndcg[label] for label in labels})
@@ -193,6 +193,7 @@ def _check(
     names = [pool.collection for pool in pools]
     if not pools or len(set(names)) < len(names) or any(len(pool.ranked) == 0 for pool in pools):
         raise ValueError(f"expected pools of different names with passages to rank, got {names}")
+    one_ideal(pools)
     return sets
 
 
@@ -286,16 +287,3 @@ def _read(plan: _Plan, targets: tuple[Target, ...], kind: str) -> np.ndarray:
 
 def _score_frame(pool: Pool, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame({"collection": pool.collection, **_ids(pool), **columns})
-
-
-def _evaluate(pool: Pool, columns: Mapping[str, np.ndarray], cutoff: int, gain: str, dtype: str) -> pd.DataFrame:
-    ids = _ids(pool)
-    by_label = {
-        label: per_query_ndcg(
-            ids["query_id"], ids["doc_id"], ids["grade"], scores, cutoff=cutoff, gain=gain, dtype=dtype
-        )
-        for label, scores in columns.items()
-    }
-    frame = pd.concat(by_label, axis=1).swaplevel(axis=1)
-    frame.index = pd.MultiIndex.from_product([[pool.collection], frame.index], names=["collection", "query_id"])
-    return frame

@@ -37,6 +37,8 @@ class Table1:
         cutoff: the k of nDCG@k.
         gain: "linear" or "exponential".
         layers_run, layers_alone: what it cost, see `execution.Scores`.
+        ideal: over what nDCG's ideal ranking is taken, see `pools.Pool`.
+        one_gain: queries that cannot be ranked wrongly, see `ranking.queries_of_one_gain`.
     """
 
     directions: tuple[Direction, ...]
@@ -51,6 +53,8 @@ class Table1:
     gain: str
     layers_run: int
     layers_alone: int
+    ideal: str = "pool"
+    one_gain: int = 0
 
     @property
     def unablated(self) -> float:
@@ -115,4 +119,6 @@ def run_table1(
         gain=gain,
         layers_run=ranked.layers_run,
         layers_alone=ranked.layers_alone,
+        ideal=ranked.ideal,
+        one_gain=ranked.one_gain,
     )
