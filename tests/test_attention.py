@@ -100,6 +100,19 @@ def test_both_paths_equal_the_reference(text, n_rows, sizes):
         np.testing.assert_allclose(fused[pair, :n_real], expected_z, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("text", CONDITIONS[1:])
+def test_rows_of_padding_are_left_alone(text):
+    """Padding is none of the five parts, and no direction is removed from its rows."""
+    batch = to_batch(tiny_rows(SIZES))
+    q, k, _ = projections(batch, d_head=7)
+    known, edits = given(batch), compiled(text)
+    plain = explicit_pattern(explicit_scores(q, k, known), known)
+    edited = explicit_pattern(explicit_scores(q, k, known, edits), known, edits)
+    padding = ~batch.attention_mask
+    assert padding.any()
+    assert torch.equal(edited.transpose(1, 2)[padding], plain.transpose(1, 2)[padding])
+
+
 MOST_ROWS = (
     "zero(DOC->QUERY)",
     "mask(DOC->QUERY)",

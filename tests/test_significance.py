@@ -319,6 +319,16 @@ def test_holm_takes_marks_away():
     assert many.loc["falls", "p_holm"] == pytest.approx(25 * alone.loc["falls", "p_paired"])
 
 
+def test_a_p_value_at_the_level_is_marked(monkeypatch):
+    """The paper marks p <= .05: at most the level, which is put here where a p-value lies, and then right below it."""
+    baseline, falls = [0.5, 0.6, 0.7], [0.4, 0.45, 0.3]
+    row = significance.compare(baseline, {"falls": falls}).loc["falls"]
+    for mark, p in (("decrease_holm", row["p_holm"]), ("decrease_paper", row["p_unpaired"])):
+        for level, marked in ((p, True), (math.nextafter(p, 0), False)):
+            monkeypatch.setattr(significance, "ALPHA", level)
+            assert significance.compare(baseline, {"falls": falls}).loc["falls", mark] == marked
+
+
 def test_compare_one_query_cannot_be_tested():
     table = significance.compare([0.5], {"a": [0.25], "b": [0.5]})
     assert table["difference"].tolist() == [-0.25, 0.0]
