@@ -14,7 +14,13 @@ from tl_crossenc.replacement import replacing
 QUERY = "how do eggs rise"
 PASSAGES = ["bread", "fleas lay the eggs in the bread", "eggs", "how do fleas rise", "the eggs rise how", ""]
 CHOSEN = 2
-POINTS = ["embed.hook_embed", "blocks.0.hook_resid_pre", "blocks.1.attn.hook_z", "blocks.0.hook_mlp_out", "pooler.hook_pre"]
+POINTS = [
+    "embed.hook_embed",
+    "blocks.0.hook_resid_pre",
+    "blocks.1.attn.hook_z",
+    "blocks.0.hook_mlp_out",
+    "pooler.hook_pre",
+]
 
 
 @pytest.fixture(scope="module")

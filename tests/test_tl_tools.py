@@ -9,7 +9,7 @@ import torch
 import transformer_lens.patching as patching
 from planted_texts import passage_words, whole_words
 from small_worlds import tiny_model
-from tiny_models import D_VOCAB, N_HEADS, N_LAYERS, port, tiny_hf, tiny_rows, to_batch
+from tiny_models import D_MLP, D_MODEL, D_VOCAB, N_HEADS, N_LAYERS, port, tiny_hf, tiny_rows, to_batch
 from transformer_lens import SVDInterpreter, evals
 from transformer_lens.head_detector import detect_head
 from transformer_lens.tools import analysis
@@ -440,11 +440,107 @@ def test_caches_stack_and_slice(model, view, clean):
     assert neurons.detach().numpy() == pytest.approx(expected.detach().numpy(), abs=1e-12)
 
 
-def test_a_residual_decomposition_is_no_sum_on_post_ln(view, clean):
-    """`decompose_resid` runs and is not what it says: the writes do not add up to the stream that the layers normalize."""
+def test_what_needs_a_stream_that_is_a_sum_is_refused(model, view, clean):
+    """The writes do not add up to the stream that the layers normalize; so nothing is computed as if they did."""
     _, cache = view.run_with_cache(clean.tokens)
-    pieces = cache.decompose_resid()
-    assert (pieces.sum(0) - cache["blocks.2.hook_resid_post"]).abs().max() > 0.1
+    pieces = [
+        cache[f"blocks.{layer}.{point}"] for layer in range(N_LAYERS) for point in ("hook_attn_out", "hook_mlp_out")
+    ]
+    assert (sum(pieces, cache["hook_full_embed"]) - cache["blocks.2.hook_resid_post"]).abs().max() > 0.1
+    one = view.run_with_cache(clean.tokens[1], remove_batch_dim=True)[1]
+    for subject in (cache, one, cache.apply_slice_to_batch_dim(slice(0, 2)), cache.to("cpu")):
+        for call, instead in (
+            (lambda c: c.decompose_resid(), "direct_attribution"),
+            (lambda c: c.decompose_resid(layer=1, mode="mlp", return_labels=True), "direct_attribution"),
+            (lambda c: c.accumulated_resid(), "score_lens"),
+            (lambda c: c.accumulated_resid(layer=1, incl_mid=True), "score_lens"),
+            (lambda c: c.get_full_resid_decomposition(expand_neurons=False), "direct_attribution"),
+            (lambda c: c.apply_ln_to_stack(torch.zeros(1, 3, 11, 21), layer=1), "direct_attribution"),
+            (lambda c: c.logit_attrs(torch.zeros(1, 3, 11, 21), 5), "direct_attribution"),
+            (lambda c: c.logit_lens(), "score_lens"),
+            (lambda c: c.stack_head_results(incl_remainder=True), "direct_attribution"),
+            (lambda c: c.stack_head_results(layer=1, apply_ln=True), "direct_attribution"),
+            (lambda c: c.stack_neuron_results(2, incl_remainder=True), "direct_attribution"),
+            (lambda c: c.stack_neuron_results(2, apply_ln=True), "direct_attribution"),
+            (lambda c: c.stack_neuron_results(2, mlp_input=True), "direct_attribution"),
+        ):
+            with pytest.raises(ValueError, match=f"expected a residual stream that is a plain sum.*{instead}"):
+                call(subject)
+
+
+def test_stacks_equal_loops(model, view, clean):
+    _, cache = view.run_with_cache(clean.tokens)
+    cache.toggle_autodiff(False)
+    torch.set_grad_enabled(True)
+    heads, labels = cache.stack_head_results(return_labels=True, pos_slice=[0, 3])
+    neurons, names = cache.stack_neuron_results(2, neuron_slice=[4, 1], return_labels=True, pos_slice=slice(1, 4))
+    direction = torch.randn(D_MODEL, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    projected = cache.stack_neuron_results(project_output_onto=direction)
+    cache.compute_head_results()
+    for layer in range(N_LAYERS):
+        z = cache[f"blocks.{layer}.attn.hook_z"].detach().numpy()
+        for head in range(N_HEADS):
+            at, write = layer * N_HEADS + head, z[:, :, head] @ model.W_O[layer, head].numpy()
+            assert labels[at] == f"L{layer}H{head}"
+            np.testing.assert_allclose(heads[at].detach(), write[:, [0, 3]], atol=1e-12)
+            np.testing.assert_allclose(cache["result", layer][:, :, head].detach(), write, atol=1e-12)
+        post = cache[f"blocks.{layer}.mlp.hook_post"].detach().numpy()
+        for neuron in range(D_MLP):
+            write = post[..., neuron, None] * model.W_out[layer, neuron].numpy()
+            along = projected[layer * D_MLP + neuron].detach()
+            np.testing.assert_allclose(along, write @ direction.numpy(), atol=1e-12)
+            if layer < 2 and neuron in (1, 4):
+                at = 2 * layer + [4, 1].index(neuron)
+                assert names[at] == f"L{layer}N{neuron}"
+                np.testing.assert_allclose(neurons[at].detach(), write[:, 1:4], atol=1e-12)
+    scales = cache.stack_activation("scale", sublayer_type="ln1")
+    mids = cache.stack_activation("resid_mid").detach().numpy()
+    np.testing.assert_allclose(scales[..., 0].detach(), np.sqrt(mids.var(-1) + model.cfg.eps), atol=1e-12)
+    assert cache.ssm_layers() == []
+    for call in (
+        cache.stack_head_results,
+        cache.stack_neuron_results,
+        lambda layer: cache.stack_activation("z", layer),
+    ):
+        for layer in (0, -2, 4):
+            with pytest.raises(ValueError, match=r"expected a layer in 1\.\.3"):
+                call(layer)
+
+
+def test_pieces_of_a_cache_are_of_positions_and_pairs(model, clean):
+    """`pos_slice` cuts positions, nothing else; a batch is taken away where there is one pair."""
+    model.set_use_split_qkv_input(True)
+    _, whole = model.run_with_cache(clean)
+    for chosen, kept in ((2, [2]), ([0, 3], [0, 3]), ((1, 4), slice(1, 4))):
+        _, cut = model.run_with_cache(clean, pos_slice=chosen)
+        assert cut.keys() == whole.keys()
+        for name, activation in whole.items():
+            where = (slice(None), kept)
+            if name.startswith(("pooler", "classifier")):
+                where = (slice(None),)
+            elif name.endswith(("hook_pattern", "hook_attn_scores")):
+                where = (slice(None), slice(None), kept)
+            assert torch.equal(cut[name], activation[where]), name
+    for given in (clean, clean.tokens):
+        beside = (
+            {} if given is clean else {"token_type_ids": clean.token_type_ids, "attention_mask": clean.attention_mask}
+        )
+        with pytest.raises(ValueError, match="expected one pair with remove_batch_dim=True, got 3"):
+            model.run_with_cache(given, **beside, remove_batch_dim=True)
+    _, one = model.run_with_cache(to_batch(tiny_rows(SIZES[:1])), remove_batch_dim=True)
+    assert one["z", 1].shape == (11, N_HEADS, 7)
+    assert torch.allclose(one.stack_head_results()[0], one["z", 0][:, 0] @ model.W_O[0, 0])
+
+
+def test_caching_hooks_of_no_point_are_errors(model):
+    for add in (model.add_caching_hooks, model.get_caching_hooks):
+        with pytest.raises(ValueError, match="did you mean"):
+            add("blocks.0.attn.hook_patern")
+        with pytest.raises(ValueError, match="matched none"):
+            add(lambda name: False)
+        with pytest.raises(ValueError, match="matched none"):
+            add([])
+    assert not model.hooked
 
 
 def test_factored_matrices(model):
@@ -463,7 +559,7 @@ def test_what_reads_through_an_unembedding_is_refused(view, clean):
         analysis.logit_lens(view, clean.tokens)
     with pytest.raises(NotImplementedError, match="unembed"):
         analysis.logit_readout(view, cache["blocks.2.hook_resid_post"])
-    with pytest.raises(AttributeError, match="tokens_to_residual_directions"):
+    with pytest.raises(ValueError, match="expected a residual stream that is a plain sum, read by an unembedding"):
         analysis.direct_logit_attribution(view, clean.tokens, answer_tokens=5)
 
 

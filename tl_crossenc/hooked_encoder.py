@@ -15,8 +15,10 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformer_lens import ActivationCache, FactoredMatrix, HookedRootModule
+from transformer_lens import FactoredMatrix, HookedRootModule
+from transformer_lens.utilities import Slice
 
+from tl_crossenc.activation_cache import EncoderCache
 from tl_crossenc.attention import AttentionInput, mask_scores, zero_pattern
 from tl_crossenc.blocks import BertBlock, BertEmbed
 from tl_crossenc.conditions import UNABLATED, Condition, LayerEdits, Mode
@@ -30,6 +32,8 @@ from tl_crossenc.parts import PartMasks
 
 Ablation = Condition | Direction | str
 FwdHooks = list[tuple[str | Callable, Callable]]
+_WITHOUT_POSITIONS = ("pooler.", "classifier.")
+_SPLIT_INPUTS = ("hook_q_input", "hook_k_input", "hook_v_input")
 
 
 class HookedEncoder(HookedRootModule):
@@ -429,30 +433,70 @@ class HookedEncoder(HookedRootModule):
         """Turn the layers' `hook_q_input`, `hook_k_input` and `hook_v_input`, a copy of the input a head, on or off."""
         self.cfg.use_split_qkv_input = use_split_qkv_input
         for block in self.blocks:
-            _switch(block, ("hook_q_input", "hook_k_input", "hook_v_input"), use_split_qkv_input)
+            _switch(block, _SPLIT_INPUTS, use_split_qkv_input)
         self.setup()
 
     def run_with_cache(self, *args: Any, return_cache_object: bool = True, **kwargs: Any) -> Any:
-        """Run and keep activations: (output, `ActivationCache`), or a plain dict with `return_cache_object=False`.
+        """Run and keep activations: (output, `EncoderCache`), or a plain dict with `return_cache_object=False`.
 
         Arguments are those of TransformerLens: `names_filter`, `device`, `remove_batch_dim`, `incl_bwd`, `pos_slice`.
+
+        Raises:
+            ValueError: `remove_batch_dim` with more than one pair, or a filter that matches no hook point.
         """
+        if kwargs.get("remove_batch_dim") and args and isinstance(args[0], Tensor):
+            _one_pair(args[0])  # before TransformerLens asserts it
         output, cache = super().run_with_cache(*args, **kwargs)
+        if kwargs.get("remove_batch_dim"):
+            _one_pair(output)
         if not return_cache_object:
             return output, cache
-        return output, ActivationCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
+        return output, EncoderCache(cache, self, has_batch_dim=not kwargs.get("remove_batch_dim", False))
 
-    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """TransformerLens's caching hooks; a filter that matches no hook point is an error."""
+    def get_caching_hooks(
+        self,
+        names_filter: Any = None,
+        incl_bwd: bool = False,
+        device: Any = None,
+        remove_batch_dim: bool = False,
+        cache: dict | None = None,
+        pos_slice: Any = None,
+    ) -> Any:
+        """TransformerLens's caching hooks; a filter that matches no hook point is an error.
+
+        `pos_slice` is of the positions alone: what has none (pooler and classifier) is kept whole.
+        """
+        self._check_filter(names_filter)
+        kept: dict = {} if cache is None else cache
+        names = [names_filter] if isinstance(names_filter, str) else names_filter
+        wanted = names if callable(names) else lambda name: names is None or name in names
+        fwd: FwdHooks = []
+        bwd: FwdHooks = []
+        for name in [name for name in self.hook_dict if wanted(name)]:
+            own = None if name.startswith(_WITHOUT_POSITIONS) else pos_slice
+            heads_last = own is not None and name.endswith(_SPLIT_INPUTS)  # TransformerLens would cut their heads
+            found = super().get_caching_hooks(
+                name, incl_bwd, device, remove_batch_dim, kept, None if heads_last else own
+            )
+            for hooks, added in ((fwd, found[1]), (bwd, found[2])):
+                hooks += [(name, _cut(hook, Slice.unwrap(own)) if heads_last else hook) for _, hook in added]
+        return kept, fwd, bwd
+
+    def add_caching_hooks(self, names_filter: Any = None, *args: Any, **kwargs: Any) -> dict:
+        """TransformerLens's `add_caching_hooks`; a filter that matches no hook point is an error."""
+        self._check_filter(names_filter)
+        return super().add_caching_hooks(names_filter, *args, **kwargs)
+
+    def _check_filter(self, names_filter: Any) -> None:
         if not callable(names_filter):
             for name in [names_filter] if isinstance(names_filter, str) else names_filter or ():
                 self._check_hook_name(name)
-        found = super().get_caching_hooks(names_filter, *args, **kwargs)
-        if not found[1]:
+        if names_filter is not None and not (
+            any(map(names_filter, self.hook_dict)) if callable(names_filter) else names_filter
+        ):
             raise ValueError(
                 "expected a names_filter that matches at least one hook point; it matched none: see model.hook_dict"
             )
-        return found
 
     def _enable_hook(self, name: str | Callable, hook: Callable, dir: Any) -> None:
         if isinstance(name, str):
@@ -475,7 +519,7 @@ class HookedEncoder(HookedRootModule):
         leaf = name.rpartition(".")[2]
         if leaf == "hook_result":
             hint = "call model.set_use_attn_result(True) first"
-        elif leaf in ("hook_q_input", "hook_k_input", "hook_v_input"):
+        elif leaf in _SPLIT_INPUTS:
             hint = "call model.set_use_split_qkv_input(True) first"
         else:
             near = difflib.get_close_matches(name, self.hook_dict, n=3, cutoff=0.5)
@@ -489,6 +533,21 @@ def _switch(module: nn.Module, names: Sequence[str], on: bool) -> None:
             setattr(module, name, HookPoint())
         elif not on and hasattr(module, name):
             delattr(module, name)
+
+
+def _one_pair(tensor: Tensor) -> Tensor:
+    if len(tensor) != 1:
+        raise ValueError(f"expected one pair with remove_batch_dim=True, got {len(tensor)}: leave it out")
+    return tensor
+
+
+def _cut(save: Callable, pos_slice: Slice) -> Callable:
+    """A caching hook that keeps some positions of `[pair, pos, head, d_model]`."""
+
+    def hook_function(activation: Tensor, hook: HookPoint) -> None:
+        save(pos_slice.apply(activation, dim=1), hook=hook)
+
+    return hook_function
 
 
 class _OwnPairs:

@@ -1,0 +1,120 @@
+"""TransformerLens's `ActivationCache` of a post-LN encoder: what holds for one is inherited, what does not is refused.
+
+A BERT layer normalizes after every write, so that the residual stream is no sum of writes, there is no final LayerNorm before an
+unembedding, and no unembedding. What TransformerLens computes on these assumptions would come out as numbers all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+LENS = "direct_attribution.score_lens(model, pairs) gives the score after each layer"
+STREAMS = "cache.stack_activation('normalized_resid_post') gives the stream after each layer"
+WRITES = "direct_attribution.direct_attribution(model, pairs) gives what each head and MLP adds to the score"
+
+
+class EncoderCache(ActivationCache):
+    """Activations of one run, by name: `cache["blocks.1.attn.hook_z"]` or `cache["z", 1]`; see TransformerLens."""
+
+    def accumulated_resid(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the last entry would be a stream before its LayerNorm beside others that are past theirs."""
+        raise _refused("accumulated_resid", f"{STREAMS}, {LENS}")
+
+    def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the writes do not add up to the stream."""
+        raise _refused(
+            "decompose_resid", f"{WRITES}; single writes are cache['attn_out', layer] and cache['mlp_out', layer]"
+        )
+
+    def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the writes do not add up to the stream."""
+        raise _refused("get_full_resid_decomposition", WRITES)
+
+    def apply_ln_to_stack(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: what a layer reads is normalized already, and between a write and a later layer are several LayerNorms."""
+        raise _refused("apply_ln_to_stack (apply_ln=True)", WRITES)
+
+    def logit_attrs(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: there is no unembedding."""
+        raise _refused("logit_attrs", WRITES)
+
+    def logit_lens(self, **kwargs: Any) -> Any:
+        """Refused: there is no unembedding."""
+        raise _refused("logit_lens", LENS)
+
+    def stack_head_results(
+        self,
+        layer: int | None = -1,
+        return_labels: bool = False,
+        incl_remainder: bool = False,
+        pos_slice: Any = None,
+        apply_ln: bool = False,
+    ) -> Any:
+        """What each head of the layers below `layer` (all by default) writes, `[layers x heads, pair, pos, d_model]`.
+
+        Raises:
+            ValueError: no such layer; `incl_remainder` or `apply_ln`, which need a stream that is a sum of writes.
+        """
+        self._check_plain("stack_head_results", incl_remainder=incl_remainder, apply_ln=apply_ln)
+        return super().stack_head_results(self._above(layer), return_labels, pos_slice=pos_slice)
+
+    def stack_neuron_results(
+        self,
+        layer: int | None = -1,
+        pos_slice: Any = None,
+        neuron_slice: Any = None,
+        return_labels: bool = False,
+        incl_remainder: bool = False,
+        apply_ln: bool = False,
+        project_output_onto: Tensor | None = None,
+        mlp_input: bool = False,
+    ) -> Any:
+        """What each neuron of the layers below `layer` (all by default) writes, `[layers x neurons, pair, pos, d_model]`.
+
+        Raises:
+            ValueError: no such layer; `incl_remainder`, `apply_ln` or `mlp_input`, which need a stream that is a sum of writes.
+        """
+        self._check_plain("stack_neuron_results", incl_remainder=incl_remainder, apply_ln=apply_ln, mlp_input=mlp_input)
+        return super().stack_neuron_results(
+            self._above(layer), pos_slice, neuron_slice, return_labels, project_output_onto=project_output_onto
+        )
+
+    def stack_activation(
+        self, activation_name: str, layer: int | None = -1, sublayer_type: str | None = None
+    ) -> Tensor:
+        """One activation of the layers below `layer` (all by default), stacked.
+
+        Raises:
+            ValueError: no such layer.
+        """
+        return super().stack_activation(activation_name, self._above(layer), sublayer_type)
+
+    def apply_slice_to_batch_dim(self, batch_slice: Any) -> EncoderCache:
+        """The cache of some of the pairs."""
+        found = super().apply_slice_to_batch_dim(batch_slice)
+        return EncoderCache(found.cache_dict, found.model, has_batch_dim=found.has_batch_dim)
+
+    def _above(self, layer: int | None) -> int:
+        n_layers = self.model.cfg.n_layers
+        if layer is None or layer == -1:
+            return n_layers
+        if not 1 <= layer <= n_layers:
+            raise ValueError(
+                f"expected a layer in 1..{n_layers}, those below it being stacked, or -1 for all; got {layer}"
+            )
+        return layer
+
+    def _check_plain(self, name: str, **options: bool) -> None:
+        for option, on in options.items():
+            if on:
+                raise _refused(f"{name} with {option}=True", WRITES)
+
+
+def _refused(what: str, instead: str) -> ValueError:
+    return ValueError(
+        f"expected a residual stream that is a plain sum, read by an unembedding, for {what}; a BERT layer normalizes after every "
+        f"write (post-LN) and a classifier reads the last: {instead}"
+    )
