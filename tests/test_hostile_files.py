@@ -13,14 +13,17 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import small_worlds
 import torch
 from helpers import bert_tokenizer, monobert_config, one_sentence, random_weights, small_config, write_checkpoint
 from safetensors.torch import save_file
 
+from tl_crossenc import Pool, load_collection
 from tl_crossenc.checkpoints import open_checkpoint, read_json
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.embedded import open_model
 from tl_crossenc.files import read_regular, regular
+from tl_crossenc.heads import load_heads
 from tl_crossenc.pickled import MOST_BYTES, MOST_COPIED
 from tl_crossenc.weight_files import read_weight_files
 
@@ -450,6 +453,29 @@ def test_what_is_no_file_is_not_opened_in_an_adapter(tmp_path, kind, name):
     put(kind, tmp_path / name)
     message = refused(load, tmp_path)
     assert name in message or (kind, name) == ("loop", "adapter_config.json")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["docs.tsv", "queries.tsv", "qrels.txt"])
+def test_what_is_no_file_is_not_opened_in_a_collection(tmp_path, kind, name):
+    small_worlds.collection_folder(tmp_path)
+    put(kind, tmp_path / name)
+    started = time.monotonic()
+    with pytest.raises((ValueError, OSError), match=name.replace(".", "[.]")) as error:
+        load_collection(tmp_path)
+    assert time.monotonic() - started < MOST_SECONDS
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_is_not_opened_among_results(tmp_path, kind):
+    put(kind, tmp_path / "pool.parquet")
+    with pytest.raises((ValueError, OSError), match=r"pool\.parquet"):
+        Pool.load(tmp_path / "pool.parquet")
+    (tmp_path / "heads").mkdir()
+    put(kind, tmp_path / "heads" / "matching.json")
+    with pytest.raises(ValueError, match=r"matching\.json"):
+        load_heads(tmp_path, "matching")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """What a terminal gets: no control character of anybody's text, characters that it has, and bounded work for any number typed."""
 
+import dataclasses
 import logging
 import os
 import subprocess
@@ -132,6 +133,18 @@ def test_ids_and_names_of_a_collection_are_shown_without_their_commands(capsys, 
     status, _, err = run(capsys, "reproduce", "--model", model, "--collection", collection, "--out", tmp_path / "other")
     assert status == 2
     assert "\\x1b[2J" in err
+
+
+def test_what_a_model_and_an_explanation_show_has_none(tmp_path, capsys):
+    """A vocabulary is anybody's file too."""
+    folder = small_worlds.model_folder(tmp_path / "m\x1b[2J")
+    model = small_worlds.HookedCrossEncoder.from_pretrained(str(folder), device="cpu")
+    assert "m\\x1b[2J:" in repr(model)
+    found = model.explain("how do flea", "flea lay the egg")
+    evil = dataclasses.replace(found, tokens=("\x1b[2J", *found.tokens[1:]))
+    for text in (str(evil), repr(evil), evil._repr_html_()):
+        assert not CONTROLS & set(text)
+    assert "\\x1b[2J" in str(evil)
 
 
 # Numbers that nothing can use.

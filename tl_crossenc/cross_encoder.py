@@ -24,6 +24,7 @@ from tl_crossenc.porting import config_from_checkpoint, port_weights
 from tl_crossenc.progress import counted
 from tl_crossenc.prompt import Prompt
 from tl_crossenc.score_rule import score_from_logits
+from tl_crossenc.shown import shown
 
 ReturnType = Literal["scores", "logits", "resid"]
 
@@ -125,7 +126,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         cfg = self.cfg
         ablated = "" if self._active.edits == () else f", ablating {self._active}"
         return (
-            f"HookedCrossEncoder({cfg.model_name}: {cfg.n_layers} layers x {cfg.n_heads} heads, d_model {cfg.d_model}, "
+            f"HookedCrossEncoder({shown(cfg.model_name)}: {cfg.n_layers} layers x {cfg.n_heads} heads, d_model {cfg.d_model}, "
             f"{cfg.n_labels} label(s), {str(self.dtype).removeprefix('torch.')} on {self.device}{ablated})"
         )
 

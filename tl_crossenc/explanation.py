@@ -36,6 +36,7 @@ from tl_crossenc.markup import (
     table,
 )
 from tl_crossenc.parts import Part
+from tl_crossenc.shown import shown
 
 TABLES = ("contributions", "heads", "links")
 ADDS = "What adds most to the score, directly"
@@ -153,7 +154,7 @@ class Explanation:
         """The word pieces as they are shown: one that its text has more than once has its position below, `the₇`."""
         counts = Counter(zip(self.tokens, self.parts.tolist(), strict=True))
         return tuple(
-            token + (str(p).translate(BELOW) if counts[token, part] > 1 else "")
+            shown(token) + (str(p).translate(BELOW) if counts[token, part] > 1 else "")
             for p, (token, part) in enumerate(zip(self.tokens, self.parts.tolist(), strict=True))
         )
 
@@ -172,13 +173,13 @@ class Explanation:
     # Shown.
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name} {value:+.3g}" for name, value in self.top_contributions[:-1][:2])
+        terms = ", ".join(f"{name} {value:+.3g}" for name, value in self.top_contributions[:-1][:2])
         heads = [
             f"{direction} most by head {name} ({mass:.2f})"
             for direction in self.directions
             for name, mass, _, _ in self.top_heads(direction)[:1]
         ]
-        return f"Explanation(score {self.score:.4g} of {len(self.tokens)} tokens: {'; '.join([shown, *heads])})"
+        return f"Explanation(score {self.score:.4g} of {len(self.tokens)} tokens: {'; '.join([terms, *heads])})"
 
     def __str__(self) -> str:
         return self._as_text(colours=False)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tl_crossenc.files import write_atomic
+from tl_crossenc.files import regular, write_atomic
 
 FOLDER = "heads"
 FORMAT = 1
@@ -160,7 +160,7 @@ def load_heads(
     """
     path = _path(folder, name)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads((regular(path) if path.exists() else path).read_bytes())
         kept = content["heads"]
         if not isinstance(kept, list):
             raise TypeError("its heads are no list")
@@ -169,7 +169,7 @@ def load_heads(
         raise ValueError(
             f"expected the heads @{name} in {path}, but there is no such file: run the experiment that finds them first"
         ) from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"expected a list of heads in {path}, but it cannot be read ({error}): make it anew") from None
     if source is not None:
         _check_source(name, path, content.get("source"), source)

@@ -23,6 +23,7 @@ _MANY_LINES = {code: text for code, text in _WRITTEN_OUT.items() if code != ord(
 _IN_ASCII = {
     **{"†": "+", "×": "x", "→": "->", "↔": "<->", "≤": "<=", "≥": ">=", "−": "-", "–": "-", "—": "-", "…": "..."},
     **{"·": ".", "≈": "~", "±": "+-", "“": '"', "”": '"', "‘": "'", "’": "'", "\xa0": " "},
+    **dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True)),
 }
 
 
@@ -61,7 +62,7 @@ def short_name(model_name: str) -> str:
     """A model's name as it is shown: of a folder its last part, since paths are nobody else's business."""
     path = PurePath(model_name)
     is_folder = path.is_absolute() or model_name.startswith((".", "~")) or len(path.parts) > 2
-    return path.name if is_folder else model_name
+    return shown(path.name if is_folder else model_name)
 
 
 class ShownFormatter(logging.Formatter):
