@@ -118,6 +118,7 @@ MOST_ROWS = (
     "mask(DOC->QUERY)",
     "zero(DOC->CLS) + zero(DOC->SEP2)",  # columns apart from each other
     "zero(DOC->QUERY) + zero(DOC->SEP1)",  # columns side by side
+    "zero(DOC->QUERY) + mask(DOC->QUERY) + mask(DOC->SEP1)",  # in both modes at once
     "zero(QUERY->SEP1) + zero(QUERY->DOC) + zero(QUERY->SEP2)",
     "zero(QUERY->DOC) + zero(SEP1->DOC) + zero(DOC->DOC) + zero(SEP2->DOC)",  # all rows but one
     "mask(CLS->QUERY) + mask(QUERY->QUERY) + mask(SEP1->QUERY) + mask(SEP2->QUERY)",

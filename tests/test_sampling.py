@@ -29,6 +29,9 @@ def ids(pairs, query_id, grade=None):
     return [p.doc_id for p in pairs if p.query_id == query_id and grade in (None, p.grade)]
 
 
+BOTH_DRAWS = pytest.mark.parametrize("matched", [True, False], ids=["matched", "plain"])
+
+
 def test_quotas_and_order():
     docs = numbered(47)
     # d000..d012 grade 3 (13), d013..d017 grade 2 (5), d018..d028 grade 1 (11), d029..d035 grade 0 (7), rest unjudged
@@ -135,11 +138,12 @@ def test_near_duplicates_give_way_to_others_of_the_grade():
     assert met["duplicates_dropped"] == 28
 
 
-def test_a_text_under_two_grades_keeps_the_higher():
+@BOTH_DRAWS
+def test_a_text_under_two_grades_keeps_the_higher(matched):
     docs = {"low": "A text", "high": "a  text", "other": "another", "copy": "A TEXT", "free": "free"}
     qrels = {"q": {"low": 0, "high": 3, "other": 0}}
     for seed in range(20):
-        pairs, met = draw(make(docs, qrels), PoolSpec(1, 5, seed))
+        pairs, met = draw(make(docs, qrels), PoolSpec(1, 5, seed, match_length=matched))
         # "copy" is not judged, yet its text is in the pool: no easy negative either
         assert [(p.doc_id, p.grade) for p in pairs] == [("high", 3), ("other", 0), ("free", -1)]
         assert met["queries_short_of_easy_negatives"] == ["q"]
@@ -167,11 +171,12 @@ def test_no_text_at_all():
         draw(make({"d1": "text"}, {"q": {"g1": 3, "g2": 0}}), PoolSpec())
 
 
-def test_queries_that_lack_something_are_named():
+@BOTH_DRAWS
+def test_queries_that_lack_something_are_named(matched):
     docs = numbered(5)
     qrels = {"none": {"d000": 0}, "gone": {"nowhere": 3}, "good": {"d001": 1}}
     queries = {query_id: query_id for query_id in ["idle", *qrels, "idle2"]}
-    pairs, met = draw(make(docs, qrels, queries), PoolSpec(5, 1))
+    pairs, met = draw(make(docs, qrels, queries), PoolSpec(5, 1, match_length=matched))
     assert list(dict.fromkeys(p.query_id for p in pairs)) == ["none", "good"]
     assert met["queries_unjudged"] == 2
     assert met["queries_without_passages"] == ["gone"]
@@ -179,10 +184,11 @@ def test_queries_that_lack_something_are_named():
     assert met["queries_short_of_easy_negatives"] == []
 
 
-def test_easy_negatives_are_unjudged_distinct_and_all_that_there_are(caplog):
+@BOTH_DRAWS
+def test_easy_negatives_are_unjudged_distinct_and_all_that_there_are(matched, caplog):
     docs = {**numbered(13), "n1": "near", "n2": "NEAR", "n3": "n3", "blank": ""}
     grades = {d: i % 4 for i, d in enumerate(numbered(13))}
-    pairs, met = draw(make(docs, {"q": grades}), PoolSpec(2, 10))
+    pairs, met = draw(make(docs, {"q": grades}), PoolSpec(2, 10, match_length=matched))
     negatives = ids(pairs, "q", -1)
     assert len(negatives) == 2  # n3, and one of n1 and n2, of ten asked for
     assert set(negatives) - {"n1", "n2"} == {"n3"}
@@ -191,17 +197,19 @@ def test_easy_negatives_are_unjudged_distinct_and_all_that_there_are(caplog):
     assert met["duplicates_dropped"] == 0  # counts judged passages alone
 
 
-def test_a_collection_judged_through_and_through_has_no_easy_negatives():
+@BOTH_DRAWS
+def test_a_collection_judged_through_and_through_has_no_easy_negatives(matched):
     docs = numbered(401)
-    pairs, met = draw(make(docs, {"q": dict.fromkeys(docs, 1)}), PoolSpec(3, 2))
+    pairs, met = draw(make(docs, {"q": dict.fromkeys(docs, 1)}), PoolSpec(3, 2, match_length=matched))
     assert [p.grade for p in pairs] == [1, 1, 1]
     assert met["queries_short_of_easy_negatives"] == ["q"]
 
 
-def test_the_few_unjudged_among_many_judged_are_found():
+@BOTH_DRAWS
+def test_the_few_unjudged_among_many_judged_are_found(matched):
     docs = numbered(401)
     qrels = {"q": dict.fromkeys(list(docs)[:-3], 1)}
-    pairs, met = draw(make(docs, qrels), PoolSpec(3, 3))
+    pairs, met = draw(make(docs, qrels), PoolSpec(3, 3, match_length=matched))
     assert ids(pairs, "q", -1) == list(docs)[-3:]
     assert met["queries_short_of_easy_negatives"] == []
 
