@@ -276,6 +276,27 @@ def test_a_hub_models_tokenizer_is_fetched(fake_hub):
     assert {"tokenizer.json", "tokenizer_config.json", "vocab.txt"} <= {file for file, _ in hub.asked}
 
 
+def test_a_hub_copy_has_every_file_that_its_texts_are_read_by(fake_hub):
+    """A file that is not fetched is not in the copy: an old layout would lose its added tokens, a CrossEncoder its length."""
+    hub = fake_hub()
+    write_checkpoint(hub.folder, CONFIG, STATE)
+    files = {"vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+    files |= {"modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"}
+    for file in files:
+        (hub.folder / file).write_text("{}")
+    open_checkpoint("some/model")
+    assert files <= {file for file, _ in hub.asked}
+
+
+def test_a_hub_model_that_is_no_sentence_transformers_is_asked_for_one_of_its_files(fake_hub):
+    hub = fake_hub()
+    write_checkpoint(hub.folder, CONFIG, STATE)
+    open_checkpoint("some/model")
+    asked = {file for file, _ in hub.asked}
+    assert "modules.json" in asked
+    assert not {"config_sentence_transformers.json", "sentence_bert_config.json"} & asked
+
+
 @pytest.mark.parametrize("kind", [RepositoryNotFoundError, RevisionNotFoundError])
 def test_a_name_that_the_hub_does_not_know(fake_hub, kind):
     fake_hub(config_json=kind("404 Client Error.\n\nRepository Not Found", response=response(404)))

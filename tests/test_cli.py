@@ -129,6 +129,47 @@ def test_parity_is_0_within_and_1_outside_of_tolerance(run, model, monkeypatch):
     assert "OUTSIDE of tolerance" in out
 
 
+def test_score_and_parity_take_a_length_and_a_rule_and_say_what_the_score_is(run, model):
+    from tl_crossenc.cross_encoder import HookedCrossEncoder
+
+    reranker = HookedCrossEncoder.from_pretrained(str(model), device="cpu")
+    long = "the flea " * 40
+    with torch.no_grad():
+        logits = reranker(reranker.encode_pairs("how", [long], max_length=13).batch(), return_type="logits")
+    expected = float(logits[0, 1])
+    asked = ("score", model, "--device", "cpu", "--query", "how", "--passage", long)
+    status, out, _ = run(*asked, "--max-length", "13", "--score", "index:1")
+    assert status == 0
+    assert f"{expected:.4f}" in out
+    assert "score: logit[1];" in out
+    status, out, _ = run(*asked)
+    assert f"{expected:.4f}" not in out
+    assert "score: logit[1] - logit[0];" in out
+    status, out, _ = run("parity", model, "--max-length", "29", "--score", "difference:0")
+    assert status == 0
+    assert "token types fed; score: logit[0] - logit[1]" in out
+    assert "token ids and types" in out
+    for wrong in (("--max-length", "9999"), ("--score", "best"), ("--score", "index:2")):
+        status, _, err = run(*asked, *wrong)
+        assert status == 2
+        assert err.count("\n") == 1
+        assert "expected" in err
+
+
+def test_reproduce_and_compare_masks_take_a_length_and_a_rule(run, model, collection, tmp_path):
+    given = ("--max-length", "13", "--score", "0", "--model", model, "--collection", collection)
+    out = tmp_path / "out"
+    status, _, _ = run("reproduce", "--only-table1", "--out", out, *given)
+    assert status == 0
+    about = json.loads((out / "run.json").read_text())
+    assert about["model"]["score"] == "difference:0"
+    assert about["model"]["max_length"] == 13
+    assert about["model"]["types_fed"] is True
+    assert about["settings"]["max_length"] == 13
+    status, _, _ = run("compare-masks", "--preset", "mice-mask0", "--out", tmp_path / "masks", *given)
+    assert status == 0
+
+
 def test_reproduce_prints_the_table_and_says_where_everything_is(
     run, model, collection, finished, tmp_path, monkeypatch
 ):

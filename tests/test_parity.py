@@ -1,10 +1,16 @@
 """Parity passes for a right port in every dtype and fails for every kind of wrong one."""
 
+import json
+
 import pytest
 import torch
+from helpers import bert_tokenizer, write_vocabulary
 from small_worlds import model_folder
 from tiny_models import port, tiny_hf
+from transformers import BertTokenizer
 
+from tl_crossenc import tokenizers as tokenizers_module
+from tl_crossenc.pairs import PairEncoder
 from tl_crossenc.parity import TOLERANCE, Difference, ParityCertificate, _difference, certify, check_parity
 
 WHAT = ("logits", "logits, all cached", "hidden states", "attention patterns")
@@ -134,3 +140,42 @@ def test_differences_are_the_largest_of_all_tensors():
     assert found == Difference("hidden states", 3, 0.5, 0.5 / 7.75, 7.75)
     with pytest.raises(ValueError, match="zip"):
         _difference("hidden states", ours, theirs[:1])
+
+
+# Tokens: Hugging Face is fed what its own tokenizer makes of the texts, so that a port that reads them otherwise fails.
+
+
+@pytest.mark.parametrize(
+    ("how", "settings"),
+    [
+        ("lower-cased", {"do_lower_case": False}),
+        ("accents stripped", {"strip_accents": False}),
+        ("Chinese in one", {"tokenize_chinese_chars": False}),
+        ("added tokens lost", {}),
+        ("types not fed", {}),
+        ("cut on the other side", {"truncation_side": "left"}),
+    ],
+)
+def test_a_port_that_reads_texts_otherwise_fails(tmp_path, monkeypatch, how, settings):
+    folder = model_folder(tmp_path / "m", n_labels=1)
+    words = [*(folder / "vocab.txt").read_text(encoding="utf-8").split("\n")[:-1], "É", "é", "Fleas", "日本の首都"]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if how == "added tokens lost":
+        (folder / "added_tokens.json").write_text(json.dumps({"<new>": len(words)}))
+    assert check_parity(str(folder), device="cpu").passed
+    if how == "types not fed":
+        monkeypatch.setattr(PairEncoder, "types_fed", False)
+    else:  # what the port took before it asked the checkpoint's own files
+        plain = BertTokenizer.from_pretrained(str(folder / "vocab.txt"))
+        monkeypatch.setattr(tokenizers_module, "load_tokenizer", lambda *_: plain)
+    found = check_parity(str(folder), device="cpu")
+    assert not found.passed
+    assert "token ids and types" in failed(found)
+
+
+def test_a_checkpoint_without_a_tokenizer_of_its_own_is_compared_with_the_one_given(tmp_path):
+    folder = model_folder(tmp_path / "m", vocabulary=False)
+    assert check_parity(str(folder), device="cpu", tokenizer=bert_tokenizer()).passed
+    write_vocabulary(tmp_path / "words")
+    assert check_parity(str(folder), device="cpu", tokenizer=tmp_path / "words").passed

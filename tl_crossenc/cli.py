@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tl_crossenc.shown import PLAIN, ShownFormatter, quoted, short_name, shown
 
@@ -196,7 +196,26 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps or xpu (default: auto)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
-    parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, for a checkpoint that brings none")
+    parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, in place of the checkpoint's own")
+    parser.add_argument("--max-length", type=_length, help="tokens a pair is cut to (default: the tokenizer's limit)")
+    parser.add_argument(
+        "--score",
+        metavar="RULE",
+        help="what of the logits is the score: single, difference, difference:K (K the relevant label of two) or index:K (default: "
+        "as the checkpoint's labels say, else logit 1 minus logit 0)",
+    )
+
+
+def _of_the_model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the model is opened, as keyword arguments of `from_pretrained`, `check_parity` and `Settings`."""
+    return {
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "revision": arguments.revision,
+        "tokenizer": arguments.tokenizer,
+        "max_length": arguments.max_length,
+        "score": arguments.score,
+    }
 
 
 def _wait_option(parser: argparse.ArgumentParser) -> None:
@@ -222,6 +241,7 @@ def _number(least: int, most: int) -> Callable[[str], int]:
 
 
 _draws, _budget, _wait = _number(1, MOST_DRAWS), _number(1, MOST_TOKENS), _number(1, MOST_SECONDS)
+_length = _number(4, MOST_TOKENS)
 _passages, _negatives, _seed = _number(1, MOST_PASSAGES), _number(0, MOST_PASSAGES), _number(0, 2**63 - 1)
 
 
@@ -265,10 +285,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         collections=collections,
         out=arguments.out or folder,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        revision=arguments.revision,
-        tokenizer=arguments.tokenizer,
+        **_of_the_model(arguments),
         mode=arguments.mode,
         pool=PoolSpec(
             arguments.per_grade,
@@ -330,10 +347,7 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
     presets = arguments.preset or COMPARED
     model = HookedCrossEncoder.from_pretrained(
         arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        revision=arguments.revision,
-        tokenizer=arguments.tokenizer,
+        **_of_the_model(arguments),
     )
     mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
     store = Store(out, versions={"torch": versions()["torch"]})
@@ -385,10 +399,7 @@ def _parity(arguments: argparse.Namespace) -> int:
 
     found = check_parity(
         arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        revision=arguments.revision,
-        tokenizer=arguments.tokenizer,
+        **_of_the_model(arguments),
     )
     table = Table(title=Text(shown(f"Parity with Hugging Face: {found.model}")), title_justify="left")
     for column in ("compared", "values", "max abs", "max relative", "largest value"):
@@ -397,6 +408,7 @@ def _parity(arguments: argparse.Namespace) -> int:
         table.add_row(row.what, f"{row.compared:,}", f"{row.max_abs:.2e}", f"{row.max_rel:.2e}", f"{row.scale:.4g}")
     Console().print(table)
     _say(f"{found.shape}; {found.dtype} on {found.device}; revision {found.revision}")
+    _say(f"token types {'fed' if found.types_fed else 'not fed'}; score: {found.score}")
     _say(f"{'within' if found.passed else 'OUTSIDE of'} tolerance ({found.tolerance:g} x max(1, largest value))")
     return 0 if found.passed else 1
 
@@ -410,13 +422,11 @@ def _score(arguments: argparse.Namespace) -> int:
 
     from tl_crossenc.cross_encoder import HookedCrossEncoder
     from tl_crossenc.presets import resolve_ablations
+    from tl_crossenc.score_rule import describe_rule
 
     model = HookedCrossEncoder.from_pretrained(
         arguments.model,
-        device=arguments.device,
-        dtype=arguments.dtype,
-        revision=arguments.revision,
-        tokenizer=arguments.tokenizer,
+        **_of_the_model(arguments),
     )
     ablations = resolve_ablations(arguments.ablate or [], model.cfg.n_layers)
     with model.ablating(ablations) if ablations else nullcontext():
@@ -429,7 +439,8 @@ def _score(arguments: argparse.Namespace) -> int:
     table = Table("score", "passage")
     for i in scores.argsort(descending=True, stable=True).tolist():
         table.add_row(f"{scores[i]:.4f}", Text(shown(arguments.passage[i])))
-    _say(f"query: {arguments.query}; model: {model.cfg.model_name}; ablated: {condition}")
+    rule = describe_rule(str(model.cfg.score))
+    _say(f"query: {arguments.query}; model: {model.cfg.model_name}; score: {rule}; ablated: {condition}")
     Console().print(table)
     return 0
 

@@ -41,6 +41,7 @@ WORDS = {
     "weights": "the model's weights",
     "tokenizer": "the tokenizer or the length that it cuts to",
     "dtype": "the number type (--dtype)",
+    "model.score": "what of the logits is the score (--score)",
     "mode": "how attention is removed (--mode)",
     "cutoff": "the cutoff of nDCG",
     "gain": "the gain (--gain)",

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tl_crossenc.parts import Part, PartMasks, parts_of_sequence
+from tl_crossenc.shown import quoted
 
 logger = logging.getLogger(__name__)
 
@@ -318,13 +319,13 @@ def token_limit(tokenizer: Any) -> int:
         return sys.maxsize
     try:
         limit = int(given)
-        if isinstance(given, bool) or limit != float(given):
+        if isinstance(given, bool) or (isinstance(given, float) and limit != given):
             raise ValueError
     except OverflowError:  # infinity, which the files of some tokenizers have
         return sys.maxsize
     except (TypeError, ValueError):
         raise ValueError(
-            f"expected a whole number of tokens as the tokenizer's model_max_length, got {given!r}: write one, such as 512, "
+            f"expected a whole number of tokens as the tokenizer's model_max_length, got {quoted(given)}: write one, such as 512, "
             "into its tokenizer_config.json"
         ) from None
     if not isinstance(given, int):

@@ -39,7 +39,7 @@ from tl_crossenc.shown import short_name
 from tl_crossenc.store import Store, write_atomic
 from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, measure_text, table1_csv
 
-NOT_OF_THE_JOB = ("model", "collections", "out", "device", "dtype", "revision", "tokenizer")
+NOT_OF_THE_JOB = ("model", "collections", "out", "device", "dtype", "revision", "tokenizer", "max_length", "score")
 """Settings that the model's identity, the pools or the place say better."""
 TABLE1_FILES = ("table1.csv", "table1.md", "table1.tex", "per_query.csv", "tie_rate.csv", "scores.parquet")
 FREE = ("heads", "only_table1", "token_budget")
@@ -54,6 +54,7 @@ class Settings:
         model: "demo", a folder or a hub name.
         collections: "demo", folders, `trec-dl-2019` ... `-2022`, or ir_datasets ids.
         out: the results folder.
+        device, dtype, revision, tokenizer, max_length, score: as `HookedCrossEncoder.from_pretrained` takes them.
         mode: of the ablations, "zero" or "mask".
         pool: how passages are drawn.
         cutoff: the k of nDCG@k.
@@ -71,6 +72,8 @@ class Settings:
     dtype: str = "float32"
     revision: str | None = None
     tokenizer: str | None = None
+    max_length: int | None = None
+    score: str | None = None
     mode: Mode = "zero"
     pool: PoolSpec = field(default_factory=PoolSpec)
     cutoff: int = 10
@@ -177,6 +180,8 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress, *, wa
         dtype=settings.dtype,
         revision=settings.revision,
         tokenizer=settings.tokenizer,
+        max_length=settings.max_length,
+        score=settings.score,
     )
     if settings.heads is not None and not settings.heads.strip().startswith("@"):
         check_heads(parse_heads(settings.heads), model.cfg.n_layers, model.cfg.n_heads)
@@ -329,6 +334,9 @@ def provenance(found: Reproduction, model: HookedCrossEncoder) -> dict[str, Any]
             "heads": model.cfg.n_heads,
             "d_model": model.cfg.d_model,
             "labels": model.cfg.n_labels,
+            "score": model.cfg.score,
+            "types_fed": model.types_fed,
+            "max_length": model.encoder.max_length if model.encoder else None,
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(model.device),
         },

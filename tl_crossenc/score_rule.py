@@ -44,6 +44,8 @@ def canonical_rule(rule: str | int | None, n_labels: int) -> str:
     """
     if isinstance(rule, bool) or not isinstance(rule, str | int | None):
         raise TypeError(f"expected a score rule as text, such as 'difference' or 'index:1', got {rule!r}")
+    if isinstance(rule, str) and rule.isascii() and rule.isdigit():
+        rule = int(rule)
     if isinstance(rule, int):
         rule = f"{DIFFERENCE}:{rule}" if n_labels == 2 else f"index:{rule}"
     if rule is None:
@@ -57,7 +59,7 @@ def canonical_rule(rule: str | int | None, n_labels: int) -> str:
     }
     if kind not in fits or (bool(colon) and index is None):
         raise ValueError(
-            f"expected a score among single, difference, difference:K (K the relevant label, 0 or 1) and index:K, got {rule!r}"
+            f"expected a score among single, difference, difference:K (K the relevant label, 0 or 1) and index:K, got {rule!r:.60}"
         )
     if kind == DIFFERENCE and n_labels > 2:
         raise ValueError(

@@ -30,6 +30,7 @@ from tl_crossenc.hub import HubModel
 from tl_crossenc.pairs import TYPES, token_limit
 from tl_crossenc.parts import parts_of_sequence
 from tl_crossenc.published import MONOBERT_MODELS
+from tl_crossenc.shown import shown
 
 logger = logging.getLogger(__name__)
 
@@ -166,14 +167,22 @@ def _from_folder(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), config=told, trust_remote_code=False, local_files_only=True
         )
-        _check_frame(tokenizer, folder)
     except Exception as error:  # the Rust library raises bare Exceptions
-        raise ValueError(
-            f"expected a BERT tokenizer in {folder}, but its files cannot be read ({' '.join(str(error).split())[:300]}): "
-            "download them again, or pass tokenizer= (--tokenizer)"
-        ) from error
+        raise _unreadable(folder, error) from error
+    token_limit(tokenizer)  # before it reads its first text
+    try:
+        _check_frame(tokenizer, folder)
+    except Exception as error:
+        raise _unreadable(folder, error) from error
     _warn_of_rules(tokenizer, folder)
     return tokenizer
+
+
+def _unreadable(folder: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"expected a BERT tokenizer in {folder}, but its files cannot be read ({shown(error, 300)}): download them again, or pass "
+        "tokenizer= (--tokenizer)"
+    )
 
 
 def _check_frame(tokenizer: Any, folder: Path) -> None:
