@@ -10,6 +10,7 @@ from typing import Any
 
 from tl_crossenc.attention_flow import QUANTITIES
 from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.experiments.matching import QUANTITY
 from tl_crossenc.grades import parse_grades
 from tl_crossenc.job import Job, claim, model_source, refuse_another
 from tl_crossenc.kept_pools import frozen_pool
@@ -52,7 +53,7 @@ def grade_options(options: argparse.ArgumentParser) -> None:
         default=(-1,),
         help="-1 or easy negatives, 0 or hard ones, or several such as hard,easy (default: -1)",
     )
-    options.add_argument("--quantity", choices=QUANTITIES, default="mass", help="(default: mass)")
+    options.add_argument("--quantity", choices=QUANTITIES, default=QUANTITY, help=f"(default: {QUANTITY})")
 
 
 def grade_settings(given: argparse.Namespace) -> dict[str, Any]:

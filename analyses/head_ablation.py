@@ -1,7 +1,7 @@
 """Do the matching heads matter? The heads that Figure 1b ranks highest, removed, against random heads of the same layers.
 
 python analyses/head_ablation.py --model demo --collection demo
-python analyses/head_ablation.py --heads @matching:8 --counts 2 4 8 --draws 20
+python analyses/head_ablation.py --heads @matching:8 --counts 2 4 8 --draws 39
 
 Writes `head_ablation.csv`, `head_ablation_draws.csv` and `head_ablation_per_query.csv`.
 """
@@ -9,7 +9,7 @@ Writes `head_ablation.csv`, `head_ablation_draws.csv` and `head_ablation_per_que
 from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
-from tl_crossenc.experiments.head_ablation import run_head_ablation
+from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
 from tl_crossenc.experiments.matching import matching_heads
 from tl_crossenc.experiments.paper import ranked_heads
 from tl_crossenc.heads import resolve_heads
@@ -22,7 +22,8 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--heads", help="best first, 3.7,4.1 or @matching; by default as Figure 1b ranks them")
     options.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8])
-    options.add_argument("--draws", type=int, default=10)
+    options.add_argument("--draws", type=int, default=LEAST_DRAWS, help="random rankings to compare with (default: 19)")
+    options.add_argument("--draw-queries", type=int, help="queries that these are scored on (default: all)")
     options.add_argument("--seed", type=int, default=0)
     grade_options(options)
     given = options.parse_args()
@@ -31,7 +32,8 @@ def main() -> None:
         ranking = ranked_heads(matching_heads(run_attention(model, pools, store), **grade_settings(given)))
     else:
         ranking = resolve_heads(given.heads, given.out, heads_source(model_source(model), pools))
-    found = run_head_ablation(model, pools, store, ranking, counts=given.counts, n_draws=given.draws, seed=given.seed)
+    chosen = {"counts": given.counts, "n_draws": given.draws, "draw_queries": given.draw_queries, "seed": given.seed}
+    found = run_head_ablation(model, pools, store, ranking, **chosen)
     for name, frame in (("", found.curve), ("_draws", found.draws), ("_per_query", found.per_query)):
         write_frame(given.out / f"head_ablation{name}.csv", frame, index=name == "_per_query")
     print(found.curve.round(3).to_string(index=False))

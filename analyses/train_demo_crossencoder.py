@@ -116,7 +116,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
 
 def choose_pairs(args: argparse.Namespace) -> tuple[list[PoolPair], list[PoolPair]]:
     """Training pairs, and the judged pairs of held-out queries; a query text that is held out is in no training pair."""
-    spec = PoolSpec(args.per_grade, args.random_passages, args.seed)
+    spec = PoolSpec(args.per_grade, args.random_passages, args.seed, match_length=False)
     pools = [build_pool(load_collection(name), spec) for name in args.collection]
     if args.held_out is not None:
         evaluated = build_pool(load_collection(args.held_out), PoolSpec(easy_negatives=0, seed=args.seed))

@@ -68,7 +68,26 @@ def figure1b(rng, n_layers, n_heads):
     axes = {"direction": CROSS, "layer": range(n_layers), "head": range(n_heads)}
     rows = frame(rng, axes, "relevant", "against", "standard_error", "t", "p", "p_holm")
     rows["difference"] = rows["relevant"] - rows["against"]
-    return rows.assign(n_queries=len(QUERIES), passes=(rows["p_holm"] < 0.3) & (rows["difference"] > 0))
+    significant, more = rows["p_holm"] < 0.3, rows["difference"] > 0
+    return rows.assign(n_queries=len(QUERIES), passes=significant & more, less=significant & ~more)
+
+
+def figure1b_control(rng, n_layers, n_heads):
+    """A twin in which nothing is significant."""
+    rows = figure1b(rng, n_layers, n_heads)
+    return rows.assign(difference=rows["difference"] / 11, passes=False, less=False)
+
+
+def figure1b_counts(rng, n_layers, n_heads):
+    axes = {
+        "model": ("model", "untrained"),
+        "against": ("easy", "hard"),
+        "quantity": ("mass", "density", "excess", "each"),
+    }
+    rows = frame(rng, axes).assign(n_queries=len(QUERIES), n_heads=n_layers * n_heads, cells=2 * n_layers * n_heads)
+    for name in ("heads", "more", "less"):
+        rows[name] = rng.integers(0, n_layers * n_heads, len(rows))
+    return rows
 
 
 def figure1c(rng, n_layers, n_heads):
@@ -149,8 +168,16 @@ def head_ablation(rng):
     )
     ranked = rows["kind"] == "ranked"
     curve = rows.assign(low=rows["mean"] - 0.1, high=rows["mean"] + 0.1, n_draws=np.where(ranked, 1, 5))
-    curve["p_random"] = np.where(ranked, 1 / 6, np.nan)
-    return SimpleNamespace(**ablation(rng, curve=curve, draws=rows.assign(draw=0, heads="0.1"), seed=11))
+    for name, of in (("difference", "mean"), ("diff_low", "low"), ("diff_high", "high")):
+        curve[name] = curve[of] - 0.8
+    curve["p_random"], curve["p_family"] = np.where(ranked, 1 / 6, np.nan), np.where(ranked, 2 / 6, np.nan)
+    drawn = pd.concat(
+        [rows[rows["kind"] == "random"].assign(draw=draw) for draw in range(5)] + [rows[ranked].assign(draw=0)]
+    )
+    drawn["mean"] += rng.uniform(-0.05, 0.05, len(drawn))
+    drawn = drawn.assign(heads="0.1", difference=drawn["mean"] - 0.8).reset_index(drop=True)
+    queries = tuple(QUERIES)[:4]
+    return SimpleNamespace(**ablation(rng, curve=curve, draws=drawn, drawn_queries=queries, seed=11))
 
 
 def results(n_layers=3, n_heads=5, seed=0):
@@ -166,6 +193,8 @@ def results(n_layers=3, n_heads=5, seed=0):
     return {
         "figure1a": figure1a(rng, n_layers),
         "figure1b": figure1b(rng, n_layers, n_heads),
+        "figure1b_control": figure1b_control(rng, n_layers, n_heads),
+        "figure1b_counts": figure1b_counts(rng, n_layers, n_heads),
         "figure1c": figure1c(rng, n_layers, n_heads),
         "sinks": sinks(rng, n_layers, n_heads),
         "figure2": figure2(rng, n_layers, n_heads),

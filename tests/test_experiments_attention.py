@@ -137,15 +137,16 @@ def test_per_query_means_equal_patterns_built_one_by_one(found, slow, quantity):
     assert ("q3", 2, 0, 0) not in mine.index  # its only passage of that grade is empty
 
 
-def test_the_whole_figure_from_texts(found, slow):
+@pytest.mark.parametrize("quantity", ["mass", "density", "excess"])
+def test_the_whole_figure_from_texts(found, slow, quantity):
     """Every head against SciPy on the slow values. Of five queries, q3's relevant passage is empty and q5 has no negative."""
-    frame = matching_heads(found)
+    frame = matching_heads(found, quantity=quantity)
     assert len(frame) == 2 * N_LAYERS * N_HEADS
     cells = slow.set_index(["attender", "attended", "layer", "head"]).sort_index()
     for row in frame.to_dict("records"):
         cell = cells.loc[(*row["direction"].split("->"), row["layer"], row["head"])]
-        relevant = cell[cell["grade"] >= 2].groupby("query_id")["mass"].mean()[["q1", "q2", "q4"]]
-        negative = cell[cell["grade"] == -1].groupby("query_id")["mass"].mean()[["q1", "q2", "q4"]]
+        relevant = cell[cell["grade"] >= 2].groupby("query_id")[quantity].mean()[["q1", "q2", "q4"]]
+        negative = cell[cell["grade"] == -1].groupby("query_id")[quantity].mean()[["q1", "q2", "q4"]]
         difference = relevant - negative
         test = stats.ttest_rel(relevant, negative)
         assert row["n_queries"] == 3
@@ -257,7 +258,7 @@ def made(values, count=3):
     shape = (*grids.shape, 3, 6, 7)
     mean, counts = np.zeros(shape), np.zeros((len(groups), 1, 1, 3, 6, 7), np.int64)
     counts[...] = count
-    mean[:, :, :, 0, 1, 3] = mean[:, :, :, 0, 3, 1] = grids
+    mean[..., 1, 3] = mean[..., 3, 1] = grids[..., None]
     flow = AttentionFlow(groups, Moments(counts, mean, np.zeros(shape)))
     grades = tuple(sorted({group.grade for group in groups}))
     return Attention(pd.DataFrame(), flow, grades, grids.shape[1], grids.shape[2], 0, "made")
@@ -299,6 +300,10 @@ def test_the_paired_test_and_holm_against_scipy_by_hand():
     assert frame["passes"].tolist() == [
         h <= 0.05 and d > 0 for h, d in zip(adjusted, np.tile(difference.reshape(-1), 2), strict=True)
     ]
+    assert frame["less"].tolist() == [
+        h <= 0.05 and d < 0 for h, d in zip(adjusted, np.tile(difference.reshape(-1), 2), strict=True)
+    ]
+    assert frame["less"].sum() >= 2
     assert passing_heads(frame)[0] == (2, 4)
     assert (0, 1) not in passing_heads(frame)  # as sure, and negative
     assert frame.set_index(["direction", "layer", "head"]).loc[("DOC->QUERY", 0, 1), "p_holm"] < 0.05
@@ -465,7 +470,7 @@ def test_the_planted_heads_are_found(tmp_path):
             text = " ".join([*query[:n_matches], *rng.choice(others, 7 - n_matches, replace=False)])
             pairs.append(PoolPair(f"q{i}", " ".join(query), f"d{j}", text, grade))
     found = run_attention(planted, [Pool("bags", PoolSpec(None, 0, 0), tuple(pairs))], Store(tmp_path))
-    assert passing_heads(matching_heads(found)) == (MATCHING_HEAD,)
+    assert passing_heads(matching_heads(found, quantity="mass")) == (MATCHING_HEAD,)
     assert passing_heads(matching_heads(found, quantity="density")) == (MATCHING_HEAD,)
     assert passing_heads(matching_heads(found, quantity="excess")) == (MATCHING_HEAD,)
     separators = measure_sinks(found).by_head.query("sink == 'SEP' and attender == 'ALL'")

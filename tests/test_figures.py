@@ -14,14 +14,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Polygon, Rectangle
+from scipy import stats
 
 from tl_crossenc import figures
 from tl_crossenc.artefacts import NOT_COMPUTED
 from tl_crossenc.drawing import DRAWERS, draw_figures
 from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.figures.ablation import BESIDE
 from tl_crossenc.figures.distributions import densities, drawn_kinds
+from tl_crossenc.figures.matching import map_extent
 from tl_crossenc.figures.sinks import zhan_points
-from tl_crossenc.figures.style import centred, hover, hover_each, signed
+from tl_crossenc.figures.style import centred, difference_extent, hover, hover_each, signed
 from tl_crossenc.figures.svg import PageStyles, inline, to_svg
 from tl_crossenc.published import ZHAN_2020_SEP_MASS
 
@@ -58,8 +61,8 @@ def test_figure1a_draws_each_direction_s_means_between_its_bounds(given):
         assert line.get_xdata().tolist() == [0, 1, 2]
         assert line.get_ydata().tolist() == rows["mean"].tolist()
         corners = axis.collections[0].get_paths()[0].vertices
-        assert {tuple(corner) for corner in corners} >= {*zip(rows["layer"], rows["mean_low"], strict=True)}
-        assert {tuple(corner) for corner in corners} >= {*zip(rows["layer"], rows["mean_high"], strict=True)}
+        for bound in ("diff_low", "diff_high"):  # of the paired difference, from the unablated mean
+            assert {tuple(corner) for corner in corners} >= {*zip(rows["layer"], 0.8 + rows[bound], strict=True)}
         levels = {
             line.get_gid(): line.get_ydata()[0] for line in axis.lines if line.get_gid() in ("unablated", "random")
         }
@@ -70,7 +73,8 @@ def test_figure1a_draws_each_direction_s_means_between_its_bounds(given):
 
 
 def test_figure1a_of_one_query_has_points_and_no_bands(given):
-    curve = given["figure1a"].curve.assign(mean_low=np.nan, mean_high=np.nan, p_holm=np.nan, decrease_holm=False)
+    nothing = dict.fromkeys(("mean_low", "mean_high", "diff_low", "diff_high", "p_holm"), np.nan)
+    curve = given["figure1a"].curve.assign(**nothing, decrease_holm=False)
     figure = figures.figure1a(curve, unablated=(0.8, np.nan, np.nan), random=0.47)
     assert lines(figure.axes[0], "mean")[0].get_ydata().tolist() == curve["mean"].tolist()[:3]
     assert not any(len(band.get_paths()) for axis in figure.axes for band in axis.collections)
@@ -94,16 +98,53 @@ def test_figure1b_maps_hold_every_difference_and_outline_the_heads_that_pass(giv
         }
         passing = rows[rows["passes"]]
         assert outlined == set(zip(passing["layer"], passing["head"], strict=True))
+        barred = {(line.get_ydata()[0], np.mean(line.get_xdata())) for line in axis.lines if line.get_gid() == "less"}
+        less = rows[rows["less"]]
+        assert len(less) > 0
+        assert barred == set(zip(less["layer"], less["head"], strict=True))
         assert axis.get_ylim() == (2.5, -0.5)  # layer 0 on top
 
 
 def test_a_difference_of_nothing_is_white_and_an_absent_head_is_blank():
-    scale = centred(np.array([np.nan, 0.0]))
-    assert (scale(0.0), scale(-1.0), scale(1.0)) == (0.5, 0.0, 1.0)
+    scale = centred(2.0)
+    assert (scale(0.0), scale(-2.0), scale(1.0)) == (0.5, 0.0, 0.75)
     frame = saved_results.figure1b(np.random.default_rng(0), 2, 3)
     frame = frame[(frame["layer"] != 1) | (frame["head"] != 2)]
     (mesh,) = [c for c in figures.figure1b(frame).axes[0].collections if isinstance(c, QuadMesh)]
     assert np.argwhere(np.ma.getmaskarray(np.ma.masked_invalid(mesh.get_array())).reshape(2, 3)).tolist() == [[1, 2]]
+
+
+def test_colours_of_a_map_in_which_nothing_passes_stay_pale():
+    """By SciPy: the difference that would be significant of 7 queries and 6 cells, where the standard error is largest."""
+    frame = saved_results.figure1b(np.random.default_rng(0), 1, 3)
+    frame = frame.assign(standard_error=[0.1, 0.2, 0.3, 0.1, 0.2, 0.3], passes=False, less=False)
+    frame["difference"] = frame["standard_error"] * [1, -3, 2, 0, 1, -1]
+    least = stats.t.ppf(1 - 0.05 / (2 * 6), 6) * 0.3
+    assert map_extent(frame) == pytest.approx(2 * least)
+    (mesh,) = [c for c in figures.figure1b(frame).axes[0].collections if isinstance(c, QuadMesh)]
+    assert mesh.norm.vmax == pytest.approx(2 * least)
+    assert np.abs(mesh.norm(frame["difference"]) - 0.5).max() < 0.25  # less than half of a side's colours
+    frame.loc[1, "less"] = True
+    assert map_extent(frame) == pytest.approx(0.6)  # |-3 * 0.2| and 2 * 0.3: something is significant
+    twin = frame.assign(difference=[0.0, 0.0, 0.7, 0.0, 0.0, 0.0], passes=False, less=False)
+    assert map_extent(frame, twin) == pytest.approx(0.7)  # one scale for both
+    assert map_extent(twin.assign(difference=0.0, standard_error=0.0)) > 0
+
+
+def test_colours_without_a_test_stay_pale():
+    assert difference_extent([0.2, np.nan, -0.3], [np.nan] * 3, 1, [False] * 3) == pytest.approx(0.6)
+
+
+def test_model_and_twin_are_drawn_on_one_scale(tmp_path):
+    saved_results.save_run(tmp_path)
+    extents = set()
+    for key in ("figure1b", "figure1b_control"):
+        (mesh,) = [c for c in DRAWERS[key](tmp_path)(False).axes[0].collections if isinstance(c, QuadMesh)]
+        extents.add(mesh.norm.vmax)
+    given = saved_results.results()
+    largest = max(given[key]["difference"].abs().max() for key in ("figure1b", "figure1b_control"))
+    assert len(extents) == 1
+    assert extents.pop() == pytest.approx(largest)
 
 
 def test_densities_are_shares_per_decade():
@@ -231,15 +272,32 @@ def test_decomposition_keeps_outliers_on_the_edge(given):
 
 
 def test_head_ablation_draws_ranked_and_random_heads_by_scope(given):
-    curve = given["head_ablation"].curve
-    figure = figures.head_ablation(curve, unablated=UNABLATED)
+    """Ranked heads: a line in the band of their paired interval, diamonds on the draws' queries. Random ones: a dot a draw."""
+    curve, draws = given["head_ablation"].curve, given["head_ablation"].draws
+    figure = figures.head_ablation(curve, draws, n_drawn=4)
     axis = axis_titled(figure, "whole head")
-    rows = curve[curve["scope"] == "whole head"]
-    drawn = [(line.get_xdata().tolist(), line.get_ydata().tolist()) for line in lines(axis)]
-    for kind in ("ranked", "random"):
-        assert ([1, 2, 4], rows.loc[rows["kind"] == kind, "mean"].tolist()) in drawn
-    only_ranked = figures.head_ablation(curve[curve["kind"] == "ranked"], unablated=UNABLATED)
-    assert len(lines(only_ranked.axes[0])) == 1
+    rows = curve[(curve["scope"] == "whole head") & (curve["kind"] == "ranked")]
+    (line,) = lines(axis, "ranked")
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([1, 2, 4], rows["difference"].tolist())
+    (band,) = axis.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+    for bound in ("diff_low", "diff_high"):
+        assert corners >= {*zip(rows["k"], rows[bound], strict=True)}
+    own = draws[draws["scope"] == "whole head"]
+    random = own[own["kind"] == "random"]
+    dots = [line for line in axis.lines if line.get_marker() == "o" and line.get_markersize() == 2.6]
+    assert sorted((dot.get_xdata()[0], dot.get_ydata()[0]) for dot in dots) == sorted(
+        zip(random["k"] * BESIDE, random["difference"], strict=True)
+    )
+    diamonds = [line for line in axis.lines if line.get_marker() == "D"]
+    ranked = own[own["kind"] == "ranked"]
+    assert [mark.get_ydata()[0] for mark in diamonds] == ranked["difference"].tolist()
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [name for name in named if "95 %" in name and "random" not in name]
+    assert "one draw of random heads" in named
+    alone = figures.head_ablation(curve[curve["kind"] == "ranked"], draws[draws["kind"] == "ranked"])
+    assert len(lines(alone.axes[0])) == 1
+    assert not [line for line in alone.axes[0].lines if line.get_marker() == "D"]
 
 
 def test_every_figure_has_words_on_its_axes_in_both_widths(tmp_path):
@@ -301,7 +359,8 @@ def test_what_is_unavailable_is_not_drawn_and_an_earlier_drawing_of_it_goes(tmp_
     results = saved_results.results()
     saved_results.save_run(tmp_path, {"figure2": results["figure2"]})
     missing = draw_figures(tmp_path)
-    assert set(missing) == {"figure1a", "figure1b", "figure1c", "matches", "sinks", "head_ablation"}
+    gone = {"figure1a", "figure1b", "figure1b_control", "figure1c", "matches", "sinks", "head_ablation"}
+    assert set(missing) == gone
     assert (tmp_path / "figures" / "decomposition.svg").is_file()
     without = {"sinks": results["sinks"], "figure2": Unavailable("there are no pairs.")}
     saved_results.save_run(tmp_path, without)

@@ -13,12 +13,13 @@ from tl_crossenc.cli import main
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.attention import run_attention
-from tl_crossenc.experiments.matching import matching_heads, query_means
+from tl_crossenc.experiments.matching import QUANTITY, matching_heads, query_means
 from tl_crossenc.experiments.paper import PaperOptions
 from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.grades import parse_grades, relevant_grades, scale_sentence
+from tl_crossenc.kept_pools import frozen_pool
 from tl_crossenc.pools import Pool, PoolSpec
-from tl_crossenc.reproduce import Settings, frozen_pool, reproduce
+from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.store import Store
 
 
@@ -43,7 +44,8 @@ def test_text_forms():
 
 
 def test_the_command_line_offers_what_is_measured():
-    assert set(OFFERED) <= set(QUANTITIES)
+    assert set(OFFERED) == set(QUANTITIES)
+    assert OFFERED[0] == QUANTITY == PaperOptions().quantity
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_every_scale_gives_the_figures_and_says_how(model, tmp_path, undrawn, gr
     found = reproduce(settings)
     assert not {"figure1b", "figure1c", "matches", "head_ablation"} & found.unavailable.keys()
     about = json.loads((tmp_path / "out" / "figure1b.json").read_text())
-    assert (about["relevant_grades"], about["against"], about["quantity"]) == (relevant, [-1], "mass")
+    assert (about["relevant_grades"], about["against"], about["quantity"]) == (relevant, [-1], "excess")
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["relevance"]["relevant_grades"] == relevant
     assert record["relevance"]["highest_grades"] == {"c": max(grades)}

@@ -42,7 +42,7 @@ def head_of(row):
     return (int(row["layer"]), int(row["head"]))
 
 
-@pytest.mark.parametrize("quantity", ["mass", "density"])
+@pytest.mark.parametrize("quantity", ["mass", "density", "excess"])
 @pytest.mark.parametrize("direction", ["DOC->QUERY", "QUERY->DOC", "QUERY<->DOC"])
 def test_figure_1b_passes_exactly_the_matching_head(attention, direction, quantity):
     frame = matching_heads(attention, directions=[direction], quantity=quantity)
@@ -56,7 +56,7 @@ def test_figure_1b_passes_exactly_the_matching_head(attention, direction, quanti
 
 def test_figure_1b_difference_is_the_share_of_matched_words(attention):
     """Grades 2 and 3 have 5 and 8 of 11 words in the query, easy negatives none; each match takes 1 / (1 + e^-5) or more."""
-    frame = matching_heads(attention, directions=["DOC->QUERY"])
+    frame = matching_heads(attention, directions=["DOC->QUERY"], quantity="mass")
     found = {head_of(row): row["difference"] for _, row in frame.iterrows()}[MATCHING_HEAD]
     assert found == pytest.approx((5 / 11 + 8 / 11) / 2 / (1 + np.exp(-5)), abs=1e-3)
 

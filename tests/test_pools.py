@@ -95,7 +95,7 @@ def test_file_round_trip(tmp_path):
     assert table.column("doc_id").to_pylist() == ["d1", "d9", "d1", "d2", "d7"]
     about = json.loads(table.schema.metadata[b"tl_crossenc.pool"])
     assert about["format_version"] == 2
-    assert about["spec"] == {"per_grade": 2, "easy_negatives": 1, "seed": 7, "match_length": True}
+    assert about["spec"] == {"per_grade": 2, "easy_negatives": 1, "seed": 7, "match_length": True, "match_grades": None}
 
 
 def test_equal_pools_give_equal_bytes(tmp_path):
@@ -280,7 +280,13 @@ def test_a_pool_of_before_lengths_were_matched_is_read_as_the_random_draw_that_i
     POOL.save(tmp_path / "pool.parquet")
     table = pq.read_table(tmp_path / "pool.parquet")
     about = json.loads(table.schema.metadata[b"tl_crossenc.pool"])
-    del about["spec"]["match_length"]
+    del about["spec"]["match_length"], about["spec"]["match_grades"]
     pq.write_table(table.replace_schema_metadata({b"tl_crossenc.pool": json.dumps(about)}), tmp_path / "old.parquet")
     assert Pool.load(tmp_path / "old.parquet").spec.match_length is False
     assert Pool.load(tmp_path / "pool.parquet").spec.match_length is True
+
+
+def test_the_grades_that_lengths_were_matched_to_are_kept(tmp_path):
+    spec = PoolSpec(2, 1, 7, match_grades=(1, 2, 3))
+    Pool("tiny", spec, PAIRS).save(tmp_path / "pool.parquet")
+    assert Pool.load(tmp_path / "pool.parquet").spec == spec

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import saved_results
+from scipy import stats
 
 from tl_crossenc.artefacts import ARTEFACTS, NOT_COMPUTED, load_scalars, load_table, load_unavailable, save_all
+from tl_crossenc.captions import Run, caption
 from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.head_table import head_table
-from tl_crossenc.report import REPORT, SHOWN, table1_cells, write_report
+from tl_crossenc.report import REPORT, SHOWN, table1_cells, table1_extent, write_report
 
 VOID = {"meta", "path", "use", "rect", "br", "link", "img", "input", "stop"}
 REASON = 'the pool has no easy negatives, and "these" are <needed>.'
@@ -86,7 +88,8 @@ def test_every_artefact_is_a_figure_with_a_caption_and_a_name_for_screen_readers
     assert {figure["class"] for figure in page.all("figure")} == {"drawn"}
     assert len(page.all("figcaption")) == len(SHOWN)
     drawings = page.all("svg")
-    assert len(drawings) == 2 * (len(SHOWN) - 1)
+    assert len(drawings) == 2 * sum(ARTEFACTS[key].drawn for key in SHOWN)
+    assert len(drawings) == 2 * (len(SHOWN) - 2)  # Table 1 and the counts are tables
     for drawing in drawings:
         assert drawing["role"] == "img"
         assert len(drawing["aria-label"]) > 100
@@ -143,6 +146,11 @@ def test_captions_say_what_was_measured_and_on_what(page):
     assert "outside of −0.5 to 1.5" in page.texts["decomposition"]
     assert "5 draws" in page.texts["head_ablation"]
     assert "p = 0.167" in page.texts["head_ablation"]
+    assert "on 4 of the queries, drawn at random" in page.texts["head_ablation"]
+    assert "5 draws can show nothing at .05" in page.texts["head_ablation"]
+    assert "paired difference from the unablated model" in page.texts["figure1a"]
+    assert "less that in easy negatives" in page.texts["figure1b"]
+    assert "untrained model" in page.texts["figure1b_control"]
 
 
 def test_table1_shows_the_comparison(page, folder):
@@ -190,6 +198,9 @@ def test_the_table_of_heads_equals_the_frames(page, folder):
         assert float(cells[f"Holm p {direction}"][1]["data-v"]) == pytest.approx(row.p_holm, rel=1e-5)
     passing = {f"{row.layer}.{row.head}" for row in matching[matching["passes"]].itertuples()}
     assert {name for name, cells in table.items() if cells["passes"][0] == "yes"} == passing
+    less = {f"{row.layer}.{row.head}" for row in matching[matching["less"]].itertuples()}
+    assert less
+    assert {name for name, cells in table.items() if cells["less"][0] == "yes"} == less
     circuits = load_table(folder, "figure2", "heads")
     for row in circuits.itertuples():
         for column, name in (("trace", "trace"), ("alignment", "alignment"), ("contrast_relative", "contrast")):
@@ -221,6 +232,49 @@ def test_hover_titles_name_every_head_of_the_maps(text, folder):
     assert sum(title.startswith(said) for title in titles) == 2
 
 
+def test_the_counts_stand_side_by_side_and_the_headline_is_marked(page, folder):
+    counts = load_table(folder, "figure1b_counts", "counts").set_index(["model", "against", "quantity"])
+    _, _, *rows = page.tables["counts"]
+    assert [(row[0][0], row[1][0]) for row in rows] == [
+        (f"{against} negatives", quantity)
+        for against in ("easy", "hard")
+        for quantity in ("excess", "mass", "density", "all three")
+    ]
+    for row in rows:
+        key = row[0][0].split()[0], "each" if row[1][0] == "all three" else row[1][0]
+        expected = []
+        for model in ("model", "untrained"):
+            own = counts.loc[(model, *key)]
+            expected += [f"{own['heads']} of 15", str(own["more"]), str(own["less"])]
+        assert [cell[0] for cell in row[2:]] == expected
+    marked = [given.get("class") for tag, given in page.tags if tag == "tr" and "class" in given]
+    assert marked.count("headline") == 1  # the fixture's figure: mass against easy negatives
+
+
+def test_the_caption_tells_the_balance_of_lengths(folder, tmp_path):
+    saved_results.save_run(tmp_path)
+    path = tmp_path / "run.json"
+    run = json.loads(path.read_text("utf-8"))
+    balance = {"unit": "characters", "queries": 7, "relevant": 248.34, "easy_negatives": 251.9, "queries_near": 6}
+    run["pools"][0]["provenance"]["easy_negatives_lengths"] = balance | {"standardized_difference": -0.034}
+    for matched, said in ((True, "matched in length to each query's relevant passages"), (False, "drawn at random")):
+        run["settings"]["pool"] = {"match_length": matched}
+        path.write_text(json.dumps(run), "utf-8")
+        told = f"({said}: 252 characters on average, relevant passages 248; standardized difference −0.03; within 10 % in 6 of 7"
+        for key in ("figure1b", "figure1b_counts"):
+            assert told in caption(tmp_path, key, Run.read(tmp_path))
+
+
+def test_shades_of_a_table_in_which_nothing_is_significant_stay_pale(folder, tmp_path):
+    comparison = load_table(folder, "table1", "comparison").set_index("direction")
+    comparison = comparison.assign(p_holm=1.0, difference=0.01, diff_low=-0.04, diff_high=0.06, n_queries=7)
+    comparison.loc["DOC->DOC", ["difference", "diff_low", "diff_high"]] = [-0.09, -0.19, 0.01]
+    standard_error = 0.1 / stats.t.ppf(0.975, 6)
+    assert table1_extent(comparison) == pytest.approx(2 * standard_error * stats.t.ppf(1 - 0.05 / 72, 6))
+    comparison["p_holm"] = 0.04
+    assert table1_extent(comparison) == pytest.approx(0.09)
+
+
 def test_names_from_outside_are_text_not_markup(text):
     assert "<b>model</b>" not in text
     assert "small &lt;b&gt;model&lt;/b&gt;" in text
@@ -237,7 +291,11 @@ def test_what_is_unavailable_says_why_and_the_rest_is_there(tmp_path):
     saved_results.save_run(tmp_path, given)
     page = Page(write_report(tmp_path).read_text("utf-8"))
     state = {figure["id"]: figure["class"] for figure in page.all("figure")}
-    gone = {"figure1b", "figure1c", "matches", "sinks"}
+    given["figure1b_control"] = given["figure1b_counts"] = given["figure1b"]
+    saved_results.save_run(tmp_path, given)
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    state = {figure["id"]: figure["class"] for figure in page.all("figure")}
+    gone = {"figure1b", "figure1b_control", "figure1b_counts", "figure1c", "matches", "sinks"}
     assert {key for key, value in state.items() if value == "unavailable"} == gone
     assert REASON in page.texts["figure1b"]
     assert "one query only." in page.texts["matches"]

@@ -378,6 +378,19 @@ def test_the_match_follows_the_scale_of_the_judgments():
     assert [len(p.text) for p in pairs if p.grade < 0] == [300]
 
 
+def test_the_match_follows_the_grades_that_are_asked_for():
+    docs = {"high": of_length(300, "high"), "low": of_length(100, "low")}
+    docs |= {f"x{i}": of_length(20 + 20 * i, f"x{i}") for i in range(20)}
+    collection = make(docs, {"q": {"high": 3, "low": 1}})
+    for grades, length in ((None, 300), ((1,), 100), ((3,), 300)):
+        pairs, met = draw(collection, PoolSpec(4, 1, match_grades=grades))
+        assert [len(p.text) for p in pairs if p.grade < 0] == [length]
+        assert met["easy_negatives_lengths"]["relevant"] == length
+    for bad in ((), (-1, 2)):
+        with pytest.raises(ValueError, match="match_grades are grades from 0 on"):
+            PoolSpec(match_grades=bad)
+
+
 def test_a_large_collection_is_read_no_further_than_a_sample_for_all_queries():
     docs = {f"x{i:05}": f"text {i}" for i in range(3 * SAMPLE)}
     collection = make(docs, {f"q{n}": {f"x{n:05}": 3} for n in range(7)})

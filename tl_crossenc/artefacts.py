@@ -61,6 +61,8 @@ ARTEFACTS: dict[str, Artefact] = {
             {"curve": "figure1a.csv", "per_query": "figure1a_per_query.csv"},
         ),
         Artefact("figure1b", "Figure 1b: heads that attend more in relevant passages", {"heads": "figure1b.csv"}),
+        Artefact("figure1b_control", "Figure 1b of the untrained twin: a control", {"heads": "figure1b_untrained.csv"}),
+        Artefact("figure1b_counts", "Figure 1b counted in other ways", {"counts": "figure1b_counts.csv"}, drawn=False),
         Artefact(
             "figure1c",
             "Figure 1c: how attention weights are distributed",
@@ -131,6 +133,9 @@ def save_ablation(folder: Path, key: str, result: Any) -> dict[str, Any]:
     scalars = {"unablated": {"mean": mean, "low": low, "high": high}, "random": result.random}
     scalars |= {"n_queries": len(result.per_query)}
     scalars |= dict(zip(("layers_shared", "layers_alone"), result.whole_job, strict=True))
+    queries = getattr(result, "drawn_queries", ())
+    if len(queries) < len(result.per_query):
+        scalars |= {"drawn_queries": [" ".join(query) for query in queries]} if queries else {}
     return scalars | _present(result, "span", "seed")
 
 
@@ -139,6 +144,7 @@ def save_figure1b(folder: Path, key: str, result: pd.DataFrame) -> dict[str, Any
     write_frame(folder / ARTEFACTS[key].tables["heads"], result, index=False)
     defaults = {"relevant_grades": [2, 3], "against": [-1], "quantity": "mass"}
     counts = {"n_queries": int(result["n_queries"].max()), "n_passing": int(result["passes"].sum())}
+    counts |= {"n_less": int(result["less"].sum())} if "less" in result else {}
     return defaults | counts | {str(name): value for name, value in result.attrs.items()}
 
 
@@ -150,7 +156,7 @@ def save_figure1c(folder: Path, key: str, result: Any) -> dict[str, Any]:
 
 
 def save_tables(folder: Path, key: str, result: Any) -> dict[str, Any]:
-    """Tables of `Sinks`, `QKAlignment` or `Attention`, and the scalars among weighting, pairs, sampled and seed that it has."""
+    """The frame of counts, or the tables of `Sinks`, `QKAlignment` or `Attention` with their weighting, pairs, sampled and seed."""
     _save_tables(folder, key, result)
     return _present(result, "weighting", "pairs", "sampled", "seed")
 
@@ -158,6 +164,8 @@ def save_tables(folder: Path, key: str, result: Any) -> dict[str, Any]:
 SAVERS: dict[str, Callable[[Path, str, Any], dict[str, Any]]] = {
     "figure1a": save_ablation,
     "figure1b": save_figure1b,
+    "figure1b_control": save_figure1b,
+    "figure1b_counts": save_tables,
     "figure1c": save_figure1c,
     "matches": save_figure1c,
     "sinks": save_tables,
@@ -176,9 +184,10 @@ def save_all(
 
     Args:
         folder: of the results.
-        results: by key: "figure1a" a `LayerSweep`, "figure1b" the frame of `matching_heads`, "figure1c" a `MatchDistributions`,
-            "sinks" a `Sinks`, "figure2" a `QKAlignment`, "head_ablation" a `HeadAblation`, "attention" an `Attention`, "table1"
-            ignored unless it is `Unavailable`; or for any of them the `Unavailable` that was raised instead.
+        results: by key: "figure1a" a `LayerSweep`, "figure1b" the frame of `matching_heads`, "figure1b_control" that of the
+            untrained twin, "figure1b_counts" the frame of `matching_counts`, "figure1c" a `MatchDistributions`, "sinks" a
+            `Sinks`, "figure2" a `QKAlignment`, "head_ablation" a `HeadAblation`, "attention" an `Attention`, "table1" ignored
+            unless it is `Unavailable`; or for any of them the `Unavailable` that was raised instead.
         about: more scalars for `<key>.json`, such as the grades compared in figure1b.
 
     Returns:
@@ -244,7 +253,8 @@ def load_scalars(folder: Path, key: str) -> dict[str, Any]:
 
 def _save_tables(folder: Path, key: str, result: Any, index: tuple[str, ...] = ()) -> None:
     for name, file in ARTEFACTS[key].tables.items():
-        write_frame(folder / file, getattr(result, name), index=name in index)
+        frame = result if isinstance(result, pd.DataFrame) else getattr(result, name)
+        write_frame(folder / file, frame, index=name in index)
 
 
 def _present(result: Any, *names: str) -> dict[str, Any]:

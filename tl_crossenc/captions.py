@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.artefacts import load_scalars, load_table
+from tl_crossenc.captions_matching import ALPHA_TEXT, figure1b, figure1b_control, figure1b_counts
 from tl_crossenc.figures.ablation import SPAN_LABELS
 from tl_crossenc.figures.alignment import CEILING, FLOOR
 from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kinds, ordered_groups
-from tl_crossenc.grades import listed, scale_sentence
+from tl_crossenc.grades import listed
 from tl_crossenc.published import VAST_2025, ZHAN_2020
 from tl_crossenc.shown import short_name
 from tl_crossenc.tables import OURS_MARK, PAPER_MARK, measure_text, one_gain_text
-
-ALPHA_TEXT = "p ≤ .05"
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,8 @@ def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
     return (
         f"{run.measure} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with one direction "
         f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head. Bands: 95 % "
-        f"t-intervals of the "
-        f"mean over queries. Dashed: unablated, {_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. Filled "
-        f"points: "
+        f"t-intervals of the paired difference from the unablated model over queries, drawn from its mean. Dashed: unablated, "
+        f"{_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. Filled points: "
         f"a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all {len(curve)} "
         f"points.{run.one_gain}"
         + (
@@ -126,19 +124,6 @@ def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
             if scalars.get("layers_shared")
             else ""
         )
-    )
-
-
-def _figure1b(folder: Path, scalars: dict, run: Run) -> str:
-    frame = load_table(folder, "figure1b", "heads")
-    passing, heads = int(frame["passes"].sum()), len(frame)
-    return (
-        f"Attention {scalars['quantity']} of every head in relevant passages ({_relevant(scalars)}) "
-        f"less that in "
-        f"{_negatives(scalars['against'])}: {run.where}, {scalars['n_queries']:,} queries with both. Means over a query's "
-        f"passages "
-        f"first, then over queries. Outlined: more in relevant passages with {ALPHA_TEXT}, paired t-test over queries, Holm's "
-        f"correction over all {heads} cells; {passing} of them {'passes' if passing == 1 else 'pass'}."
     )
 
 
@@ -202,7 +187,7 @@ def _figure2(folder: Path, scalars: dict, run: Run) -> str:
         f"own logits "
         f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Both positive in QUERY→DOC: {both} of {len(heads)} heads. "
         f"Named: the "
-        "largest differences of Figure 1b that pass its test."
+        "largest differences of Figure 1b that pass its test. Colours end where those of Figure 1b do."
     )
 
 
@@ -233,20 +218,30 @@ def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
 
 def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
     curve = load_table(folder, "head_ablation", "curve")
-    draws = int(curve.loc[curve["kind"] == "random", "n_draws"].max() if (curve["kind"] == "random").any() else 0)
+    random = curve[curve["kind"] == "random"]
+    drawn_queries = scalars.get("drawn_queries")
+    sample = f" on {len(drawn_queries or ())} of the queries, drawn at random (diamonds: the ranked heads on these)"
+    where = sample if drawn_queries else ""
     return (
-        f"{run.measure} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked heads "
-        f"removed, in the "
-        f"directions between QUERY and DOC only, and wholly; against {draws} draws of k other heads with as many in each layer "
-        f"(seed {scalars['seed']}). Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. "
-        f"{_lowest_p(curve)}{run.one_gain}"
+        f"Change of {run.measure} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked "
+        f"heads removed, in the directions between QUERY and DOC only, and wholly. Bands: 95 % t-intervals of the paired "
+        f"change over queries. Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. "
+        + (
+            f"Dots: {int(random['n_draws'].max())} draws of k other heads with as many in each layer, each a mean{where}; seed "
+            f"{scalars['seed']}. {_draw_tests(curve)} Heads are ranked and removed on the same queries."
+            if len(random)
+            else "No layer has enough other heads to draw from, so nothing is tested."
+        )
+        + run.one_gain
     )
 
 
 CAPTIONS = {
     "table1": _table1,
     "figure1a": _figure1a,
-    "figure1b": _figure1b,
+    "figure1b": lambda folder, scalars, run: figure1b(folder, scalars, run.where, run.record),
+    "figure1b_control": lambda folder, _, run: figure1b_control(folder, run.where),
+    "figure1b_counts": lambda folder, _, run: figure1b_counts(folder, run.where, run.record),
     "figure1c": _figure1c,
     "matches": _matches,
     "sinks": _sinks,
@@ -258,29 +253,25 @@ CAPTIONS = {
 PAPER = VAST_2025.partition(",")[0]
 
 
-def _lowest_p(curve: pd.DataFrame) -> str:
-    ranked = curve[(curve["kind"] == "ranked") & np.isfinite(curve["p_random"])]
-    if ranked.empty:
-        return "No layer has enough other heads to draw from, so nothing is tested."
-    row = ranked.loc[ranked["p_random"].idxmin()]
-    return (
-        f"Lowest rank among the draws: p = {row['p_random']:.3f} at k = {int(row['k'])}, {row['scope'].replace('<->', '↔')} "
-        f"(the least possible is {1 / (1 + int(curve['n_draws'].max())):.3f}; not corrected)."
-    )
+def _draw_tests(curve: pd.DataFrame) -> str:
+    """What the ranks among the draws say."""
+    tested = curve[(curve["kind"] == "ranked") & np.isfinite(curve["p_random"])]
+    draws = int(curve.loc[curve["kind"] == "random", "n_draws"].max())
+    corrected = "p_family" in tested
+    named = [
+        f"k = {int(row['k'])}, {row['scope'].replace('<->', '↔')}: p = {row['p_random']:.3f}"
+        + (f" ({row['p_family']:.3f})" if corrected else "")
+        for _, row in tested.iterrows()
+    ]
+    how = f" (in brackets corrected over all {len(tested)}, Westfall and Young)" if corrected else ", not corrected"
+    least = 1 / (1 + draws)
+    too_few = f", so that {draws} draws can show nothing at .05" if least > 0.05 + 1e-9 else ""
+    return f"Rank among the draws, ties counted{how}: {'; '.join(named)}; the least possible is {least:.3f}{too_few}."
 
 
 def _interval(scalars: dict) -> str:
     mean, low, high = (scalars["unablated"][name] for name in ("mean", "low", "high"))
     return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _relevant(scalars: dict) -> str:
-    grades, scales = scalars["relevant_grades"], scalars.get("highest_grades")
-    return scale_sentence(scales, grades) if scales else f"grade {listed(grades, ' or ')}"
-
-
-def _negatives(grades: list[int]) -> str:
-    return " and ".join({-1: "easy negatives", 0: "hard negatives"}.get(grade, f"grade {grade}") for grade in grades)
 
 
 def _groups(scalars: dict, shown: list[str]) -> str:

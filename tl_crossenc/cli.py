@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from tl_crossenc.shown import PLAIN, ShownFormatter, quoted, short_name, shown
 
 DTYPES = ("float32", "bfloat16", "float64")
-QUANTITIES = ("mass", "density")
+QUANTITIES = ("excess", "mass", "density")
 MOST_DRAWS, MOST_TOKENS, MOST_PASSAGES, MOST_SECONDS = 10_000, 1 << 24, 1_000_000, 10_000_000
 """Of random sets of heads, of padded tokens a batch, of passages a query, of waiting."""
 
@@ -128,9 +128,31 @@ def _parser() -> argparse.ArgumentParser:
         default=(-1,),
         help="grades that Figure 1b compares them with: -1 or easy, 0 or hard, or several such as hard,easy (default: -1)",
     )
-    reproduce.add_argument("--quantity", choices=QUANTITIES, default="mass", help="of Figure 1b (default: mass)")
+    reproduce.add_argument(
+        "--quantity",
+        choices=QUANTITIES,
+        default="excess",
+        help="of Figure 1b: attention mass less the part's share of the tokens, mass as in the paper, or mass a token "
+        "(default: excess)",
+    )
     _wait_option(reproduce)
-    reproduce.add_argument("--draws", type=_draws, default=3, help="random sets of heads a count (default: 3)")
+    reproduce.add_argument(
+        "--no-control",
+        action="store_true",
+        help="leave Figure 1b of the untrained twin: attention once more over the pools",
+    )
+    reproduce.add_argument(
+        "--draws",
+        type=_draws,
+        default=19,
+        help="random sets of heads to compare with; p is 1 / (1 + draws) at least (default: 19)",
+    )
+    reproduce.add_argument(
+        "--draw-queries",
+        type=_count_or_all,
+        default=12,
+        help="queries that random sets of heads are scored on, or all (default: 12)",
+    )
     _model_options(reproduce)
 
     masks = _command(
@@ -292,6 +314,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
             arguments.easy_negatives,
             arguments.seed,
             match_length=arguments.easy_negatives_draw == "matched",
+            match_grades=arguments.relevant_grades,
         ),
         gain=arguments.gain,
         token_budget=arguments.token_budget,
@@ -301,7 +324,9 @@ def _reproduce(arguments: argparse.Namespace) -> int:
             relevant_grades=arguments.relevant_grades,
             against=arguments.against,
             quantity=arguments.quantity,
+            control=not arguments.no_control,
             n_draws=arguments.draws,
+            draw_queries=arguments.draw_queries,
             seed=arguments.seed,
         ),
         heads=arguments.heads,

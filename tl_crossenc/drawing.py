@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tl_crossenc import figures
 from tl_crossenc.artefacts import DRAWN, load_scalars, load_table, load_unavailable
 from tl_crossenc.figures.alignment import top_heads
+from tl_crossenc.figures.matching import map_extent
 from tl_crossenc.figures.svg import to_pdf, to_svg
 from tl_crossenc.files import write_atomic
 
@@ -86,9 +87,22 @@ def _figure1a(folder: Path) -> Draw:
     )
 
 
-def _figure1b(folder: Path) -> Draw:
-    frame, scalars = load_table(folder, "figure1b", "heads"), load_scalars(folder, "figure1b")
-    return lambda narrow: figures.figure1b(frame, quantity=scalars.get("quantity", "mass"), narrow=narrow)
+def figure1b_extent(folder: Path) -> float:
+    """Where the colours of Figure 1b end: the same for the model and its untrained twin, and in Figure 2."""
+    missing = load_unavailable(folder)
+    return map_extent(
+        *(load_table(folder, key, "heads") for key in ("figure1b", "figure1b_control") if key not in missing)
+    )
+
+
+def _map(key: str) -> Callable[[Path], Draw]:
+    def prepare(folder: Path) -> Draw:
+        frame, scalars, extent = load_table(folder, key, "heads"), load_scalars(folder, key), figure1b_extent(folder)
+        return lambda narrow: figures.figure1b(
+            frame, quantity=scalars.get("quantity", "mass"), extent=extent, narrow=narrow
+        )
+
+    return prepare
 
 
 def _figure1c(folder: Path) -> Draw:
@@ -122,9 +136,13 @@ def _decomposition(folder: Path) -> Draw:
 
 
 def _head_ablation(folder: Path) -> Draw:
-    curve, scalars = load_table(folder, "head_ablation", "curve"), load_scalars(folder, "head_ablation")
-    unablated, cutoff = _interval(scalars), _cutoff(folder)
-    return lambda narrow: figures.head_ablation(curve, unablated=unablated, cutoff=cutoff, narrow=narrow)
+    curve, draws = (load_table(folder, "head_ablation", name) for name in ("curve", "draws"))
+    if "difference" not in curve:
+        raise ValueError(
+            f"expected in {folder} a head ablation of this version, got an earlier one's: run `tl-crossenc reproduce` again"
+        )
+    n_drawn, cutoff = len(load_scalars(folder, "head_ablation").get("drawn_queries", ())), _cutoff(folder)
+    return lambda narrow: figures.head_ablation(curve, draws, n_drawn=n_drawn or None, cutoff=cutoff, narrow=narrow)
 
 
 def _interval(scalars: dict) -> tuple[float, float, float]:
@@ -135,7 +153,8 @@ def _interval(scalars: dict) -> tuple[float, float, float]:
 
 DRAWERS: dict[str, Callable[[Path], Draw]] = {
     "figure1a": _figure1a,
-    "figure1b": _figure1b,
+    "figure1b": _map("figure1b"),
+    "figure1b_control": _map("figure1b_control"),
     "figure1c": _figure1c,
     "matches": _matches,
     "sinks": _sinks,

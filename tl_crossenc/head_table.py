@@ -15,9 +15,9 @@ PLACE = ["layer", "head"]
 def head_table(folder: Path) -> pd.DataFrame:
     """A row a head, indexed by (layer, head), and a column for each number that is available; empty where there is none.
 
-    Columns, as a report prints them: `difference QUERY→DOC`, `Holm p QUERY→DOC` and `passes` (1 or 0) of Figure 1b; `equal pieces`,
-    the share of QUERY->DOC attention on equal word pieces in relevant passages; `on CLS`, `on SEP` from every position;
-    `trace`, `alignment`, `contrast` (in SDs of the logit) of Figure 2; `interaction share`, `ε ratio` of QUERY->DOC.
+    Columns, as a report prints them: `passes` and `less` (1 or 0), `difference QUERY→DOC` and `Holm p QUERY→DOC` of Figure 1b;
+    `equal pieces`, the share of QUERY->DOC attention on equal word pieces in relevant passages; `on CLS`, `on SEP` from every
+    position; `trace`, `alignment`, `contrast` (in SDs of the logit) of Figure 2; `interaction share`, `ε ratio` of QUERY->DOC.
     """
     folder = Path(folder)
     missing = load_unavailable(folder)
@@ -51,8 +51,9 @@ def _differences(frame: pd.DataFrame) -> list[pd.Series]:
         rows = frame[frame["direction"] == direction]
         columns.append(_column(rows, "difference", f"difference {arrow(direction)}"))
         columns.append(_column(rows, "p_holm", f"Holm p {arrow(direction)}"))
-    passes = frame.astype({"passes": bool}).groupby(PLACE)["passes"].any().astype(int).rename("passes")
-    return [passes, *columns]
+    marks = [name for name in ("passes", "less") if name in frame]
+    flags = frame.astype(dict.fromkeys(marks, bool)).groupby(PLACE)[marks].any().astype(int)
+    return [*(flags[name] for name in marks), *columns]
 
 
 def _exact(mass: pd.DataFrame) -> list[pd.Series]:

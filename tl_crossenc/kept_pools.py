@@ -83,7 +83,9 @@ def frozen_pool(name: str, spec: PoolSpec, folder: Path) -> Pool:
 def _pool_path(name: str, spec: PoolSpec, folder: Path) -> Path:
     label = re.sub(r"[^\w.]+", "-", pool_title(name)).strip("-") or "unnamed"
     per_grade = "all" if spec.per_grade is None else spec.per_grade
-    easy = f"{spec.easy_negatives}-matched" if spec.easy_negatives and spec.match_length else spec.easy_negatives
+    easy = str(spec.easy_negatives)
+    if spec.easy_negatives and spec.match_length:
+        easy += "-matched" + "".join(f"-{grade}" for grade in spec.match_grades or ())
     return folder / f"{label}_grade-{per_grade}_easy-{easy}_seed-{spec.seed}.parquet"
 
 

@@ -222,7 +222,10 @@ class Pool:
         pairs, about, qrels = read_pool_file(path)
         try:
             # Pools of before easy negatives could be matched do not say so: theirs are random.
-            spec = PoolSpec(**{"match_length": False, **about["spec"]})
+            drawn = {"match_length": False, **about["spec"]}
+            if drawn.get("match_grades") is not None:  # a list in JSON
+                drawn["match_grades"] = tuple(drawn["match_grades"])
+            spec = PoolSpec(**drawn)
             pool = cls(about["collection"], spec, pairs, about["provenance"], about.get("ideal", "pool"), qrels)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} has damaged contents ({error}); build the pool again.") from error

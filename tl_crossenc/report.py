@@ -18,20 +18,21 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from tl_crossenc.artefacts import ARTEFACTS, UNAVAILABLE_FILE, files_of, load_table, load_unavailable
+from tl_crossenc.artefacts import ARTEFACTS, UNAVAILABLE_FILE, files_of, load_scalars, load_table, load_unavailable
 from tl_crossenc.captions import Run, caption
 from tl_crossenc.drawing import FIGURES, draw_figures, figure_files
-from tl_crossenc.figures.style import DIVERGING, arrow, centred, signed
+from tl_crossenc.figures.style import DIVERGING, arrow, centred, difference_extent, signed
 from tl_crossenc.figures.svg import PageStyles, inline
 from tl_crossenc.files import explained, write_atomic
 from tl_crossenc.head_table import head_table
 from tl_crossenc.shown import short_name
-from tl_crossenc.significance import mean_interval
+from tl_crossenc.significance import ALPHA, least_significant, mean_interval
 from tl_crossenc.tables import SIDES, cell_text
 
 REPORT = "report.html"
 TEMPLATE = "report_template.html"
-SHOWN = tuple(key for key, artefact in ARTEFACTS.items() if artefact.drawn or key == "table1")
+TABLES = ("table1", "figure1b_counts")
+SHOWN = tuple(key for key, artefact in ARTEFACTS.items() if artefact.drawn or key in TABLES)
 """The keys of all figures of the page; `heads` and `provenance` come after."""
 
 
@@ -93,6 +94,7 @@ def page(folder: Path) -> str:
         drawing_css=Markup(styles.css),
         table1=None if "table1" in missing else table1_cells(folder),
         sides=SIDES,
+        counts=None if "figure1b_counts" in missing else count_rows(folder),
         heads=_head_rows(folder),
         provenance=_provenance(run),
     )
@@ -102,8 +104,43 @@ def table1_cells(folder: Path) -> list[list[dict[str, Any]]]:
     """Table 1, a list of cells for each attender: text, marks, bold, title, and the colours of the shade."""
     comparison = load_table(folder, "table1", "comparison").set_index("direction")
     unablated = float(load_table(folder, "table1", "per_query")["none"].mean())
-    scale = centred(comparison["difference"].to_numpy(dtype=float))
+    scale = centred(table1_extent(comparison))
     return [[_cell(comparison.loc[f"{row}->{column}"], unablated, scale) for column in SIDES] for row in SIDES]
+
+
+def count_rows(folder: Path) -> list[dict[str, Any]]:
+    """The table of counts: a row a kind of negatives and quantity, with the model's and its twin's numbers side by side."""
+    counts, scalars = load_table(folder, "figure1b_counts", "counts"), load_scalars(folder, "figure1b")
+    shown = [quantity for quantity in ("excess", "mass", "density", "each") if (counts["quantity"] == quantity).any()]
+    rows = []
+    for against in dict.fromkeys(counts["against"]):
+        for quantity in shown:
+            here = counts[(counts["against"] == against) & (counts["quantity"] == quantity)]
+            found = {row["model"]: row for row in here.to_dict("records")}
+            given = -1 if against == "easy" else 0
+            cells = [
+                "–" if name not in found else f"{found[name]['heads']} of {found[name]['n_heads']}"
+                if column == "heads" else str(found[name][column])
+                for name in ("model", "untrained")
+                for column in ("heads", "more", "less")
+            ]  # fmt: skip
+            rows.append(
+                {
+                    "against": f"{against} negatives",
+                    "quantity": {"each": "all three"}.get(quantity, quantity),
+                    "cells": cells,
+                    "headline": scalars.get("against") == [given] and scalars.get("quantity") == quantity,
+                }
+            )
+    return rows
+
+
+def table1_extent(comparison: pd.DataFrame) -> float:
+    """Where the shades of Table 1 end; see `style.difference_extent`."""
+    n = int(comparison["n_queries"].min())
+    half = (comparison["diff_high"] - comparison["diff_low"]).to_numpy(dtype=float) / 2
+    error = half / least_significant(np.ones(1), n)  # the interval's half width is that of one test at 5 %
+    return difference_extent(comparison["difference"], error, n, comparison["p_holm"].to_numpy(dtype=float) <= ALPHA)
 
 
 def _cell(row: pd.Series, unablated: float, scale: Any) -> dict[str, Any]:
@@ -154,6 +191,9 @@ def _facts(folder: Path, run: Run, missing: dict[str, str]) -> list[tuple[str, s
         frame = load_table(folder, "figure1b", "heads")
         passing = frame.astype({"passes": bool}).groupby(["layer", "head"])["passes"].any()
         facts.append(("matching heads", f"{int(passing.sum())} of {len(passing)}"))
+        if "figure1b_control" not in missing:
+            twin = load_table(folder, "figure1b_control", "heads").astype({"passes": bool})
+            facts.append(("of the untrained twin", f"{int(twin.groupby(['layer', 'head'])['passes'].any().sum())}"))
     return facts
 
 
@@ -177,7 +217,7 @@ def _head_rows(folder: Path) -> dict[str, Any] | None:
 
 
 def _shown(name: Any, value: float) -> str:
-    if name == "passes":
+    if name in ("passes", "less"):
         return "yes" if value else "no"
     if str(name).startswith("Holm p"):
         return "< 0.001" if value < 0.001 else f"{value:.3f}"

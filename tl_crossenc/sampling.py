@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tl_crossenc.collections import Collection
+from tl_crossenc.grades import relevant_grades
 from tl_crossenc.length_matching import CANDIDATES, NEAR, SAMPLE, length_balance, nearest, wanted_lengths
 from tl_crossenc.shown import quoted
 
@@ -55,19 +56,26 @@ class PoolSpec:
         easy_negatives: passages not judged for the query to add.
         seed: of the draw, 0 or more.
         match_length: draw easy negatives as long as the query's relevant passages; False draws at random, as the paper does.
+        match_grades: the grades of those relevant passages; None for the upper half of the collection's scale (`grades.py`).
 
     Raises:
-        ValueError: a number below its least value (1, 0, 0) or above `MOST_PASSAGES`, or `match_length` that is no truth value.
+        ValueError: a number below its least value (1, 0, 0) or above a million passages, `match_length` that is no truth value, or
+            `match_grades` that are not grades from 0 on.
     """
 
     per_grade: int | None = 10
     easy_negatives: int = 10
     seed: int = 0
     match_length: bool = True
+    match_grades: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.match_length, bool):
             raise ValueError(f"match_length is True or False, not {self.match_length!r}.")
+        if self.match_grades is not None and (not self.match_grades or min(self.match_grades) < 0):
+            raise ValueError(
+                f"match_grades are grades from 0 on, or None for those of the scale, not {self.match_grades!r}."
+            )
         bounds = {"per_grade": (1, MOST_PASSAGES), "easy_negatives": (0, MOST_PASSAGES), "seed": (0, None)}
         for name, (least, most) in bounds.items():
             value = getattr(self, name)
@@ -181,7 +189,8 @@ def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[s
             "%s: %d judged passages have no text (for example %s); passed over",
             *(collection.name, len(state.missing), state.missing[0][1]),
         )
-    scale = _upper_half(max(grade for grades in collection.qrels.values() for grade in grades.values()))
+    highest = max(grade for grades in collection.qrels.values() for grade in grades.values())
+    scale = relevant_grades(highest) if spec.match_grades is None else spec.match_grades
     short: list[str] = []
     if spec.easy_negatives:
         short = _draw_matched(state, spec, scale) if spec.match_length else _draw_easy_negatives(state, spec)
@@ -212,11 +221,6 @@ def draw(collection: Collection, spec: PoolSpec) -> tuple[list[PoolPair], dict[s
         "easy_negatives_lengths": balance,
     }
     return pairs, counts
-
-
-def _upper_half(highest: int) -> range:
-    """The relevant grades of the scale 0..highest: 2 and 3 of 0..3, 1 of 0..1."""
-    return range((highest + 2) // 2, highest + 1)
 
 
 def _lengths(pairs: Sequence[PoolPair], relevant: Sequence[int]) -> dict[str, tuple[list[int], list[int]]]:

@@ -102,6 +102,44 @@ def unpaired_t(a: ArrayLike, b: ArrayLike) -> float:
     return _two_tailed(float(a.mean() - b.mean()), sd, 1 / a.size + 1 / b.size, df, _floor(a, b))
 
 
+def least_significant(standard_error: ArrayLike, n: int, tests: int = 1) -> Float64[np.ndarray, "..."]:
+    """The smallest mean difference of n pairs that a paired t-test would find significant as the first of `tests` (Holm's step).
+
+    Args:
+        standard_error: of the mean difference, of any shape.
+        n: pairs behind each.
+        tests: that are corrected for.
+
+    Returns:
+        In the same shape; NaN for fewer than 2 pairs.
+    """
+    error = np.asarray(standard_error, dtype=np.float64)
+    return np.asarray(error * (special.stdtrit(n - 1, 1 - ALPHA / (2 * tests)) if n > 1 else np.nan))
+
+
+def rank_p_values(
+    observed: Float64[np.ndarray, "claim"], draws: Float64[np.ndarray, "draw claim"]
+) -> tuple[Float64[np.ndarray, "claim"], Float64[np.ndarray, "claim"]]:
+    """Is each observed value lower than random draws of it? One-sided p by rank, alone and for all claims together.
+
+    Args:
+        observed: a value a claim.
+        draws: the same of each draw; a draw's values belong together, as the observed ones do.
+
+    Returns:
+        `p`: (1 + draws as low or lower) / (1 + draws), values equal but for rounding being ties. `p_family`: with T the standard
+        deviations by which a value is below the mean of draws and observed together, the share of the 1 + draws sets whose
+        largest T of all claims reaches the observed T of the claim (Westfall & Young, Resampling-Based Multiple Testing, 1993).
+    """
+    values = np.vstack([observed, draws])
+    floor = ROUNDING * np.abs(values).max(initial=0.0)
+    p = (draws <= observed + floor).sum(0) + 1.0
+    spread = values.std(0)
+    below = np.divide(values.mean(0) - values, spread, out=np.zeros_like(values), where=spread > floor)
+    family = (below.max(1, initial=-np.inf)[:, None] >= below[0] - 1e-9).sum(0)
+    return p / len(values), family / len(values)
+
+
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     """The t-interval of the mean of `[query]`; NaN bounds for fewer than 2 values.
 

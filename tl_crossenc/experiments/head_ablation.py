@@ -1,14 +1,26 @@
 """Do the matching heads matter? The heads that an instrument ranks highest, ablated, against random heads of the same layers.
 
 For growing k: remove the k highest-ranked heads, once in the directions between QUERY and DOC only (`QUERY<->DOC`) and once
-wholly (every direction, so that the head writes nothing but its bias), and compare with random draws of k other heads that
-have the same number of heads in every layer. The draws' spread is the null: a rank among them is reported as a p-value.
+wholly (every direction, so that the head writes nothing but its bias), and compare with random draws of other heads that have the
+same number of heads in every layer. A draw is a random ranking, one other head for each ranked one; its first k are removed.
+
+**The test.** Among the ranked heads and D draws, the ranked heads' rank by mean nDCG is a p-value, ties counted against them:
+
+    p = (1 + #{draws whose mean is as low or lower}) / (1 + D)              1 / (1 + D) at least: 19 draws for .05
+
+It is of one k and scope. Over all that are tested, with T the distance of a set's mean below the mean of all 1 + D sets in standard
+deviations of these, the ranked heads' T at one k and scope is compared with each set's largest T at any (Westfall & Young 1993):
+
+    p_family = #{sets whose largest T >= T of the ranked heads here} / (1 + D)            the ranked heads' own set counted
+
+Draws cost most, so they may be scored on a random sample of queries; the ranked heads are then compared on the same sample. Heads
+are ranked and ablated on the same queries: of new queries this says nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +28,18 @@ import pandas as pd
 
 from tl_crossenc.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.experiments.ranking import rank_under
+from tl_crossenc.experiments.ranking import Ranked, rank_under
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.pools import Pool
-from tl_crossenc.significance import mean_interval
+from tl_crossenc.significance import mean_interval, rank_p_values
 from tl_crossenc.store import Store
 
 LayerHead = tuple[int, int]
+Query = tuple[str, str]
 SCOPES: dict[str, tuple[str, ...]] = {"QUERY<->DOC": ("QUERY->DOC", "DOC->QUERY"), "whole head": ("ALL->ALL",)}
 MOST_DRAWS = 10_000
+LEAST_DRAWS = 19
+"""Draws with which the ranked heads, below all of them, have p = .05."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +47,16 @@ class HeadAblation:
     """nDCG with k heads removed.
 
     Attributes:
-        curve: a row a scope, k and kind of heads ("ranked", or "random" summed up over its draws): `mean`, `low`, `high` (for
-            ranked heads a 95 % t-interval over queries; for random ones the smallest and largest mean over draws), `n_draws`,
-            and for ranked heads `p_random`: the share of draws, the ranked heads counted with them, whose mean is as low.
-        draws: a row a scope, k, kind and draw: the heads and their mean nDCG.
-        unablated: (mean, low, high).
+        curve: a row a scope, k and kind of heads. "ranked", over all queries: `mean`; `low`, `high` its 95 % t-interval;
+            `difference` from the unablated model, `diff_low`, `diff_high` its paired 95 % t-interval; `p_random` and `p_family`
+            (above), NaN where nothing was drawn. "random", over the queries of the draws: the mean of the draws' means as `mean`
+            and `difference`, their smallest and largest as the bounds; `n_draws`.
+        draws: a row a scope, k, kind and draw: the heads, and over the queries of the draws `mean` and `difference`.
+        unablated: (mean, low, high) over all queries.
         random: mean expected nDCG of a random ranking.
-        per_query: `[query x condition]` nDCG.
-        seed: of the draws.
+        per_query: `[query x condition]` nDCG; NaN where a draw was not scored.
+        drawn_queries: (collection, query_id) that the draws were scored on; all of them where none was left out.
+        seed: of the draws and the sample.
         layers_run, layers_alone, whole_job: what it cost.
     """
 
@@ -48,6 +65,7 @@ class HeadAblation:
     unablated: tuple[float, float, float]
     random: float
     per_query: pd.DataFrame
+    drawn_queries: tuple[Query, ...]
     seed: int
     layers_run: int
     layers_alone: int
@@ -78,6 +96,18 @@ def random_heads(
     return tuple(drawn)
 
 
+def random_ranking(
+    ranking: Sequence[LayerHead], n_heads: int, rng: np.random.Generator
+) -> tuple[LayerHead, ...] | None:
+    """For each head of `ranking` another of its layer, none of `ranking` and none twice; None where a layer has too few others."""
+    drawn = random_heads(ranking, n_heads, ranking, rng)
+    if drawn is None:
+        return None
+    shuffled = [drawn[i] for i in rng.permutation(len(drawn))]
+    left = {layer: [head for place, head in shuffled if place == layer] for layer, _ in ranking}
+    return tuple((layer, left[layer].pop()) for layer, _ in ranking)
+
+
 def run_head_ablation(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],
@@ -85,7 +115,9 @@ def run_head_ablation(
     ranking: Sequence[LayerHead],
     *,
     counts: Sequence[int] = (1, 2, 4, 8),
-    n_draws: int = 3,
+    n_draws: int = LEAST_DRAWS,
+    drawn_counts: int | None = None,
+    draw_queries: int | None = None,
     seed: int = 0,
     mode: Mode = "zero",
     cutoff: int = 10,
@@ -93,58 +125,69 @@ def run_head_ablation(
     token_budget: int | None = None,
     progress: Progress | None = None,
 ) -> HeadAblation:
-    """Ablate the first k heads of `ranking` for each k of `counts`, and `n_draws` random sets like each.
+    """Ablate the first k heads of `ranking` for each k of `counts`, and `n_draws` random sets like them.
 
-    Random heads are drawn from those that are not among the k ranked ones. A count larger than the ranking is left out.
+    A count larger than the ranking is left out.
+
+    Args:
+        model, pools, store: as `rank_under` takes them.
+        ranking: heads, best first.
+        counts: how many of them.
+        n_draws: random rankings.
+        drawn_counts: how many counts are compared with draws, the largest that enough others are left for; None for all.
+        draw_queries: on how many queries, drawn at random; None for all.
+        seed: of both.
+        mode, cutoff, gain, token_budget, progress: as `rank_under` takes them.
 
     Raises:
-        ValueError: an empty ranking, a head named twice or outside of the model, or no count that it can serve.
+        ValueError: an empty ranking, a head named twice or outside of the model, no count that it can serve, or a number of draws
+            below 0 or of counts or queries below 1.
     """
     _check_ranking(model, ranking)
+    for name, value, least in (
+        ("n_draws", n_draws, 0),
+        ("drawn_counts", drawn_counts, 1),
+        ("draw_queries", draw_queries, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"expected {name} from {least} on, got {value}")
     usable = [k for k in sorted(set(counts)) if 1 <= k <= len(ranking)]
     if not usable:
         raise ValueError(f"expected a count of heads from 1 to {len(ranking)}, got {list(counts)}")
-    if not 0 <= n_draws <= MOST_DRAWS:
+    if n_draws > MOST_DRAWS:
         raise ValueError(f"expected n_draws from 0 to {MOST_DRAWS:,}, got {n_draws}: each is a condition that is run")
-    sets = _head_sets(ranking, usable, model.cfg.n_heads, n_draws, seed)
-    conditions = {(scope, *key): heads_condition(heads, scope, mode) for scope in SCOPES for key, heads in sets.items()}
-    ranked = rank_under(
-        model,
-        pools,
-        store,
-        [UNABLATED, *conditions.values()],
-        cutoff=cutoff,
-        gain=gain,
-        token_budget=token_budget,
-        progress=progress,
-    )
-    ndcg = ranked.ndcg
-    draws = pd.DataFrame(
-        [
-            {
-                "scope": scope,
-                "k": k,
-                "kind": kind,
-                "draw": draw,
-                "heads": ",".join(f"{layer}.{head}" for layer, head in sets[k, kind, draw]),
-                "condition": str(condition),
-                "mean": float(ndcg[str(condition)].mean()),
-            }
-            for (scope, k, kind, draw), condition in conditions.items()
-        ]
-    )
+    tested = _drawable(ranking, usable, model.cfg.n_heads)[-(drawn_counts or len(usable)) :]
+    drawn = _draws(ranking[: max(tested, default=0)], tested, model.cfg.n_heads, n_draws, seed)
+    ranked_sets = {(k, "ranked", 0): tuple(ranking[:k]) for k in usable}
+    given = {"cutoff": cutoff, "gain": gain, "token_budget": token_budget, "progress": progress}
+
+    def under(some: Sequence[Pool], sets: Iterable[tuple[LayerHead, ...]]) -> Ranked:
+        conditions = [heads_condition(heads, scope, mode) for scope in SCOPES for heads in sets]
+        return rank_under(model, some, store, [UNABLATED, *conditions], **given)
+
+    sampled = _sampled(pools, draw_queries, seed)
+    if sampled is None:  # the same queries: one job, which shares what it can
+        parts = [under(pools, [*ranked_sets.values(), *drawn.values()])]
+        ndcg = parts[0].ndcg
+    else:
+        parts = [under(pools, ranked_sets.values()), under(sampled, drawn.values())]
+        ndcg = pd.concat([parts[0].ndcg, parts[1].ndcg.drop(columns=str(UNABLATED))], axis=1)
+    queries = parts[-1].ndcg.index
     baseline = ndcg[str(UNABLATED)]
     interval = mean_interval(baseline)
+    draws = _draw_frame(ranked_sets | drawn, ndcg.loc[queries], mode)
+    costs = [part.whole_job for part in parts]
     return HeadAblation(
         curve=_curve(draws, ndcg),
         draws=draws,
         unablated=(float(baseline.mean()), interval.low, interval.high),
-        random=float(ranked.values["random", str(UNABLATED)].mean()),
+        random=float(parts[0].values["random", str(UNABLATED)].mean()),
         per_query=ndcg,
+        drawn_queries=tuple((str(collection), str(query_id)) for collection, query_id in queries),
         seed=seed,
-        layers_run=ranked.layers_run,
-        layers_alone=ranked.layers_alone,
-        whole_job=ranked.whole_job,
+        layers_run=sum(part.layers_run for part in parts),
+        layers_alone=sum(part.layers_alone for part in parts),
+        whole_job=(sum(cost[0] for cost in costs), sum(cost[1] for cost in costs)),
     )
 
 
@@ -158,51 +201,64 @@ def _check_ranking(model: HookedCrossEncoder, ranking: Sequence[LayerHead]) -> N
         )
 
 
-def _head_sets(
+def _drawable(ranking: Sequence[LayerHead], counts: Sequence[int], n_heads: int) -> list[int]:
+    """The counts for which every layer has as many other heads as ranked ones."""
+    return [k for k in counts if all(2 * n <= n_heads for n in Counter(layer for layer, _ in ranking[:k]).values())]
+
+
+def _draws(
     ranking: Sequence[LayerHead], counts: Sequence[int], n_heads: int, n_draws: int, seed: int
 ) -> dict[tuple[int, str, int], tuple[LayerHead, ...]]:
-    """(k, kind, draw) → heads. Draw number d of every k has a generator of its own, so more draws keep the earlier ones."""
+    """(k, "random", draw) → heads. Every draw has a generator of its own, so more draws keep the earlier ones."""
     sets: dict[tuple[int, str, int], tuple[LayerHead, ...]] = {}
-    for k in counts:
-        chosen = tuple(ranking[:k])
-        sets[k, "ranked", 0] = chosen
-        for draw in range(n_draws):
-            drawn = random_heads(chosen, n_heads, chosen, np.random.default_rng([seed, k, draw]))
-            if drawn is not None:
-                sets[k, "random", draw] = drawn
+    for draw in range(n_draws if counts else 0):
+        drawn = random_ranking(ranking, n_heads, np.random.default_rng([seed, draw]))
+        if drawn is not None:
+            sets |= {(k, "random", draw): drawn[:k] for k in counts}
     return sets
 
 
-def _curve(draws: pd.DataFrame, ndcg: pd.DataFrame) -> pd.DataFrame:
+def _sampled(pools: Sequence[Pool], count: int | None, seed: int) -> list[Pool] | None:
+    """The pools cut down to `count` random queries of those with passages to rank; None where that is all of them."""
+    every = [(i, query_id) for i, pool in enumerate(pools) for query_id in pool.ranked.by_query()]
+    if count is None or count >= len(every):
+        return None
+    chosen = {every[i] for i in np.random.default_rng([seed, len(every)]).choice(len(every), count, replace=False)}
+    by_pool = [[query_id for number, query_id in chosen if number == i] for i in range(len(pools))]
+    return [pool.select(queries) for pool, queries in zip(pools, by_pool, strict=True) if queries]
+
+
+def _draw_frame(
+    sets: dict[tuple[int, str, int], tuple[LayerHead, ...]], ndcg: pd.DataFrame, mode: Mode
+) -> pd.DataFrame:
+    """A row a scope and set, `ndcg` being that of the queries of the draws."""
+    unablated = float(ndcg[str(UNABLATED)].mean())
     rows = []
-    for (scope, k), group in draws.groupby(["scope", "k"], sort=False):
-        ours = group[group["kind"] == "ranked"].iloc[0]
-        others = group[group["kind"] == "random"]["mean"].to_numpy()
-        interval = mean_interval(ndcg[ours["condition"]])
-        p_random = (1 + int((others <= ours["mean"]).sum())) / (1 + len(others)) if len(others) else float("nan")
-        rows.append(
-            {
-                "scope": scope,
-                "k": k,
-                "kind": "ranked",
-                "mean": ours["mean"],
-                "low": interval.low,
-                "high": interval.high,
-                "n_draws": 1,
-                "p_random": p_random,
-            }
-        )
+    for scope in SCOPES:
+        for (k, kind, draw), heads in sets.items():
+            condition = str(heads_condition(heads, scope, mode))
+            mean = float(ndcg[condition].mean())
+            named = ",".join(f"{layer}.{head}" for layer, head in heads)
+            rows.append((scope, k, kind, draw, named, condition, mean, mean - unablated))
+    return pd.DataFrame(rows, columns=["scope", "k", "kind", "draw", "heads", "condition", "mean", "difference"])
+
+
+def _curve(draws: pd.DataFrame, ndcg: pd.DataFrame) -> pd.DataFrame:
+    own = draws[draws["kind"] == "ranked"].set_index(["scope", "k"])
+    p_values = {}
+    if (draws["kind"] == "random").any():
+        means = draws[draws["kind"] == "random"].pivot(index="draw", columns=["scope", "k"], values="mean")
+        p = rank_p_values(own.loc[list(means.columns), "mean"].to_numpy(), means.to_numpy())
+        p_values = dict(zip(means.columns, np.column_stack(p).tolist(), strict=True))
+    baseline, rows = ndcg[str(UNABLATED)], []
+    for (scope, k), row in own.iterrows():
+        values = ndcg[row["condition"]]
+        mean, difference = mean_interval(values), mean_interval(values - baseline)
+        middle = (float(values.mean()), *mean, float((values - baseline).mean()), *difference)
+        rows.append((scope, k, "ranked", *middle, 1, *p_values.get((scope, k), (np.nan, np.nan))))
+        others = draws[(draws["scope"] == scope) & (draws["k"] == k) & (draws["kind"] == "random")]
         if len(others):
-            rows.append(
-                {
-                    "scope": scope,
-                    "k": k,
-                    "kind": "random",
-                    "mean": float(others.mean()),
-                    "low": float(others.min()),
-                    "high": float(others.max()),
-                    "n_draws": len(others),
-                    "p_random": float("nan"),
-                }
-            )
-    return pd.DataFrame(rows)
+            spread = [getattr(others[of], how)() for of in ("mean", "difference") for how in ("mean", "min", "max")]
+            rows.append((scope, k, "random", *map(float, spread), len(others), np.nan, np.nan))
+    middle = [*("mean", "low", "high"), *("difference", "diff_low", "diff_high")]
+    return pd.DataFrame(rows, columns=["scope", "k", "kind", *middle, "n_draws", "p_random", "p_family"])

@@ -31,6 +31,8 @@ from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.significance import ALPHA, holm, paired_t
 
 MATCHING_DIRECTIONS = ("QUERY->DOC", "DOC->QUERY")
+QUANTITY = "excess"
+"""What is compared where nobody says: that of an even head is 0 whatever the lengths, as neither mass nor density is."""
 
 
 class QueryMeans(NamedTuple):
@@ -73,7 +75,7 @@ def query_means(
     *,
     relevant_grades: Iterable[int] | None = None,
     against: int | Iterable[int] = EASY_NEGATIVE,
-    quantity: str = "mass",
+    quantity: str = QUANTITY,
 ) -> QueryMeans:
     """Each query's mean over its relevant passages and over its negatives; queries without one of them are left out.
 
@@ -117,7 +119,7 @@ def matching_heads(
     relevant_grades: Iterable[int] | None = None,
     against: int | Iterable[int] = EASY_NEGATIVE,
     directions: Sequence[Direction | str] = MATCHING_DIRECTIONS,
-    quantity: str = "mass",
+    quantity: str = QUANTITY,
 ) -> pd.DataFrame:
     """Figure 1b as a frame.
 
@@ -130,7 +132,8 @@ def matching_heads(
 
     Returns:
         A row a (direction, layer, head): `relevant` and `against` (means over queries), `difference`, `standard_error`,
-        `n_queries`, `t`, `p`, `p_holm`, `passes`; its `attrs` say what was compared.
+        `n_queries`, `t`, `p`, `p_holm`, `passes` (significantly more in relevant passages), `less` (significantly less); its
+        `attrs` say what was compared.
 
     Raises:
         Unavailable: no passages of a side, or fewer than two queries that have both.
@@ -150,7 +153,8 @@ def matching_heads(
         frames.append(_compare(direction, means))
     frame = pd.concat(frames, ignore_index=True)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=np.float64))
-    frame["passes"] = (frame["p_holm"] <= ALPHA) & (frame["difference"] > 0)
+    significant = frame["p_holm"] <= ALPHA
+    frame["passes"], frame["less"] = significant & (frame["difference"] > 0), significant & (frame["difference"] < 0)
     frame.attrs = {
         "relevant_grades": sorted(relevant_grades),
         "against": sorted(against),

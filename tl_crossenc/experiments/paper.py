@@ -15,11 +15,12 @@ import pandas as pd
 from tl_crossenc.conditions import Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.attention import run_attention
-from tl_crossenc.experiments.head_ablation import run_head_ablation
+from tl_crossenc.experiments.attention import Attention, run_attention
+from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
 from tl_crossenc.experiments.layers import FIGURE_1A, Span, run_layer_sweep
 from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
-from tl_crossenc.experiments.matching import matching_heads
+from tl_crossenc.experiments.matching import QUANTITY, matching_heads
+from tl_crossenc.experiments.matching_counts import matching_counts
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.experiments.sinks import measure_sinks
@@ -28,12 +29,17 @@ from tl_crossenc.grades import check_sides
 from tl_crossenc.pools import Pool
 from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.store import Store
+from tl_crossenc.untrained import untrained_twin
 
 ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
 LayerHead = tuple[int, int]
 ONE_BY_ONE = 144
 """Heads up to which the distributions of attention weights are kept head by head; of larger models, the best-ranked ones."""
 BEST = 24
+DRAWN_COUNTS = 2
+"""Of the counts of heads removed, those that are compared with random draws: the largest ones, where there is most to see."""
+TRAINED, UNTRAINED = "model", "untrained"
+"""The model and its untrained twin in the table of counts."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,11 @@ class PaperOptions:
         counts: how many of them.
         relevant_grades: of the passages that Figures 1b and 1c call relevant; None for the upper half of the collections' scale.
         against: grades that Figure 1b compares them with: -1 easy negatives, 0 hard ones.
-        quantity: of Figure 1b, "mass" or "density".
-        n_draws: random sets of heads for each count.
-        seed: of those draws, of permutations and of samples.
+        quantity: of Figure 1b, "mass", "density" or "excess".
+        control: measure Figure 1b in the model's untrained twin as well: attention once more over the pools.
+        n_draws: random sets of heads, for the two largest counts.
+        draw_queries: queries that those are scored on, drawn at random; None for all.
+        seed: of those draws, of the twin's weights, of permutations and of samples.
 
     Raises:
         ValueError: no grades on a side of Figure 1b, or a grade on both.
@@ -61,8 +69,10 @@ class PaperOptions:
     counts: tuple[int, ...] = (1, 2, 4, 8)
     relevant_grades: tuple[int, ...] | None = None
     against: tuple[int, ...] = (EASY_NEGATIVE,)
-    quantity: str = "mass"
-    n_draws: int = 3
+    quantity: str = QUANTITY
+    control: bool = True
+    n_draws: int = LEAST_DRAWS
+    draw_queries: int | None = 12
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -108,17 +118,31 @@ def run_paper(
     def flow(advance: Progress) -> Any:
         return run_attention(model, pools, store, token_budget=token_budget, progress=advance)
 
-    def matching(advance: Progress) -> Any:
+    def matching(attention: Attention) -> Any:
         return matching_heads(
             attention, relevant_grades=chosen.relevant_grades, against=chosen.against, quantity=chosen.quantity
         )
 
+    def control(advance: Progress) -> Any:
+        if not chosen.control:
+            raise Unavailable("the untrained twin was left out (--no-control).")
+        twin = untrained_twin(model, chosen.seed)
+        measured[UNTRAINED] = run_attention(twin, pools, store, token_budget=token_budget, progress=advance)
+        return matching(measured[UNTRAINED])
+
     attempt("figure1a", "Figure 1a", sweep)
     attention = attempt("attention", "Attention", flow)
     if isinstance(attention, Unavailable):
-        results["figure1b"] = results["sinks"] = attention
+        results |= dict.fromkeys(("figure1b", "figure1b_control", "figure1b_counts", "sinks"), attention)
     else:
-        attempt("figure1b", "Figure 1b", matching)
+        measured = {TRAINED: attention}
+        attempt("figure1b", "Figure 1b", lambda advance: matching(attention))
+        attempt("figure1b_control", "Untrained twin", control)
+        attempt(
+            "figure1b_counts",
+            "Counts",
+            lambda advance: matching_counts(measured, relevant_grades=chosen.relevant_grades),
+        )
         attempt("sinks", "Sinks", lambda advance: measure_sinks(attention))
     ranked = chosen.heads or ranked_heads(results["figure1b"])
 
@@ -150,6 +174,8 @@ def run_paper(
             ranked,
             counts=chosen.counts,
             n_draws=chosen.n_draws,
+            drawn_counts=DRAWN_COUNTS,
+            draw_queries=chosen.draw_queries,
             seed=chosen.seed,
             progress=advance,
             **ranking,

@@ -24,9 +24,14 @@ from tl_crossenc.figures.style import (
     lowest,
     name_levels,
     panels,
+    signed,
     styled,
 )
 
+BESIDE = 1.09
+"""Draws stand this factor to the right of their k, on the logarithmic axis."""
+_DOT: dict[str, Any] = {"color": MUTED, "marker": "o", "ms": 2.6, "mew": 0, "alpha": 0.55}
+_DIAMOND: dict[str, Any] = {"color": VERMILION, "marker": "D", "ms": 4.0, "mfc": "white", "mew": 1.1}
 SPAN_LABELS = {
     "up_to": "removed in layers 0 to …",
     "from": "removed from layer … to the last",
@@ -47,7 +52,9 @@ def figure1a(
     """nDCG of each direction removed in a span of layers, a panel a direction.
 
     Args:
-        curve: `LayerSweep.curve`: direction, layer, mean, mean_low, mean_high, decrease_holm.
+        curve: `LayerSweep.curve`: direction, layer, mean, difference, diff_low, diff_high, p_holm, decrease_holm. The band is the
+            interval of the paired difference, drawn from the unablated mean: where it leaves that line, the test without correction
+            finds a difference.
         unablated: (mean, low, high) of the unablated model.
         random: mean nDCG of a random ranking.
         span: "up_to", "from" or "only".
@@ -59,7 +66,8 @@ def figure1a(
     for axis, direction in zip(axes, directions, strict=True):
         rows = curve[curve["direction"] == direction].sort_values("layer")
         _baselines(axis, unablated[0], random)
-        _line(axis, rows, "layer", BLUE, [f"{arrow(direction)}, layer {layer}" for layer in rows["layer"]])
+        names = [f"{arrow(direction)}, layer {layer}" for layer in rows["layer"]]
+        _line(axis, rows, "layer", BLUE, names, unablated[0])
         axis.set_title(arrow(direction))
         layer_axis(axis, curve["layer"], "")
     lowest(axes)
@@ -76,16 +84,21 @@ def figure1a(
 @styled
 def head_ablation(
     curve: pd.DataFrame,
+    draws: pd.DataFrame,
     *,
-    unablated: tuple[float, float, float],
+    n_drawn: int | None = None,
     cutoff: int = 10,
     narrow: bool = False,
 ) -> Figure:
-    """nDCG with the k highest-ranked heads removed, against random heads of the same layers; a panel a scope.
+    """The change of nDCG with the k highest-ranked heads removed, and with random heads of the same layers; a panel a scope.
+
+    Ranked heads over all queries are a line in a band, the paired interval of the change. Random ones are single draws, a dot
+    each; where these were scored on some queries only, a diamond is the ranked heads on the same queries.
 
     Args:
-        curve: `HeadAblation.curve`: scope, k, kind ("ranked", "random"), mean, low, high, n_draws, p_random.
-        unablated: (mean, low, high).
+        curve: `HeadAblation.curve`: scope, k, kind ("ranked", "random"), difference, diff_low, diff_high, p_random, p_family.
+        draws: `HeadAblation.draws`: scope, k, kind, draw, heads, difference.
+        n_drawn: queries of the draws, where they are not all.
         cutoff: the k of nDCG@k.
         narrow: one column instead of two.
     """
@@ -93,19 +106,17 @@ def head_ablation(
     figure, axes = panels(len(scopes), columns=2, narrow_columns=1, height=2.1, narrow=narrow)
     counts = sorted(set(curve["k"]))
     for axis, scope in zip(axes, scopes, strict=True):
-        axis.axhline(unablated[0], color=INK, lw=0.9, ls=(0, (5, 3)), gid="unablated")
+        axis.axhline(0.0, color=INK, lw=0.9, ls=(0, (5, 3)), gid="unablated")
         rows = curve[curve["scope"] == scope].sort_values("k")
-        for kind, colour in (("random", MUTED), ("ranked", VERMILION)):
-            part = rows[rows["kind"] == kind]
-            if part.empty:
-                continue
-            axis.fill_between(part["k"], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
-            axis.plot(part["k"], part["mean"], color=colour, marker="o", ms=3.5)
-            for row in part.itertuples():
-                said = f"{kind} heads, k = {row.k}: {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
-                if kind == "ranked" and np.isfinite(row.p_random):
-                    said += f", p = {row.p_random:.3f} among the random draws"
-                _target(axis, float(row.k), row.mean, said)
+        _draws(axis, draws[draws["scope"] == scope], rows, n_drawn)
+        part = rows[rows["kind"] == "ranked"]
+        axis.fill_between(part["k"], part["diff_low"], part["diff_high"], color=VERMILION, alpha=0.18, lw=0)
+        axis.plot(part["k"], part["difference"], color=VERMILION, marker="o", ms=3.5, gid="ranked")
+        for row in part.itertuples():
+            said = f"{row.k} highest-ranked heads: {signed(row.difference)} [{signed(row.diff_low)}, {signed(row.diff_high)}]"
+            if np.isfinite(row.p_random):
+                said += f", p {row.p_random:.3f} among the random draws, {row.p_family:.3f} over all k and scopes"
+            _target(axis, float(row.k), row.difference, said)
         axis.set_title({"QUERY<->DOC": "QUERY↔DOC only"}.get(scope, scope))
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(FixedLocator(counts))
@@ -114,18 +125,42 @@ def head_ablation(
     for axis in lowest(axes):
         axis.set_xlabel("heads removed, k")
     names: dict[str, dict[str, Any]] = {
-        "highest-ranked heads (95 % interval over queries)": {"color": VERMILION, "marker": "o"},
-        "random heads of the same layers (range of draws)": {"color": MUTED, "marker": "o"},
+        "highest-ranked heads, 95 % interval of the change": {"color": VERMILION, "marker": "o"},
+        "one draw of random heads": {**_DOT, "ls": ""},
         "unablated": {"color": INK, "lw": 0.9, "ls": (0, (5, 3))},
     }
-    legend_row(figure, [Line2D([], [], **style) for style in names.values()], list(names), columns=1 if narrow else 3)
+    if n_drawn:
+        names = {
+            f"highest-ranked, the {n_drawn} queries of the draws": {**_DIAMOND, "ls": ""},
+            **names,
+        }
+    handles = [Line2D([], [], **style) for style in names.values()]
+    legend_row(figure, handles, list(names), columns=1 if narrow else 2 if n_drawn else 3)
     for axis in left_column(axes):
-        axis.set_ylabel(f"nDCG@{cutoff}")
+        axis.set_ylabel(f"change in nDCG@{cutoff}")
     return figure
 
 
-def _line(axis: Axes, rows: pd.DataFrame, x: str, colour: str, names: list[str]) -> None:
-    axis.fill_between(rows[x], rows["mean_low"], rows["mean_high"], color=colour, alpha=0.18, lw=0)
+def _draws(axis: Axes, draws: pd.DataFrame, rows: pd.DataFrame, n_drawn: int | None) -> None:
+    """A dot a random draw, beside its k; the ranked heads on the same queries above them."""
+    random = draws[draws["kind"] == "random"]
+    for row in random.itertuples():
+        (dot,) = axis.plot([row.k * BESIDE], [row.difference], ls="", gid="draw", **_DOT)
+        hover(dot, f"{row.k} random heads ({row.heads}): {signed(row.difference)}")
+    if n_drawn:
+        for row in draws[(draws["kind"] == "ranked") & draws["k"].isin(random["k"])].itertuples():
+            (mark,) = axis.plot([row.k * BESIDE], [row.difference], ls="", zorder=4, **_DIAMOND)
+            tested = rows[(rows["kind"] == "ranked") & (rows["k"] == row.k)].iloc[0]
+            hover(
+                mark,
+                f"{row.k} highest-ranked heads on the {n_drawn} queries of the draws: {signed(row.difference)}, "
+                f"p {tested['p_random']:.3f} among the draws, {tested['p_family']:.3f} over all k and scopes",
+            )
+
+
+def _line(axis: Axes, rows: pd.DataFrame, x: str, colour: str, names: list[str], unablated: float) -> None:
+    low, high = unablated + rows["diff_low"], unablated + rows["diff_high"]
+    axis.fill_between(rows[x], low, high, color=colour, alpha=0.18, lw=0)
     axis.plot(rows[x], rows["mean"], color=colour, gid="mean")
     marked = rows["decrease_holm"].astype(bool)
     for chosen, face in ((marked, colour), (~marked, "white")):
@@ -133,7 +168,8 @@ def _line(axis: Axes, rows: pd.DataFrame, x: str, colour: str, names: list[str])
             rows.loc[chosen, x], rows.loc[chosen, "mean"], ls="", marker="o", ms=3.2, mew=0.9, mec=colour, mfc=face
         )
     for name, row in zip(names, rows.itertuples(), strict=True):
-        said = f"{name}: {row.mean:.3f} [{row.mean_low:.3f}, {row.mean_high:.3f}], Holm p {row.p_holm:.3g}"
+        change = f"{signed(row.difference)} [{signed(row.diff_low)}, {signed(row.diff_high)}]"
+        said = f"{name}: {row.mean:.3f}, {change} from unablated, Holm p {row.p_holm:.3g}"
         _target(axis, float(getattr(row, x)), row.mean, said)
 
 

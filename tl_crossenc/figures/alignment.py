@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from tl_crossenc.figures.matching import map_extent
 from tl_crossenc.figures.style import (
     BLUE,
     DIVERGING,
@@ -72,7 +73,7 @@ def figure2(
     differences = heads[["layer", "head"]].copy()
     for direction in directions:
         differences[direction] = _difference(heads, matching, direction)
-    norm = centred(differences[directions].to_numpy(dtype=float))
+    norm = centred(1.0 if matching is None else map_extent(matching))
     for axis, (direction, x, suffix, label, kind) in zip(axes, places, strict=True):
         column, formula = CONTRASTS[direction]
         xs, ys, colour = heads[x], heads[column + suffix], differences[direction].to_numpy(dtype=float)

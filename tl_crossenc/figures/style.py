@@ -19,6 +19,8 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from tl_crossenc.significance import least_significant
+
 WIDE, NARROW, PAGE = 7.2, 3.6, 9.0
 """Inches: the two widths, and the height that a page leaves for a figure."""
 LINE = 8.5
@@ -190,11 +192,29 @@ def arrow(direction: str) -> str:
     return direction.replace("->", "→")
 
 
-def centred(values: np.ndarray) -> Normalize:
-    """A scale with 0 in its middle, as wide as the largest finite value of either sign."""
-    finite = np.abs(values[np.isfinite(values)])
-    extent = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+def centred(extent: float) -> Normalize:
+    """A scale with 0 in its middle that ends at ±extent."""
     return TwoSlopeNorm(0.0, -extent, extent)
+
+
+def difference_extent(difference: Any, standard_error: Any, n: int, significant: Any) -> float:
+    """Where the colours of a map of differences end: at the largest difference, if any difference of the map is significant.
+
+    If none is, at twice the smallest difference that would be significant where it is least certain: noise must not be drawn in
+    the strongest colours, and so takes at most half of them.
+
+    Args:
+        difference: `[test]`, NaN where there is none.
+        standard_error: `[test]`, of the difference.
+        n: queries behind each.
+        significant: `[test]`, after correction over all of them.
+    """
+    sizes, errors = (np.asarray(values, dtype=np.float64) for values in (np.abs(difference), standard_error))
+    largest = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
+    if np.any(significant):
+        return largest or 1.0
+    least = least_significant(errors, n, max(1, int(np.isfinite(sizes).sum())))
+    return 2 * max(largest, float(np.max(least[np.isfinite(least)], initial=0.0))) or 1.0
 
 
 def hover(artist: Artist, text: str) -> None:
