@@ -153,6 +153,25 @@ def test_counts_are_the_layers_really_run(rows, model, monkeypatch):
     assert len(calls) == len(prefixes) * len(seen)
 
 
+def test_of_the_last_layer_only_cls_is_run(rows, model, monkeypatch):
+    """Nothing reads its other rows; those of every other layer are run whole."""
+    written = {}
+
+    def watched(run):
+        def call(self, resid, *args, **kwargs):
+            after = run(self, resid, *args, **kwargs)
+            written.setdefault(self.layer, set()).add((after.shape[1], resid.shape[1]))
+            return after
+
+        return call
+
+    for name in ("forward", "rerun_rows"):
+        monkeypatch.setattr(BertBlock, name, watched(getattr(BertBlock, name)))
+    run_conditions(model, encoded(rows[:1]), CONDITIONS)
+    width = len(rows[0][0])
+    assert written == {**{layer: {(width, width)} for layer in range(N_LAYERS - 1)}, N_LAYERS - 1: {(1, width)}}
+
+
 def test_conditions_that_are_alike_in_effect_run_once(rows, model, monkeypatch):
     calls = count_layers(monkeypatch)
     same = [
