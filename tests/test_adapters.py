@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import D_MLP, D_MODEL, D_VOCAB, N_CTX, N_HEADS, N_LAYERS, port, run_hf
-from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from tl_crossenc.adapters import is_adapter_folder, merge, read_adapter
 from tl_crossenc.checkpoints import open_checkpoint
@@ -424,3 +432,37 @@ def test_a_float8_base_is_merged_in_float32(tmp_path, batch):
         low(batch, return_type="logits"),
         hooked(open_model(str(save_adapter(tmp_path / "b", base))))(batch, return_type="logits"),
     )
+
+
+@pytest.mark.parametrize("in_adapter", [True, False])
+def test_texts_are_read_by_the_rules_of_the_adapters_tokenizer_or_of_its_bases(tmp_path, in_adapter):
+    """A cased tokenizer saved by transformers 5, which names no token types, beside a lower-casing one of the other side."""
+    base = save_base(tmp_path / "base")
+    folder = save_adapter(tmp_path / "adapter", base)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "how", "How", "flea", "Flea"]
+    backend = BertTokenizer(vocab={word: i for i, word in enumerate(words)}, do_lower_case=False).backend_tokenizer
+    named = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    own, other = (folder, base) if in_adapter else (base, folder)
+    PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(own)
+    if in_adapter:
+        (other / "vocab.txt").write_text("\n".join(words) + "\n")
+
+    model = HookedCrossEncoder.from_pretrained(str(folder), device="cpu")
+
+    assert model.to_str_tokens("How", "flea Flea") == ["[CLS]", "How", "[SEP]", "flea", "Flea", "[SEP]"]
+    assert not model.types_fed
+    assert (
+        model.to_pairs("How", "flea").tokens[0].tolist()
+        == AutoTokenizer.from_pretrained(own)("How", "flea")["input_ids"]
+    )
+
+
+@pytest.mark.parametrize(("in_base", "score"), [(2, "difference:0"), (3, "difference")])
+def test_the_bases_names_of_labels_are_kept_where_the_adapter_has_as_many(tmp_path, in_base, score):
+    base = save_base(tmp_path / "base", BertForSequenceClassification, n_labels=in_base)
+    config = json.loads((base / "config.json").read_text())
+    names = ("relevant", "not_relevant", "neutral")[:in_base]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    (base / "config.json").write_text(json.dumps(config))
+    folder = save_adapter(tmp_path / "adapter", base, n_labels=2)
+    assert hooked(open_model(str(folder))).cfg.score == score
