@@ -21,6 +21,11 @@ A write of vector y at CLS is worth g . y, g being w * s carried back through th
 the sum of the three embeddings; ln_bias: the LN biases, the embeddings' at layer -1 and both of a layer at that layer; readout:
 pooler and classifier bias; remainder: score minus all of these (rounding, and the tanh's r under `tangent`).
 
+**Hooks.** What ran is what is split: z, MLP outputs, embeddings and scales are those past their hooks. Where a hook changed
+`hook_attn_out` of a pair, its heads and b_O are 0, since they do not write any more, and `edit` of the layer has what stands
+there. A hook on the stream itself (`hook_resid_pre`, `hook_resid_mid`, ..., `hook_normalized`) adds to `edit` of the layer what it
+left minus what it got; so do hooks on pooler and classifier to `readout`.
+
 **Limits.** Direct only: what a head writes to DOC, which a later head brings to CLS, is counted as the later head's. A scale
 depends on all writes; holding it, as here, shares its effect among them in proportion.
 """
@@ -35,16 +40,16 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.cls_writes import cls_rows, contributions, edited_points, writes
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch
 
 Tanh = Literal["secant", "tangent"]
 TANH: tuple[Tanh, ...] = get_args(Tanh)
 COMPONENTS = ("head", "attn_bias", "mlp", "embed", "ln_bias", "readout", "remainder")
-_EMBEDDINGS = ("embed.hook_embed", "embed.hook_pos_embed", "embed.hook_token_type_embed")
+EDIT = "edit"
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class DirectAttribution:
         mlp: `[pair, layer]`.
         embed: `[pair]`.
         ln_bias: `[pair, layer + 1]`, the embeddings' LayerNorm first.
-        readout: `[pair]`, pooler and classifier bias.
+        edit: `[pair, layer + 1]`, what hooks put in between, that of the embeddings first; 0 without hooks.
+        readout: `[pair]`, pooler and classifier bias, and what hooks change past the layers.
         remainder: `[pair]`, the score minus all of the above.
         scores: `[pair]`, the model's own.
         tanh: how the tanh was made linear.
@@ -68,6 +74,7 @@ class DirectAttribution:
     mlp: Float[np.ndarray, "pair layer"]
     embed: Float[np.ndarray, "pair"]
     ln_bias: Float[np.ndarray, "pair layers_and_embed"]
+    edit: Float[np.ndarray, "pair layers_and_embed"]
     readout: Float[np.ndarray, "pair"]
     remainder: Float[np.ndarray, "pair"]
     scores: Float[np.ndarray, "pair"]
@@ -77,20 +84,22 @@ class DirectAttribution:
     def explained(self) -> Float[np.ndarray, "pair"]:
         """The sum of all components but the remainder."""
         layers = self.head.sum((1, 2)) + self.attn_bias.sum(1) + self.mlp.sum(1) + self.ln_bias.sum(1)
+        layers = layers + self.edit.sum(1)
         return layers + self.embed + self.readout
 
     def to_frame(self) -> pd.DataFrame:
         """A row a (pair, component): `pair`, `component`, `layer`, `head`, `contribution`; a pair's rows sum to its score.
 
-        `layer` and `head` are missing where a component has none; the embeddings' LayerNorm has layer -1.
+        `layer` and `head` are missing where a component has none; the embeddings' LayerNorm has layer -1. There are rows of `edit`
+        only where a hook edited something.
         """
         tables = []
-        for name in COMPONENTS:
+        for name in (*COMPONENTS, EDIT) if self.edit.any() else COMPONENTS:
             values = getattr(self, name)
             index = np.indices(values.shape).reshape(values.ndim, -1)
             table = pd.DataFrame({"pair": index[0], "component": name})
             table["layer"] = pd.array(
-                [pd.NA] * values.size if values.ndim == 1 else index[1] - int(name == "ln_bias"), dtype="Int64"
+                [pd.NA] * values.size if values.ndim == 1 else index[1] - int(name in ("ln_bias", EDIT)), dtype="Int64"
             )
             table["head"] = pd.array([pd.NA] * values.size if values.ndim < 3 else index[2], dtype="Int64")
             table["contribution"] = values.ravel()
@@ -120,7 +129,9 @@ def direct_attribution(
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Callable[[int], object] | None = None,
 ) -> DirectAttribution:
-    """Split the score of every pair into what each component writes to CLS, whatever `model.ablating` removes at the moment.
+    """Split the score of every pair into what each component writes to CLS, in the run as it is.
+
+    That is with what `model.ablating` removes, with what `replacing` puts in its place, and with hooks of your own.
 
     Sums are made in float64, whatever the model's dtype.
 
@@ -137,13 +148,13 @@ def direct_attribution(
     if tanh not in TANH:
         raise ValueError(f"expected a tanh among {', '.join(TANH)}, got {tanh!r}")
     L, H, n = model.cfg.n_layers, model.cfg.n_heads, len(pairs)
-    shapes = {"head": (n, L, H), "attn_bias": (n, L), "mlp": (n, L), "ln_bias": (n, L + 1)}
+    shapes = {"head": (n, L, H), "attn_bias": (n, L), "mlp": (n, L), "ln_bias": (n, L + 1), EDIT: (n, L + 1)}
     shapes |= dict.fromkeys(("embed", "readout", "remainder"), (n,))
     values = {name: np.zeros(shape) for name, shape in shapes.items()}
     scores = np.zeros(n)
     for indices, batch in _batches(model, pairs, token_budget):
-        rows, found = _cls_rows(model, batch, _writes(L))
-        parts = _contributions(model, rows, tanh)
+        rows, found = cls_rows(model, batch, writes(L), edited_points(model))
+        parts = contributions(model, rows, tanh)
         scores[indices] = found.double().cpu().numpy()
         for name, part in parts.items():
             values[name][indices] = part.cpu().numpy()
@@ -168,7 +179,7 @@ def score_lens(
     names = [f"blocks.{layer}.hook_normalized_resid_post" for layer in range(model.cfg.n_layers)]
     lens = np.zeros((len(pairs), len(names)))
     for indices, batch in _batches(model, pairs, token_budget):
-        rows, _ = _cls_rows(model, batch, names)
+        rows, _ = cls_rows(model, batch, names)
         with torch.no_grad():
             by_layer = [model.score_of(model.run_head(rows[name][:, None])) for name in names]
         lens[indices] = torch.stack(by_layer, 1).double().cpu().numpy()
@@ -187,69 +198,3 @@ def _batches(
         return
     for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
         yield indices, pairs.batch(indices)
-
-
-def _writes(n_layers: int) -> list[str]:
-    points = ("attn.hook_z", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
-    by_layer = [f"blocks.{layer}.{point}" for layer in range(n_layers) for point in points]
-    return [*_EMBEDDINGS, *by_layer, "pooler.hook_pre"]
-
-
-def _cls_rows(model: HookedCrossEncoder, batch: PairBatch, names: list[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """What the named hook points hold at CLS, `[pair, ...]`, and the scores `[pair]`."""
-    rows: dict[str, Tensor] = {}
-
-    def keep(activation: Tensor, hook: object) -> None:
-        name = str(getattr(hook, "name", ""))
-        rows[name] = (activation if name == "pooler.hook_pre" else activation[:, 0]).detach().clone()
-
-    with torch.no_grad():
-        scores = model.run_with_hooks(batch, fwd_hooks=[(name, keep) for name in names])
-    return rows, scores
-
-
-def _contributions(model: HookedCrossEncoder, rows: dict[str, Tensor], tanh: str) -> dict[str, Tensor]:
-    """Every component's contributions of one batch; from the score back to the embeddings."""
-    stack, embed = model.stack, model.embed
-    kept = {name: row.double() for name, row in rows.items()}
-    u = kept["pooler.hook_pre"]
-    readout = model.classifier.weight.detach().double()
-    w = model.score_of(readout.T)
-    slope = _slope(u, tanh)
-    g = (w * slope) @ model.pooler.weight.detach().double()
-    bias = model.score_of(model.classifier.bias.detach().double()[None])
-    parts: dict[str, list[Tensor]] = {"head": [], "attn_bias": [], "mlp": [], "ln_bias": []}
-    W_O, b_O = model.W_O.double(), model.b_O.double()
-    for layer in reversed(range(model.cfg.n_layers)):
-        at = f"blocks.{layer}."
-        ln_bias = g @ stack.ln2_bias[layer].detach().double()
-        g = _back(g, kept[f"{at}hook_resid_post"], stack.ln2_weight[layer], model.cfg.eps)
-        parts["mlp"].append((g * kept[f"{at}hook_mlp_out"]).sum(-1))
-        ln_bias = ln_bias + g @ stack.ln1_bias[layer].detach().double()
-        g = _back(g, kept[f"{at}hook_resid_mid"], stack.ln1_weight[layer], model.cfg.eps)
-        parts["head"].append(torch.einsum("bhe,hed,bd->bh", kept[f"{at}attn.hook_z"], W_O[layer], g))
-        parts["attn_bias"].append(g @ b_O[layer])
-        parts["ln_bias"].append(ln_bias)
-    parts["ln_bias"].append(g @ embed.ln_bias.detach().double())
-    embeddings = sum((kept[name] for name in _EMBEDDINGS), torch.zeros((), dtype=torch.float64, device=g.device))
-    g = _back(g, embeddings, embed.ln_weight, model.cfg.eps)
-    return {
-        **{name: torch.stack(values[::-1], 1) for name, values in parts.items()},
-        "embed": (g * embeddings).sum(-1),
-        "readout": (w * slope) @ model.pooler.bias.detach().double() + bias,
-    }
-
-
-def _slope(u: Tensor, tanh: str) -> Tensor:
-    """s of tanh(u) = s u + r."""
-    if tanh == "tangent":
-        return 1 - u.tanh().square()
-    tiny = u.abs() < 1e-9
-    return torch.where(tiny, torch.ones_like(u), u.tanh() / u.masked_fill(tiny, 1.0))
-
-
-def _back(g: Tensor, before: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """What is worth g after a LayerNorm, before it: centring is its own transpose, the scale is that of `before`."""
-    scale = (before.var(-1, correction=0, keepdim=True) + eps).sqrt()
-    weighted = g * weight.detach().double()
-    return (weighted - weighted.mean(-1, keepdim=True)) / scale

@@ -11,7 +11,8 @@ positions. A head without any preference gives much to a long text; so heads are
     beyond(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} max(A[r, c] - 1/n, 0),
 
 and the token pairs that a head joins are the largest A[r, c]. All of this is of the run as it is: with what `model.ablating`
-removes gone, and with the hooks that the model has. Heads of the last layer are in the tables, but are not shown: only CLS is read
+removes gone, with what `replacing` puts in its place (a head whose output is replaced adds what it was replaced by; its pattern is
+as it was), and with the hooks that the model has. Heads of the last layer are in the tables, but are not shown: only CLS is read
 from there, and nothing that QUERY or DOC takes in reaches the score (`reaches_score`).
 
 **Limits.** A head can look across without bringing anything (its values decide that), and what it brings may be undone later:

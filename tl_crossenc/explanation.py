@@ -54,6 +54,7 @@ NAMES = {
     "mlp": "MLP",
     "embed": "embeddings",
     "ln_bias": "LayerNorm bias",
+    "edit": "edit by hooks",
     "readout": "pooler and classifier bias",
     "remainder": "remainder",
 }
