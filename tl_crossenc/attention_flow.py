@@ -40,6 +40,7 @@ from tl_crossenc.directions import ALL
 from tl_crossenc.hooked_encoder import FwdHooks, HookedEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES, Part
+from tl_crossenc.reprs import short_repr
 
 QUANTITIES = ("mass", "density", "excess")
 ATTENDERS = (*REAL_PART_NAMES, ALL)
@@ -65,6 +66,8 @@ class Moments:
     count: Int[np.ndarray, "group 1 1 quantity attender attended"]
     mean: Float[np.ndarray, "group layer head quantity attender attended"]
     m2: Float[np.ndarray, "group layer head quantity attender attended"]
+
+    __repr__ = short_repr
 
     @property
     def observed_mean(self) -> Float[np.ndarray, "group layer head quantity attender attended"]:
@@ -117,6 +120,8 @@ class AttentionFlow:
 
     groups: tuple[Hashable, ...]
     moments: Moments
+
+    __repr__ = short_repr
 
     @classmethod
     def empty(cls, n_layers: int, n_heads: int) -> AttentionFlow:

@@ -1,12 +1,12 @@
 """A test collection: queries, qrels (graded judgments), and access to passages that are never all in memory.
 
-A collection comes from a folder of three files,
+A collection comes from a folder of three files, usually
 
 - `docs.tsv`     doc_id TAB text
 - `queries.tsv`  query_id TAB text
 - `qrels.txt`    query_id iteration doc_id grade   (TREC's four columns, any white space, the second unused)
 
-or from an `ir_datasets` id. Decisions on what the files may hold:
+(`layouts.py` has the others: gzipped, JSON lines, BEIR's) or from an `ir_datasets` id. Decisions on what the files may hold:
 
 - A negative grade (junk in some TREC tracks) is read as 0: -1 is the grade of easy negatives here. Grades
   above 3 are kept.
@@ -38,8 +38,8 @@ from tl_crossenc.documents import (
     malformed,
     read_lines,
     reading,
-    two_columns,
 )
+from tl_crossenc.layouts import find_parts, is_header, missing_parts, qrels_header, reader_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ TREC_DL = {
     "trec-dl-2022": "msmarco-passage-v2/trec-dl-2022/judged",
 }
 _VALID_FORMS = (
-    f"a collection is 'demo', one of {', '.join(TREC_DL)}, a folder with {', '.join(FILES)}, "
+    f"a collection is 'demo', one of {', '.join(TREC_DL)}, a folder with {', '.join(FILES)} (or BEIR's "
+    "corpus.jsonl, queries.jsonl and qrels/test.tsv; each may be gzipped), "
     "or an ir_datasets id such as 'vaswani'"
 )
 
@@ -72,6 +73,11 @@ class Collection:
     qrels: dict[str, dict[str, int]]
     docs: Documents = field(compare=False)
     provenance: dict[str, Any] = field(compare=False, default_factory=dict)
+
+    def __repr__(self) -> str:
+        judgments, highest = sum(map(len, self.qrels.values())), self.provenance.get("highest_grade")
+        scale = "" if highest is None else f" of 0..{highest}"
+        return f"Collection({self.name}: {len(self.queries):,} queries, {judgments:,} judgments{scale}, {self.docs!r})"
 
 
 def load_collection(name_or_folder: str | Path) -> Collection:
@@ -96,7 +102,7 @@ def load_collection(name_or_folder: str | Path) -> Collection:
     if text in TREC_DL:
         return _load_ir_dataset(TREC_DL[text], text)
     folder = Path(text).expanduser()
-    if folder.is_dir() and any((folder / file).exists() for file in FILES):
+    if folder.is_dir() and (find_parts(folder) or any((folder / file).exists() for file in FILES)):
         return _load_folder(folder, folder.resolve().name)
     if folder.is_absolute() or text.startswith((".", "~")) or not text.strip() or folder.is_file():
         what = "is not a folder" if not folder.is_dir() else f"has none of {', '.join(FILES)}"
@@ -105,19 +111,19 @@ def load_collection(name_or_folder: str | Path) -> Collection:
 
 
 def _load_folder(folder: Path, name: str) -> Collection:
-    """Read a folder with our own reader.
-
-    `ir_datasets.create_dataset` would read the same files, but it writes a document store (`docs.tsv.pklz4`)
-    beside them that it never invalidates: after an edit of `docs.tsv` it would go on returning the old texts.
-    """
-    missing = [file for file in FILES if not (folder / file).is_file()]
+    """Read a folder with our own readers (`layouts.py` says which files, and why)."""
+    parts = find_parts(folder)
+    missing = missing_parts(parts)
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; {_VALID_FORMS}.")
-    checksums = {file: hashlib.sha256() for file in FILES[1:]}
+    checksums = {part: hashlib.sha256() for part in ("queries", "qrels")}
     queries: dict[str, str] = {}
-    path = folder / "queries.tsv"
-    for number, _, line in read_lines(path, checksums["queries.tsv"]):
-        query_id, text = two_columns(path, number, line, "query_id TAB text")
+    path = parts["queries"]
+    record = reader_of(path, "query_id")
+    for number, _, line in read_lines(path, checksums["queries"]):
+        if is_header(path, number, line):
+            continue
+        query_id, text = record(path, number, line)
         if not text.strip():
             malformed(path, number, line, "a query with text", "an empty one")
         if query_id in queries:
@@ -125,22 +131,35 @@ def _load_folder(folder: Path, name: str) -> Collection:
         queries[query_id] = text
     if not queries:
         raise ValueError(f"{path} has no query; expected lines 'query_id TAB text'.")
-    path = folder / "qrels.txt"
-    qrels, counts = _collect_qrels(_folder_judgments(path, checksums["qrels.txt"]), queries, name, path)
-    digests = {file: checksum.hexdigest() for file, checksum in checksums.items()}
+    path = parts["qrels"]
+    qrels, counts = _collect_qrels(_folder_judgments(path, checksums["qrels"]), queries, name, path)
+    digests = {parts[part].relative_to(folder).as_posix(): checksum.hexdigest() for part, checksum in checksums.items()}
     provenance = {"source": "folder", "name": name, "sha256": digests, **counts}
     judged = frozenset(doc_id for grades in qrels.values() for doc_id in grades)
-    return Collection(name, queries, qrels, FolderDocuments(folder / "docs.tsv", judged), provenance)
+    path = parts["documents"]
+    docs = FolderDocuments(path, judged, reader_of(path, "doc_id"), is_header)
+    return Collection(name, queries, qrels, docs, provenance)
 
 
 def _folder_judgments(path: Path, checksum: Any) -> Iterator[tuple[int, str, str, int]]:
+    """(line, query_id, doc_id, grade) of TREC's four columns, or of BEIR's three where header or file name say so."""
+    three = path.name.removesuffix(".gz").endswith(".tsv")
+    first = True
     for number, _, line in read_lines(path, checksum):
+        named = qrels_header(path, line) if first else None
+        first = False
+        if named is not None:
+            three = named == 3
+            continue
         columns = line.split()
-        if len(columns) != 4:
-            malformed(path, number, line, "four columns, query_id iteration doc_id grade", f"{len(columns)}")
-        if not re.fullmatch(r"[+-]?[0-9]+", columns[3]):
-            malformed(path, number, line, "a whole number as the grade", repr(columns[3]))
-        yield number, columns[0], columns[2], int(columns[3])
+        if len(columns) != (3 if three else 4):
+            expected = (
+                "three columns, query_id doc_id grade" if three else "four columns, query_id iteration doc_id grade"
+            )
+            malformed(path, number, line, expected, f"{len(columns)}")
+        if not re.fullmatch(r"[+-]?[0-9]+", columns[-1]):
+            malformed(path, number, line, "a whole number as the grade", repr(columns[-1]))
+        yield number, columns[0], columns[-2], int(columns[-1])
 
 
 def _collect_qrels(
@@ -170,6 +189,11 @@ def _collect_qrels(
         raise ValueError(
             f"no judgment of collection {name!r} belongs to one of its {len(queries)} queries; "
             "check that its queries and qrels use the same query ids."
+        )
+    if counts["negative_grades_read_as_0"]:
+        logger.info(
+            "%s: %d judgments have a negative grade (junk, in some TREC tracks) and gain nothing, as grade 0",
+            *(name, counts["negative_grades_read_as_0"]),
         )
     if counts["judgments_of_unknown_queries"]:
         unknown = counts["judgments_of_unknown_queries"]

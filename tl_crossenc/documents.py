@@ -11,8 +11,8 @@ import hashlib
 import io
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Collection as AbstractCollection
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -121,13 +121,31 @@ def _short(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def _tsv_record(path: Path, number: int, line: str) -> tuple[str, str]:
+    return two_columns(path, number, line, "doc_id TAB text")
+
+
 class FolderDocuments(Documents):
-    """`docs.tsv`, checked in one pass that remembers where the judged passages and every 256th line start."""
+    """A file of a passage a line, checked in one pass that remembers where the judged passages and every 256th line start.
+
+    Args:
+        path: of the file, gzipped where its name ends in `.gz`: then each later read unpacks it from its beginning.
+        judged: ids of the passages that are asked for by id.
+        record: (path, line number, line) -> (doc_id, text); `docs.tsv`'s by default.
+        is_header: (path, line number, line) -> whether the line is no record.
+    """
 
     STRIDE = 256
 
-    def __init__(self, path: Path, judged: frozenset[str]) -> None:
-        self._path, self._wanted = path, judged
+    def __init__(
+        self,
+        path: Path,
+        judged: frozenset[str],
+        record: Callable[[Path, int, str], tuple[str, str]] = _tsv_record,
+        is_header: Callable[[Path, int, str], bool] = lambda path, number, line: False,
+    ) -> None:
+        self._path, self._wanted, self._judged = path, judged, judged
+        self._record, self._is_header = record, is_header
         self._offsets: dict[str, int] | None = None
         self._marks: list[int] = []
         self._count = 0
@@ -138,7 +156,13 @@ class FolderDocuments(Documents):
         self._marks, self._count = [], 0
         checksum = hashlib.sha256()
         for number, offset, line in read_lines(self._path, checksum):
-            doc_id, _ = two_columns(self._path, number, line, "doc_id TAB text")
+            if (
+                number == 1
+                and line.partition("\t")[0] not in self._judged
+                and self._is_header(self._path, number, line)
+            ):
+                continue
+            doc_id, _ = self._record(self._path, number, line)
             if self._count % self.STRIDE == 0:
                 self._marks.append(offset)
             if doc_id in self._wanted:
@@ -162,23 +186,28 @@ class FolderDocuments(Documents):
         with unpacked(self._path) as file:
             for doc_id in sorted(set(doc_ids) & offsets.keys(), key=offsets.__getitem__):
                 file.seek(offsets[doc_id])
-                found, texts[doc_id] = self._next(file)
+                found, texts[doc_id] = self._parsed(self._next(file))
                 if found != doc_id:
                     self._changed()
         return texts
 
-    def _next(self, file: Any) -> tuple[str, str]:
-        """(doc_id, text) of the next line that is not blank; the pass has found it well formed."""
+    def _next(self, file: Any) -> str:
+        """The next line that is not blank."""
         while True:
             at_start = file.tell() == 0
             raw = file.readline()
             line = _decoded(self._path, 1 if at_start else 2, raw)
             if line.strip():
-                break
+                return line
             if not raw:
                 self._changed()
-        doc_id, _, text = line.partition("\t")
-        return doc_id, text
+
+    def _parsed(self, line: str) -> tuple[str, str]:
+        """(doc_id, text) of a line that the pass has found well formed."""
+        try:
+            return self._record(self._path, 0, line)
+        except ValueError:
+            self._changed()
 
     def _changed(self) -> NoReturn:
         raise ValueError(f"{self._path} changed while it was being read; start again.")
@@ -197,13 +226,18 @@ class FolderDocuments(Documents):
                 file.seek(self._marks[position // self.STRIDE])
                 for _ in range(position % self.STRIDE):
                     self._next(file)
-                found[position] = self._next(file)
+                found[position] = self._parsed(self._next(file))
         return found
 
     def provenance(self) -> dict[str, Any]:
         """See `Documents.provenance`."""
         self._scanned()
-        return {"documents": self._count, "sha256": self._sha256}
+        usual = {} if self._path.name == FILES[0] else {"file": self._path.name}
+        return {"documents": self._count, "sha256": self._sha256, **usual}
+
+    def __repr__(self) -> str:
+        count = "not read yet" if self._offsets is None else f"{self._count:,} passages"
+        return f"FolderDocuments({self._path.name}: {count})"
 
 
 def default_text(record: Any, dataset_id: str) -> str:
@@ -278,3 +312,6 @@ class IrDatasetsDocuments(Documents):
     def provenance(self) -> dict[str, Any]:
         """See `Documents.provenance`."""
         return {"id": self._id}
+
+    def __repr__(self) -> str:
+        return f"IrDatasetsDocuments({self._id})"

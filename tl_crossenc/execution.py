@@ -26,6 +26,7 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.hooked_encoder import Ablation, as_condition
 from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
+from tl_crossenc.reprs import short_repr
 
 Progress = Callable[[int], object]
 LayerPlan = tuple[LayerEdits | None, ...]
@@ -44,6 +45,8 @@ class Scores:
     values: Float[np.ndarray, "condition pair"]
     layers_run: int
     layers_alone: int
+
+    __repr__ = short_repr
 
 
 def run_conditions(

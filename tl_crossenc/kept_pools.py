@@ -128,7 +128,7 @@ def _changed(pool: Pool, source: Path | None) -> list[str]:
     recorded = pool.provenance.get("collection", {})
     if source is None or recorded.get("source") != "folder":
         return []
-    digests = {**recorded["sha256"], "docs.tsv": recorded["docs"]["sha256"]}
+    digests = {**recorded["sha256"], recorded["docs"].get("file", "docs.tsv"): recorded["docs"]["sha256"]}
     return [file for file, digest in digests.items() if _sha256(source / file) != digest]
 
 

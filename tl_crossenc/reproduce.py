@@ -35,6 +35,7 @@ from tl_crossenc.published import (
     VAST_2025_UNABLATED,
 )
 from tl_crossenc.report import remove_others, shown_files, write_report
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.shown import short_name
 from tl_crossenc.store import Store, write_atomic
 from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, measure_text, table1_csv
@@ -117,6 +118,8 @@ class Reproduction:
     results: dict[str, Any] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
     report: Path | None = None
+
+    __repr__ = short_repr
 
     @property
     def published(self) -> dict[str, float] | None:

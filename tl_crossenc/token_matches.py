@@ -39,6 +39,7 @@ from tl_crossenc.directions import Direction
 from tl_crossenc.hooked_encoder import FwdHooks, HookedEncoder
 from tl_crossenc.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.parts import Part
+from tl_crossenc.reprs import short_repr
 
 KINDS = ("same_piece", "same_word", "other")
 MATCH_DIRECTIONS = (Direction(Part.QUERY, Part.DOC), Direction(Part.DOC, Part.QUERY))
@@ -65,6 +66,8 @@ class Tally:
 
     groups: tuple[Hashable, ...]
     totals: dict[str, np.ndarray]
+
+    __repr__ = short_repr
 
     @classmethod
     def join(cls, tallies: Iterable[Tally]) -> Tally:
@@ -112,6 +115,8 @@ class PairMatches:
     token_pairs: Int[np.ndarray, "pair kind"]
     mass: Float[np.ndarray, "pair direction layer head kind"]
     counts: Int[np.ndarray, "pair direction layer head kind bin"]
+
+    __repr__ = short_repr
 
     def sums(self, groups: Sequence[Hashable]) -> Tally:
         """Totals by group: `pairs` that count, `token_pairs` and `token_share` `[kind]`, `mass` as above.

@@ -34,6 +34,7 @@ from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
 from tl_crossenc.identity import model_identity
 from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.pools import Pool
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.store import CellKey, Store
 
 FULL_STOPS = (".", "Ġ.", "▁.")
@@ -74,6 +75,8 @@ class Attention:
     pairs_run: int
     model: str
     highest_grades: tuple[int, ...] = (3,)
+
+    __repr__ = short_repr
 
     @property
     def groups(self) -> tuple[Group, ...]:

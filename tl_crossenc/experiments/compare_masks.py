@@ -30,6 +30,7 @@ from tl_crossenc.published import (
     ZHAN_2020_CUT_LAYERS,
     ZHAN_2020_MRR,
 )
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.significance import compare, mean_interval
 from tl_crossenc.store import Store
 
@@ -64,6 +65,8 @@ class MaskComparison:
     layers_alone: int
     ideal: str = "pool"
     one_gain: int = 0
+
+    __repr__ = short_repr
 
 
 def mask_conditions(

@@ -31,6 +31,7 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.ranking import Ranked, rank_under
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.pools import Pool
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.significance import mean_interval, rank_p_values
 from tl_crossenc.store import Store
 
@@ -70,6 +71,8 @@ class HeadAblation:
     layers_run: int
     layers_alone: int
     whole_job: tuple[int, int]
+
+    __repr__ = short_repr
 
 
 def heads_condition(heads: Sequence[LayerHead], scope: str, mode: Mode = "zero") -> Condition:

@@ -18,6 +18,7 @@ from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.pools import Pool
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.significance import compare, mean_interval
 from tl_crossenc.store import Store
 
@@ -51,6 +52,8 @@ class LayerSweep:
     layers_run: int
     layers_alone: int
     whole_job: tuple[int, int]
+
+    __repr__ = short_repr
 
 
 def span_layers(span: Span, layer: int, n_layers: int) -> range:

@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.significance import holm
 from tl_crossenc.token_matches import BIN_WIDTH, CENTRES
 
@@ -64,6 +65,8 @@ class Labels:
     used: Bool[np.ndarray, "passage"]
     relevant: Bool[np.ndarray, "permutation passage"]
     n_queries: int
+
+    __repr__ = short_repr
 
 
 def permuted_labels(

@@ -31,6 +31,7 @@ from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.grades import listed
 from tl_crossenc.heads import check_heads, format_heads
 from tl_crossenc.pools import Pool
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.store import Store
 from tl_crossenc.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
@@ -74,6 +75,8 @@ class MatchDistributions:
     pairs_run: int
     n_permutations: int
     seed: int
+
+    __repr__ = short_repr
 
 
 def run_match_distributions(

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.significance import mean_interval, paired_t
 from tl_crossenc.token_matches import KINDS, MATCH_DIRECTIONS, Tally
 
@@ -56,6 +57,8 @@ class QueryMasses(NamedTuple):
     mass: Float[np.ndarray, "row direction layer head kind"]
     share: Float[np.ndarray, "row direction layer head kind"]
     lift: Float[np.ndarray, "row direction layer head kind"]
+
+    __repr__ = short_repr
 
 
 def query_masses(sums: Tally, groups: Mapping[str, Iterable[int]]) -> QueryMasses:

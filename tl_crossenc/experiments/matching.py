@@ -27,6 +27,7 @@ from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.grades import check_sides, listed
 from tl_crossenc.grades import relevant_grades as by_scale
 from tl_crossenc.heads import Head
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.sampling import EASY_NEGATIVE
 from tl_crossenc.significance import ALPHA, holm, paired_t
 
@@ -47,6 +48,8 @@ class QueryMeans(NamedTuple):
     queries: tuple[tuple[str, str], ...]
     relevant: Float[np.ndarray, "query layer head"]
     against: Float[np.ndarray, "query layer head"]
+
+    __repr__ = short_repr
 
 
 def relevant_by_scale(highest_grades: Iterable[int]) -> tuple[int, ...]:

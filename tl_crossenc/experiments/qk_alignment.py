@@ -39,6 +39,7 @@ from tl_crossenc.qk import (
     spectrum,
 )
 from tl_crossenc.qk_terms import TERM_DIRECTIONS, TERMS, TermMoments, term_moments
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.store import CellKey, Store
 
 Moments = TypeVar("Moments", PartMoments, TermMoments)
@@ -77,6 +78,8 @@ class QKAlignment:
     pairs: int
     sampled: int
     seed: int
+
+    __repr__ = short_repr
 
 
 def run_qk_alignment(

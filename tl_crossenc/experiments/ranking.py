@@ -15,6 +15,7 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.evaluation import per_query_ndcg
 from tl_crossenc.experiments.scoring import PoolScores, Progress, score_pool
 from tl_crossenc.pools import Pool
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.store import Store
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Ranked:
     layers_alone: int
     whole_job: tuple[int, int]
     ideal: str = "pool"
+
+    __repr__ = short_repr
 
     @property
     def ndcg(self) -> pd.DataFrame:

@@ -27,6 +27,7 @@ from tl_crossenc.identity import model_identity
 from tl_crossenc.pairs import EncodedPairs
 from tl_crossenc.pools import Pool
 from tl_crossenc.replacement import MAX_DONORS, ZERO, ReplacementMeans, ReplacementSamples, Values, replacing
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.significance import compare, mean_interval
 from tl_crossenc.store import CellKey, Store
 from tl_crossenc.targets import Target, TargetLike, as_targets, check_apart, check_targets, format_targets
@@ -65,6 +66,8 @@ class ReplacementAblation:
     seed: int
     max_donors: int
     layers_run: int
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.execution import count_layer_runs, run_conditions
 from tl_crossenc.identity import model_identity
 from tl_crossenc.pools import Pool
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.store import CellKey, Store
 
 SHARD = 256
@@ -60,6 +61,8 @@ class PoolScores:
     layers_run: int
     layers_alone: int
     whole_job: tuple[int, int]
+
+    __repr__ = short_repr
 
 
 def score_pool(

@@ -16,6 +16,7 @@ import pandas as pd
 from tl_crossenc.attention_flow import ATTENDED, ATTENDERS, DOC_STOPS, QUANTITIES, QUERY_STOPS
 from tl_crossenc.experiments.attention import Attention, Group
 from tl_crossenc.experiments.unavailable import Unavailable
+from tl_crossenc.reprs import short_repr
 
 SINKS: dict[str, tuple[str, ...]] = {
     "CLS": ("CLS",),
@@ -40,6 +41,8 @@ class Sinks(NamedTuple):
 
     by_layer: pd.DataFrame
     by_head: pd.DataFrame
+
+    __repr__ = short_repr
 
 
 def measure_sinks(attention: Attention, *, grades: Iterable[int] | None = None) -> Sinks:

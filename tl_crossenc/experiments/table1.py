@@ -17,6 +17,7 @@ from tl_crossenc.directions import Direction, direction_grid
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.pools import Pool
+from tl_crossenc.reprs import short_repr
 from tl_crossenc.significance import compare, mean_interval
 from tl_crossenc.store import Store
 
@@ -55,6 +56,8 @@ class Table1:
     layers_alone: int
     ideal: str = "pool"
     one_gain: int = 0
+
+    __repr__ = short_repr
 
     @property
     def unablated(self) -> float:
