@@ -248,7 +248,7 @@ def damaged(folder, how):
     if how.startswith("truncated"):
         weights.write_bytes(weights.read_bytes()[:-1000])
     elif how == "corrupt":
-        weights.write_bytes(b"\x00" * 5000)
+        weights.write_bytes(b"\x00" * 50_000)
     elif how == "no weights":
         weights.unlink()
     elif how == "config":
