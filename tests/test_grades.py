@@ -53,6 +53,7 @@ def undrawn(monkeypatch):
     """Jobs draw nothing: their numbers are what is looked at."""
     monkeypatch.setattr("tl_crossenc.reproduce.draw_figures", lambda folder: {})
     monkeypatch.setattr("tl_crossenc.reproduce.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("tl_crossenc.reproduce.shown_files", lambda missing: [])
 
 
 @pytest.fixture(scope="module")

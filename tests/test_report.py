@@ -222,7 +222,7 @@ def test_the_table_of_heads_equals_the_frames(page, folder):
 def test_hover_titles_name_every_head_of_the_maps(text, folder):
     matching = load_table(folder, "figure1b", "heads")
     titles = re.findall(r"<title>(head \d+\.\d+, \w+→\w+: [^<]*standard error[^<]*)</title>", text)
-    assert len(titles) == 2 * len(matching)  # wide and narrow
+    assert len(titles) == 2 * 2 * len(matching)  # of the model and of its twin, wide and narrow
     row = matching.iloc[7]
     said = (
         f"head {row['layer']}.{row['head']}, {row['direction'].replace('->', '→')}: {row['difference']:+.3f}".replace(
