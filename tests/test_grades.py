@@ -19,6 +19,7 @@ from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.grades import parse_grades, relevant_grades, scale_sentence
 from tl_crossenc.kept_pools import frozen_pool
 from tl_crossenc.pools import Pool, PoolSpec
+from tl_crossenc.report import shown_files
 from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.store import Store
 
@@ -53,7 +54,11 @@ def undrawn(monkeypatch):
     """Jobs draw nothing: their numbers are what is looked at."""
     monkeypatch.setattr("tl_crossenc.reproduce.draw_figures", lambda folder: {})
     monkeypatch.setattr("tl_crossenc.reproduce.write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr("tl_crossenc.reproduce.shown_files", lambda missing: [])
+
+    def undrawn_files(missing):
+        return [name for name in shown_files(missing) if not name.endswith((".svg", ".pdf", ".html"))]
+
+    monkeypatch.setattr("tl_crossenc.reproduce.shown_files", undrawn_files)
 
 
 @pytest.fixture(scope="module")

@@ -283,6 +283,7 @@ def describe(settings: Settings, model: HookedCrossEncoder, source: Mapping[str,
         if item.name not in (*NOT_OF_THE_JOB, *FREE, "pool", "options"):
             fixed[item.name] = getattr(settings, item.name)
     fixed |= {f"pool.{name}": value for name, value in asdict(settings.pool).items()}
+    fixed.pop("pool.match_grades")  # follows the relevant grades, which are free
     fixed["seed"] = settings.options.seed
     free = {name: getattr(settings, name) for name in FREE} | {"device": model.device.type}
     for item in fields(settings.options):
