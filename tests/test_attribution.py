@@ -96,6 +96,10 @@ def test_positions_layers_and_first_choices(net):
     )
     assert found["resid_mid"].axes == {"layer": (2, 0), "position": tuple(range(13))}
     assert np.isnan(found["resid_mid"].scores[2, :, 5:]).all()
+    # Both runs forward and one backward, whatever the sites; plainly, a run for each of the 38 positions and 3 heads x 4 pairs.
+    assert found["z"].layers_run == found["resid_mid"].layers_run == 3 * N_LAYERS * 4
+    assert found["resid_mid"].layers_plain == (2 * 38 + 2 * 4) * N_LAYERS
+    assert found["z"].layers_plain == (2 * 3 * 4 + 2 * 4) * N_LAYERS
     finer = attribution_patch(net, clean, corrupted, {"resid_mid": "part", "z": "head_part"})
     whole = np.nansum(found["resid_mid"].difference(), -1)
     np.testing.assert_allclose(whole, finer["resid_mid"].difference().sum(-1)[:, [2, 0]], atol=1e-10)

@@ -167,6 +167,7 @@ def test_the_whole_residual_stream_restores_exactly_1(mode):
     found = activation_patch(port(tiny_hf(2), torch.float32), clean, corrupted, "resid_pre", by="all", mode=mode)
     assert found.scores.shape == (4, N_LAYERS)
     assert (found.restored() == 1).all()
+    assert found.layers_run == 2 * N_LAYERS * 4  # the two runs alone, though padding differs and is not patched
     late = activation_patch(port(tiny_hf(2)), clean, corrupted, "resid_post", by="part", parts=["CLS"], layers=[2])
     np.testing.assert_array_equal(late.restored(), np.ones((4, 1, 1)))  # all that the head reads
 
