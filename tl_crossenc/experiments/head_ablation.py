@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -162,7 +163,7 @@ def run_head_ablation(
     tested = _drawable(ranking, usable, model.cfg.n_heads)[-(drawn_counts or len(usable)) :]
     drawn = _draws(ranking[: max(tested, default=0)], tested, model.cfg.n_heads, n_draws, seed)
     ranked_sets = {(k, "ranked", 0): tuple(ranking[:k]) for k in usable}
-    given = {"cutoff": cutoff, "gain": gain, "token_budget": token_budget, "progress": progress}
+    given: dict[str, Any] = {"cutoff": cutoff, "gain": gain, "token_budget": token_budget, "progress": progress}
 
     def under(some: Sequence[Pool], sets: Iterable[tuple[LayerHead, ...]]) -> Ranked:
         conditions = [heads_condition(heads, scope, mode) for scope in SCOPES for heads in sets]
@@ -263,5 +264,5 @@ def _curve(draws: pd.DataFrame, ndcg: pd.DataFrame) -> pd.DataFrame:
         if len(others):
             spread = [getattr(others[of], how)() for of in ("mean", "difference") for how in ("mean", "min", "max")]
             rows.append((scope, k, "random", *map(float, spread), len(others), np.nan, np.nan))
-    middle = [*("mean", "low", "high"), *("difference", "diff_low", "diff_high")]
-    return pd.DataFrame(rows, columns=["scope", "k", "kind", *middle, "n_draws", "p_random", "p_family"])
+    bounded = ("mean", "low", "high", "difference", "diff_low", "diff_high")
+    return pd.DataFrame(rows, columns=["scope", "k", "kind", *bounded, "n_draws", "p_random", "p_family"])

@@ -58,7 +58,8 @@ class QueryMasses(NamedTuple):
     share: Float[np.ndarray, "row direction layer head kind"]
     lift: Float[np.ndarray, "row direction layer head kind"]
 
-    __repr__ = short_repr
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def query_masses(sums: Tally, groups: Mapping[str, Iterable[int]]) -> QueryMasses:

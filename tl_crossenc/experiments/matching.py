@@ -49,7 +49,8 @@ class QueryMeans(NamedTuple):
     relevant: Float[np.ndarray, "query layer head"]
     against: Float[np.ndarray, "query layer head"]
 
-    __repr__ = short_repr
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def relevant_by_scale(highest_grades: Iterable[int]) -> tuple[int, ...]:

@@ -42,7 +42,8 @@ class Sinks(NamedTuple):
     by_layer: pd.DataFrame
     by_head: pd.DataFrame
 
-    __repr__ = short_repr
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def measure_sinks(attention: Attention, *, grades: Iterable[int] | None = None) -> Sinks:
