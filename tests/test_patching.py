@@ -404,7 +404,7 @@ def test_half_precision():
         ({"site": "z", "heads": [3]}, "heads 0..2, got head 3"),
         ({"site": "z", "heads": []}, "at least one head"),
         ({"site": "z", "layers": [1, 1]}, "each once"),
-        ({"site": "z", "layers": [-1]}, "layers 0..2"),
+        ({"site": "z", "layers": [-4]}, r"layers -3\.\.2"),
         (
             {"site": "resid_pre", "by": "position", "positions": [5]},
             "positions 0..4, the positions that every pair has, got",
