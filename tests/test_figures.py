@@ -17,11 +17,11 @@ from matplotlib.patches import Polygon, Rectangle
 from scipy import stats
 
 from tl_crossenc import figures
-from tl_crossenc.artefacts import NOT_COMPUTED
+from tl_crossenc.artefacts import NOT_COMPUTED, drawn_kinds
 from tl_crossenc.drawing import DRAWERS, draw_figures
 from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.figures.ablation import BESIDE
-from tl_crossenc.figures.distributions import densities, drawn_kinds
+from tl_crossenc.figures.distributions import densities
 from tl_crossenc.figures.matching import map_extent
 from tl_crossenc.figures.sinks import zhan_points
 from tl_crossenc.figures.style import centred, difference_extent, hover, hover_each, signed

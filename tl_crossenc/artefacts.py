@@ -126,6 +126,16 @@ ARTEFACTS: dict[str, Artefact] = {
 DRAWN = tuple(key for key, artefact in ARTEFACTS.items() if artefact.drawn)
 
 
+LEAST = 50
+"""Token pairs that every group needs for a kind of match to be drawn: fewer make a rug, not a distribution."""
+
+
+def drawn_kinds(token_pairs: pd.DataFrame) -> list[str]:
+    """The kinds of match of which every group has at least `LEAST` token pairs; from `MatchDistributions.token_pairs`."""
+    fewest = token_pairs.groupby("kind", sort=False)["count"].min()
+    return [str(kind) for kind in fewest.index[fewest >= LEAST]]
+
+
 def save_ablation(folder: Path, key: str, result: Any) -> dict[str, Any]:
     """Tables of a `LayerSweep` (figure1a) or `HeadAblation` (head_ablation), and its scalars."""
     _save_tables(folder, key, result, index=("per_query",))
@@ -149,7 +159,19 @@ def save_figure1b(folder: Path, key: str, result: pd.DataFrame) -> dict[str, Any
 
 
 def save_figure1c(folder: Path, key: str, result: Any) -> dict[str, Any]:
-    """Tables of a `MatchDistributions`, and its scalars."""
+    """Tables of a `MatchDistributions`, and its scalars.
+
+    Raises:
+        Unavailable: no kind of match has enough token pairs for a distribution.
+    """
+    if key == "figure1c":
+        shown = str(result.distance["comparison"].iloc[-1]).split(" - ")
+        counts = result.token_pairs[result.token_pairs["group"].isin(shown)]
+        if not drawn_kinds(counts):
+            raise Unavailable(
+                f"a distribution of attention weights needs {LEAST} token pairs of one kind of match in {' and in '.join(shown)} "
+                f"passages, and the fullest kind has {counts.groupby('kind')['count'].min().max():,}: take more passages"
+            )
     _save_tables(folder, key, result)
     counts = {"groups": {name: list(grades) for name, grades in result.groups.items()}, "n_heads": len(result.heads)}
     return counts | _present(result, "pairs", "n_permutations", "seed")
@@ -209,7 +231,11 @@ def save_all(
         elif result is None and key != "table1":
             missing[key] = NOT_COMPUTED
         elif key in SAVERS:
-            scalars = SAVERS[key](folder, key, result) | dict((about or {}).get(key, {}))
+            try:
+                scalars = SAVERS[key](folder, key, result) | dict((about or {}).get(key, {}))
+            except Unavailable as reason:
+                missing[key] = str(reason)
+                continue
             write_json(folder / f"{key}.json", _plain(scalars))
     for key in missing:
         for name in files_of(key):

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.artefacts import load_scalars, load_table
+from tl_crossenc.artefacts import drawn_kinds, load_scalars, load_table
 from tl_crossenc.captions_matching import ALPHA_TEXT, figure1b, figure1b_control, figure1b_counts
 from tl_crossenc.figures.ablation import SPAN_LABELS
 from tl_crossenc.figures.alignment import CEILING, FLOOR
-from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, drawn_kinds, ordered_groups
+from tl_crossenc.figures.distributions import GROUP_NAMES, KIND_NAMES, ordered_groups
 from tl_crossenc.grades import listed
 from tl_crossenc.published import VAST_2025, ZHAN_2020
 from tl_crossenc.shown import short_name
-from tl_crossenc.tables import OURS_MARK, PAPER_MARK, measure_text, one_gain_text
+from tl_crossenc.tables import NO_TEST, OURS_MARK, PAPER_MARK, interval_text, measure_text, one_gain_text, queries_text
 
 
 @dataclass(frozen=True)
@@ -99,26 +99,32 @@ def caption(folder: Path, key: str, run: Run) -> str:
 
 def _table1(folder: Path, _: dict, run: Run) -> str:
     per_query = load_table(folder, "table1", "per_query")
+    marks = (
+        f"{PAPER_MARK} {ALPHA_TEXT} under an unpaired two-tailed Student's t-test (the paper's); {OURS_MARK} under a paired one "
+        "with Holm's correction over the 36 directions."
+    )
     return (
-        f"{run.measure} of {run.where} ({len(per_query):,} queries{run.ranked}) with one direction of attention removed in "
+        f"{run.measure} of {run.where} ({queries_text(len(per_query))}{run.ranked}) with one direction of attention removed in "
         f"every layer and head (mode {run.mode}). Rows attend, columns are attended. Unablated {per_query['none'].mean():.3f}, "
-        f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {PAPER_MARK} {ALPHA_TEXT} under an unpaired "
-        f"two-tailed "
-        f"Student's t-test (the paper's); {OURS_MARK} under a paired one with Holm's correction over the 36 directions. The "
-        f"shade is "
-        f"the change from the unablated model, the row ALL is ours.{run.one_gain}"
+        f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {marks if len(per_query) > 1 else NO_TEST} The shade "
+        f"is the change from the unablated model, the row ALL is ours.{run.one_gain}"
     )
 
 
 def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
-    curve = load_table(folder, "figure1a", "curve")
+    curve, tested = load_table(folder, "figure1a", "curve"), scalars["n_queries"] > 1
+    bands = (
+        " Bands: 95 % t-intervals of the paired difference from the unablated model over queries, drawn from its mean."
+    )
+    marked = (
+        f"Filled points: a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all "
+        f"{len(curve)} points."
+    )
     return (
-        f"{run.measure} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with one direction "
-        f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head. Bands: 95 % "
-        f"t-intervals of the paired difference from the unablated model over queries, drawn from its mean. Dashed: unablated, "
-        f"{_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. Filled points: "
-        f"a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all {len(curve)} "
-        f"points.{run.one_gain}"
+        f"{run.measure} of {run.where} ({queries_text(scalars['n_queries'])}{run.ranked}) with one direction "
+        f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head."
+        f"{bands if tested else ''} Dashed: unablated, {_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. "
+        f"{marked if tested else NO_TEST}{run.one_gain}"
         + (
             f" Shared prefixes: {scalars['layers_shared']:,} layers of a pair run, {scalars['layers_alone']:,} without sharing."
             if scalars.get("layers_shared")
@@ -136,7 +142,7 @@ def _figure1c(folder: Path, scalars: dict, run: Run) -> str:
     return (
         f"Attention weights between QUERY and DOC tokens, all heads of a layer together, in {_groups(scalars, shown)}: "
         f"{run.where}, "
-        f"{int(rows['n_queries'].max()):,} queries with both. Heights are shares of a layer's weights per decade, the first "
+        f"{queries_text(int(rows['n_queries'].max()))} with both. Heights are shares of a layer's weights per decade, the first "
         f"bin all below 10⁻⁸. W₁: first Wasserstein "
         f"distance of the two distributions in decades, bold where p ≤ .05 against {scalars['n_permutations']:,} permutations "
         f"of the labels "
@@ -156,7 +162,8 @@ def _matches(folder: Path, scalars: dict, run: Run) -> str:
         f"same word "
         "piece; middle: tokens that share neither piece nor word; bottom: the first as a share of all attention between QUERY "
         "and "
-        "DOC, dotted the share that equal attention to every token would give. Bands: 95 % t-intervals over queries."
+        "DOC, dotted the share that equal attention to every token would give."
+        + (" Bands: 95 % t-intervals over queries." if mass["mass_low"].notna().any() else "")
     )
 
 
@@ -222,10 +229,11 @@ def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
     drawn_queries = scalars.get("drawn_queries")
     sample = f" on {len(drawn_queries or ())} of the queries, drawn at random (diamonds: the ranked heads on these)"
     where = sample if drawn_queries else ""
+    bands = " Bands: 95 % t-intervals of the paired change over queries."
     return (
-        f"Change of {run.measure} of {run.where} ({scalars['n_queries']:,} queries{run.ranked}) with the k highest-ranked "
-        f"heads removed, in the directions between QUERY and DOC only, and wholly. Bands: 95 % t-intervals of the paired "
-        f"change over queries. Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. "
+        f"Change of {run.measure} of {run.where} ({queries_text(scalars['n_queries'])}{run.ranked}) with the k highest-ranked "
+        f"heads removed, in the directions between QUERY and DOC only, and wholly."
+        f"{bands if scalars['n_queries'] > 1 else ''} Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. "
         + (
             f"Dots: {int(random['n_draws'].max())} draws of k other heads with as many in each layer, each a mean{where}; seed "
             f"{scalars['seed']}. {_draw_tests(curve)} Heads are ranked and removed on the same queries."
@@ -271,7 +279,7 @@ def _draw_tests(curve: pd.DataFrame) -> str:
 
 def _interval(scalars: dict) -> str:
     mean, low, high = (scalars["unablated"][name] for name in ("mean", "low", "high"))
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:.3f}{interval_text(low, high)}"
 
 
 def _groups(scalars: dict, shown: list[str]) -> str:

@@ -27,7 +27,7 @@ from tl_crossenc.files import explained, write_atomic
 from tl_crossenc.head_table import head_table
 from tl_crossenc.shown import short_name
 from tl_crossenc.significance import ALPHA, least_significant, mean_interval
-from tl_crossenc.tables import SIDES, cell_text
+from tl_crossenc.tables import SIDES, cell_text, holm_text, interval_text
 
 REPORT = "report.html"
 TEMPLATE = "report_template.html"
@@ -146,15 +146,14 @@ def table1_extent(comparison: pd.DataFrame) -> float:
 def _cell(row: pd.Series, unablated: float, scale: Any) -> dict[str, Any]:
     value, marks, bold = cell_text(row, unablated)
     shade = DIVERGING(0.5 + 0.55 * (float(scale(row["difference"])) - 0.5))
-    said = (
-        f"{arrow(str(row.name))}: {signed(row['difference'])} [{signed(row['diff_low'])}, {signed(row['diff_high'])}]"
-    )
+    bounds = interval_text(row["diff_low"], row["diff_high"], "+").replace("-", "−")
+    said = f"{arrow(str(row.name))}: {signed(row['difference'])}{bounds}{holm_text(row['p_holm'])}"
     return {
         "value": value,
         "marks": marks,
         "bold": bold,
         "shade": to_hex(shade),
-        "title": f"{said}, Holm p {row['p_holm']:.3g}",
+        "title": said,
     }
 
 
@@ -181,8 +180,7 @@ def _facts(folder: Path, run: Run, missing: dict[str, str]) -> list[tuple[str, s
     if "table1" not in missing:
         per_query = load_table(folder, "table1", "per_query")
         low, high = mean_interval(per_query["none"])
-        interval = f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else ""
-        facts.append((f"nDCG@{run.cutoff}", f"{per_query['none'].mean():.3f}{interval}"))
+        facts.append((f"nDCG@{run.cutoff}", f"{per_query['none'].mean():.3f}{interval_text(low, high)}"))
         facts.append(("random ranking", f"{per_query['random'].mean():.3f}"))
         facts.append(("queries", f"{len(per_query):,}"))
     if run.by_grade:

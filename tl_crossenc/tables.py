@@ -25,6 +25,25 @@ LATEX = {
 }
 
 
+NO_TEST = "One query: there is no interval, and nothing is tested."
+
+
+def interval_text(low: float | None, high: float | None, sign: str = "") -> str:
+    """` [0.750, 0.850]`; nothing where there is none, as over one query."""
+    missing = low is None or high is None or pd.isna(low) or pd.isna(high)
+    return "" if missing else f" [{low:{sign}.{DIGITS}f}, {high:{sign}.{DIGITS}f}]"
+
+
+def holm_text(p: float) -> str:
+    """`, Holm p 0.0123`; nothing where nothing was tested."""
+    return "" if pd.isna(p) else f", Holm p {p:.3g}"
+
+
+def queries_text(count: int) -> str:
+    """`1 query`, `7 queries`."""
+    return f"{count:,} {'query' if count == 1 else 'queries'}"
+
+
 def cell_text(row: pd.Series, unablated: float, digits: int = DIGITS) -> tuple[str, str, bool]:
     """(value, marks, whether it is a decrease at the precision shown) of one row of `significance.compare`."""
     value = f"{row['mean']:.{digits}f}"
@@ -143,11 +162,14 @@ def caption(
         one_gain: queries that cannot be ranked wrongly.
     """
     mean, low, high = unablated
-    return (
-        f"{measure} of {model} on {collections} ({n_queries} queries) with one direction of attention removed in every layer "
-        f"and head ({mode}). Unablated {mean:.3f} [{low:.3f}, {high:.3f}], random ranking {random:.3f}. Bold: a decrease. "
+    marks = (
         f"{PAPER_MARK}: p ≤ .05 under an unpaired two-tailed Student's t-test (the paper's). "
         f"{OURS_MARK}: p ≤ .05 under a paired one with Holm's correction over 36 conditions."
+    )
+    return (
+        f"{measure} of {model} on {collections} ({queries_text(n_queries)}) with one direction of attention removed in every layer "
+        f"and head ({mode}). Unablated {mean:.3f}{interval_text(low, high)}, random ranking {random:.3f}. Bold: a decrease. "
+        f"{marks if n_queries > 1 else NO_TEST}"
         + one_gain_text(one_gain, n_queries)
         + (f" In brackets: {published}." if published else "")
     )
@@ -168,8 +190,8 @@ def _masks_row(row: pd.Series) -> list[str]:
         row["mode"],
         f"{row['mean']:.{DIGITS}f}" + (OURS_MARK if row["decrease_holm"] else ""),
         f"{row['difference']:+.{DIGITS}f}",
-        f"[{row['diff_low']:+.{DIGITS}f}, {row['diff_high']:+.{DIGITS}f}]",
-        f"{row['p_holm']:.3g}",
+        interval_text(row["diff_low"], row["diff_high"], "+").strip() or "–",
+        "–" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.3g}",
         published,
     ]
 
@@ -194,6 +216,8 @@ def masks_caption(
 ) -> str:
     """What the comparison of masks shows. `unablated` is (mean, low, high); the rest as for `caption`."""
     mean, low, high = unablated
+    count = int(table["n_queries"].iloc[0])
+    mark = f"{OURS_MARK}: a decrease, paired t-test with Holm's correction over {len(table)} rows, p ≤ .05."
     sources = "; ".join(dict.fromkeys(table["published_source"].dropna()))
     published = (
         f" Published: under the mask, of what was without it, for the model and the mode of the paper: {sources}."
@@ -201,10 +225,7 @@ def masks_caption(
         else ""
     )
     return (
-        f"{measure or f'nDCG@{cutoff}'} of {model} on {collections} ({int(table['n_queries'].iloc[0])} queries) under the masks "
-        "of three papers. "
-        f"Unablated {mean:.3f} [{low:.3f}, {high:.3f}], random ranking {random:.3f}. Difference: from the unablated model, paired "
-        f"over queries. {OURS_MARK}: a decrease, paired t-test with Holm's correction over {len(table)} rows, p ≤ .05."
-        + one_gain_text(one_gain, int(table["n_queries"].iloc[0]))
-        + published
+        f"{measure or f'nDCG@{cutoff}'} of {model} on {collections} ({queries_text(count)}) under the masks of three papers. "
+        f"Unablated {mean:.3f}{interval_text(low, high)}, random ranking {random:.3f}. Difference: from the unablated model, "
+        f"paired over queries. {mark if count > 1 else NO_TEST}" + one_gain_text(one_gain, count) + published
     )

@@ -27,6 +27,7 @@ from tl_crossenc.figures.style import (
     signed,
     styled,
 )
+from tl_crossenc.tables import holm_text, interval_text
 
 BESIDE = 1.09
 """Draws stand this factor to the right of their k, on the logarithmic axis."""
@@ -113,7 +114,7 @@ def head_ablation(
         axis.fill_between(part["k"], part["diff_low"], part["diff_high"], color=VERMILION, alpha=0.18, lw=0)
         axis.plot(part["k"], part["difference"], color=VERMILION, marker="o", ms=3.5, gid="ranked")
         for row in part.itertuples():
-            said = f"{row.k} highest-ranked heads: {signed(row.difference)} [{signed(row.diff_low)}, {signed(row.diff_high)}]"
+            said = f"{row.k} highest-ranked heads: {_change(row)}"
             if np.isfinite(row.p_random):
                 said += f", p {row.p_random:.3f} among the random draws, {row.p_family:.3f} over all k and scopes"
             _target(axis, float(row.k), row.difference, said)
@@ -124,8 +125,9 @@ def head_ablation(
         axis.set_xticks(counts, [str(k) for k in counts])
     for axis in lowest(axes):
         axis.set_xlabel("heads removed, k")
+    bounds = ", 95 % interval of the change" if curve["diff_low"].notna().any() else ""
     names: dict[str, dict[str, Any]] = {
-        "highest-ranked heads, 95 % interval of the change": {"color": VERMILION, "marker": "o"},
+        f"highest-ranked heads{bounds}": {"color": VERMILION, "marker": "o"},
         "one draw of random heads": {**_DOT, "ls": ""},
         "unablated": {"color": INK, "lw": 0.9, "ls": (0, (5, 3))},
     }
@@ -168,9 +170,12 @@ def _line(axis: Axes, rows: pd.DataFrame, x: str, colour: str, names: list[str],
             rows.loc[chosen, x], rows.loc[chosen, "mean"], ls="", marker="o", ms=3.2, mew=0.9, mec=colour, mfc=face
         )
     for name, row in zip(names, rows.itertuples(), strict=True):
-        change = f"{signed(row.difference)} [{signed(row.diff_low)}, {signed(row.diff_high)}]"
-        said = f"{name}: {row.mean:.3f}, {change} from unablated, Holm p {row.p_holm:.3g}"
+        said = f"{name}: {row.mean:.3f}, {_change(row)} from unablated{holm_text(row.p_holm)}"
         _target(axis, float(getattr(row, x)), row.mean, said)
+
+
+def _change(row: Any) -> str:
+    return signed(row.difference) + interval_text(row.diff_low, row.diff_high, "+").replace("-", "−")
 
 
 def _target(axis: Axes, x: float, y: float, text: str) -> None:

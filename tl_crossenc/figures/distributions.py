@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from tl_crossenc.artefacts import drawn_kinds
 from tl_crossenc.figures.style import (
     BLUE,
     GREEN,
@@ -34,9 +35,6 @@ KIND_NAMES = {"same_piece": "equal word pieces", "same_word": "equal words", "ot
 GROUP_NAMES = {"relevant": "relevant", "hard": "hard negatives", "easy": "easy negatives"}
 FRAME, RIDGE, LEAST_RIDGE = 0.6, 0.27, 0.145
 """Inches: what a panel needs around its ridges, what a ridge has where there is room, and what it needs for its number."""
-LEAST = 50
-"""Token pairs that every group needs for a kind of match to be drawn: fewer make a rug, not a distribution."""
-
 _KNOWN = {"relevant": BLUE, "hard": GREEN, "easy": VERMILION}
 
 
@@ -51,12 +49,6 @@ def ordered_groups(groups: Iterable[str]) -> list[str]:
     """Each group once: relevant first, easy negatives last where they are so named."""
     found = list(dict.fromkeys(groups))
     return [name for name in GROUP_NAMES if name in found] + [name for name in found if name not in GROUP_NAMES]
-
-
-def drawn_kinds(token_pairs: pd.DataFrame) -> list[str]:
-    """The kinds of match of which every group has at least `LEAST` token pairs; from `MatchDistributions.token_pairs`."""
-    fewest = token_pairs.groupby("kind", sort=False)["count"].min()
-    return [str(kind) for kind in fewest.index[fewest >= LEAST]]
 
 
 @styled
