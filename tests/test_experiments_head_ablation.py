@@ -6,7 +6,7 @@ from scipy import stats
 from small_worlds import collection_folder, tiny_model
 
 from tl_crossenc.collections import load_collection
-from tl_crossenc.experiments.head_ablation import random_heads, random_ranking, run_head_ablation
+from tl_crossenc.experiments.head_ablation import _drawable, random_heads, random_ranking, run_head_ablation
 from tl_crossenc.heads import parse_heads
 from tl_crossenc.pools import PoolSpec, build_pool
 from tl_crossenc.significance import rank_p_values
@@ -191,3 +191,9 @@ def test_impossible_numbers_are_refused(run, bad):
     (name,) = bad
     with pytest.raises(ValueError, match=f"expected {name} from"):
         run(**bad)
+
+
+def test_half_of_a_layers_heads_have_as_many_others():
+    """Of 4 heads in a layer 2 can be set against the 2 others, 3 cannot."""
+    assert _drawable([(1, 2), (1, 0), (1, 3)], [1, 2, 3], 4) == [1, 2]
+    assert _drawable([(0, 2), (1, 0), (2, 3)], [1, 2, 3], 2) == [1, 2, 3]

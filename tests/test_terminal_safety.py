@@ -227,7 +227,9 @@ def test_the_token_budget_reaches_every_section(world, tmp_path, monkeypatch):
         monkeypatch.setattr(paper, name, spy(name, getattr(paper, name)))
     batches = []
     measure = "tl_crossenc.token_matches.length_batches"
-    monkeypatch.setattr(measure, lambda lengths, budget: batches.append(budget) or length_batches(lengths, budget))
+    monkeypatch.setattr(
+        measure, lambda lengths, budget, **rest: batches.append(budget) or length_batches(lengths, budget, **rest)
+    )
     options = paper.PaperOptions(heads=((0, 1),), counts=(1,), n_draws=1)
     paper.run_paper(model, [pool], Store(tmp_path), options=options, token_budget=97)
     assert seen == dict.fromkeys(seen, 97)

@@ -91,14 +91,14 @@ class Pool:
 
     @property
     def highest_grade(self) -> int:
-        """The top of the scale on which the collection is judged: of its qrels where they are known, else of the pairs."""
-        if self.qrels:
-            return max(max(judgments.values(), default=0) for judgments in self.qrels.values())
+        """The top of the scale on which the collection is judged: of all its qrels where that is known, else of the pairs."""
         recorded = self.provenance.get("collection", {})
         known = recorded.get("highest_grade") if isinstance(recorded, dict) else None
-        return (
-            int(known) if known is not None else max((pair.grade for pair in self.pairs if pair.grade > 0), default=0)
-        )
+        if known is not None:  # the pool's own qrels are those of its queries alone
+            return int(known)
+        if self.qrels:
+            return max(max(judgments.values(), default=0) for judgments in self.qrels.values())
+        return max((pair.grade for pair in self.pairs if pair.grade > 0), default=0)
 
     @cached_property
     def ranked(self) -> Pool:
