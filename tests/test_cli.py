@@ -218,6 +218,52 @@ def test_what_the_parser_refuses_is_status_2(run, arguments):
     assert "Traceback" not in err
 
 
+def test_the_version_is_a_line(run):
+    from importlib.metadata import version
+
+    status, out, _ = run("--version")
+    assert status == 0
+    named = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    assert out == f"tl-crossenc {version('tl-crossenc')} ({named})\n"
+
+
+def test_how_many_passages_were_cut_is_printed_and_kept(run, model, tmp_path):
+    """A word is a piece, a pair has three more tokens: of 61, "how do" leaves its passage 56."""
+    docs = {"d1": "flea " * 56, "d2": "flea " * 57, "d3": "egg " * 500, "d4": "bread"}
+    folder = tiny_collections.write_folder(
+        tmp_path / "long", docs, {"q": "how do"}, [("q", doc_id, i) for i, doc_id in enumerate(docs)]
+    )
+    out = tmp_path / "out"
+    arguments = ["--model", model, "--collection", folder, "--out", out, "--easy-negatives", "0", "--device", "cpu"]
+    status, said, err = run("reproduce", "--only-table1", *arguments)
+    assert status == 0, err
+    assert "Passages of long: 2 of 4 cut to the model's 61 tokens a pair." in said
+    (pool,) = json.loads((out / "run.json").read_text())["pools"]
+    assert pool["cut"] == {"passages": 2, "of": 4, "max_length": 61}
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ("3", ["layer.head"]),
+        ("0.1,0.1", ["each head once"]),
+        ("0.1,2.0", ["within 0.0 to 1.2", "2.0"]),
+        ("@matching", ["@matching", "there is no such file"]),
+        ("@matching:0", ["count of heads from 1"]),
+        ("@Matching", ["kept list of heads"]),
+    ],
+)
+def test_heads_that_cannot_be_right_are_refused_before_any_work(
+    run, model, collection, results, monkeypatch, heads, message
+):
+    before = snapshot(results)
+    forbid_model_work(monkeypatch)
+    monkeypatch.setattr("tl_crossenc.reproduce.run_table1", None)
+    arguments = ["--model", model, "--collection", collection, "--out", results, "--heads", heads]
+    assert_one_sentence(run("reproduce", *arguments), message)
+    assert snapshot(results) == before
+
+
 # Bad input: a model.
 
 

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_crossenc.heads import Head, check_heads, format_heads, load_heads, parse_heads, resolve_heads, save_heads
+from tl_crossenc.heads import (
+    Head,
+    check_heads,
+    check_heads_text,
+    format_heads,
+    load_heads,
+    parse_heads,
+    resolve_heads,
+    save_heads,
+)
 
 
 def test_a_head_is_layer_then_head():
@@ -106,3 +115,30 @@ def test_a_damaged_list_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match="cannot be read"):
         load_heads(tmp_path, "matching")
+
+
+SOURCE = {"model": {"weights": "a1"}, "pools": {"one": "p1"}}
+
+
+def test_kept_heads_are_of_one_model_and_its_pools(tmp_path):
+    save_heads(tmp_path, "matching", [(4, 5)], source=SOURCE)
+    assert resolve_heads("@matching", tmp_path, SOURCE) == ((4, 5),)
+    for part, other in (("this model", {"model": {"weights": "b2"}}), ("these pools", {"pools": {"one": "p2"}})):
+        with pytest.raises(
+            ValueError, match=f"expected heads found on {part} as @matching, but those in .* on another"
+        ):
+            resolve_heads("@matching", tmp_path, SOURCE | other)
+    save_heads(tmp_path, "matching", [(4, 5)])
+    with pytest.raises(
+        ValueError, match="on which model and pools the heads @matching were found, but it does not say"
+    ):
+        resolve_heads("@matching:1", tmp_path, SOURCE)
+    assert resolve_heads("3.7", tmp_path, SOURCE) == ((3, 7),)
+
+
+def test_a_text_is_checked_without_a_folder():
+    for text in ("3.7,4.1", "@matching", "@matching:8"):
+        check_heads_text(text)
+    for text in ("", "3", "3.7,3.7", "@", "@a:b", "@Matching", "@matching:0"):
+        with pytest.raises(ValueError, match="expected"):
+            check_heads_text(text)

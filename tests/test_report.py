@@ -14,7 +14,7 @@ from tl_crossenc.artefacts import ARTEFACTS, NOT_COMPUTED, load_scalars, load_ta
 from tl_crossenc.captions import Run, caption
 from tl_crossenc.experiments.unavailable import Unavailable
 from tl_crossenc.head_table import head_table
-from tl_crossenc.report import REPORT, SHOWN, table1_cells, table1_extent, write_report
+from tl_crossenc.report import REPORT, SHOWN, remove_others, table1_cells, table1_extent, write_report
 
 VOID = {"meta", "path", "use", "rect", "br", "link", "img", "input", "stop"}
 REASON = 'the pool has no easy negatives, and "these" are <needed>.'
@@ -319,6 +319,39 @@ def test_a_missing_file_is_a_result_not_computed(folder, tmp_path):
     (tmp_path / "table1.csv").unlink()
     assert load_unavailable(tmp_path)["table1"] == NOT_COMPUTED
     assert not set(load_unavailable(folder))
+
+
+def test_what_the_run_does_not_list_is_not_shown(tmp_path):
+    """Files that an earlier run left: with `run.json` saying nothing of them they are no result."""
+    saved_results.save_run(tmp_path)
+    record = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    listed = ["table1.csv", "per_query.csv", *ARTEFACTS["figure1a"].tables.values()]
+    (tmp_path / "run.json").write_text(json.dumps(record | {"files": listed}), "utf-8")
+    assert set(load_unavailable(tmp_path)) == set(ARTEFACTS) - {"table1", "figure1a"}
+    page = Page(write_report(tmp_path).read_text("utf-8"))
+    assert {figure["id"] for figure in page.all("figure") if figure["class"] == "drawn"} == {"table1", "figure1a"}
+    assert "head-table" not in page.tables
+
+
+def test_another_run_takes_away_what_is_shown_and_the_same_run_nothing(tmp_path):
+    write_report(saved_results.save_run(tmp_path))
+    record = json.loads((tmp_path / "run.json").read_text("utf-8"))
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "kept").write_text("")
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    remove_others(tmp_path, record | {"files": ["other"]})
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+    remove_others(tmp_path, record | {"settings": {"cutoff": 10, "mode": "zero", "only_table1": True}})
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {tmp_path / "cells" / "kept"}
+
+
+def test_saving_without_a_result_removes_its_files(tmp_path):
+    saved_results.save_run(tmp_path)
+    given = saved_results.results() | {"figure1b": Unavailable(REASON)}
+    save_all(tmp_path, given)
+    assert not (tmp_path / "figure1b.csv").exists()
+    assert not (tmp_path / "figure1b.json").exists()
+    assert (tmp_path / "figure1a.csv").exists()
 
 
 def test_saving_keeps_every_frame_and_scalar(folder):
