@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -154,8 +155,14 @@ def world(tmp_path_factory):
 
 
 def settings(world, out, **changes):
-    chosen = {"pool": PoolSpec(10, 0, 0), "device": "cpu", "only_table1": True, **changes}
-    return Settings(str(world[0]), (str(world[2]),), out, **chosen)
+    chosen = {
+        "collections": (str(world[2]),),
+        "pool": PoolSpec(10, 0, 0),
+        "device": "cpu",
+        "only_table1": True,
+        **changes,
+    }
+    return Settings(str(world[0]), out=out, **chosen)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +191,18 @@ def test_another_job_is_refused_before_any_work(world, finished, changes, said, 
     with pytest.raises(ValueError, match=f"holds another job's: .*{said}"):
         reproduce(settings(world, finished, **changes))
     assert snapshot(finished) == before
+
+
+def test_what_an_earlier_run_showed_goes_when_the_job_grows(world, finished, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "out")
+    old = [out / name for name in ("report.html", "figure1b.csv", "figure1b.json", "figures/figure1b.svg")]
+    for path in old:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of an earlier run")
+    more = collection_folder(tmp_path / "more", n_queries=2, per_grade=(1, 1, 1, 1))
+    reproduce(settings(world, out, collections=(str(world[2]), str(more))))
+    assert not any(path.exists() for path in old)
+    assert [pool["collection"] for pool in json.loads((out / "run.json").read_text())["pools"]] == ["fleas", "more"]
 
 
 def test_two_checkpoints_of_one_folder_name_do_not_share_the_default_folder(world, tmp_path, monkeypatch, capsys):
