@@ -179,7 +179,6 @@ def finished(tmp_path_factory, world):
         ({"gain": "exponential"}, "--gain"),
         ({"cutoff": 5}, "cutoff"),
         ({"dtype": "float64"}, "--dtype"),
-        ({"pool": PoolSpec(10, 2, 0)}, "--easy-negatives"),
         ({"pool": PoolSpec(1, 0, 0)}, "--per-grade"),
         ({"pool": PoolSpec(10, 0, 1)}, "--seed"),
         ({"options": PaperOptions(seed=1)}, "--seed"),
@@ -203,6 +202,24 @@ def test_what_an_earlier_run_showed_goes_when_the_job_grows(world, finished, tmp
     reproduce(settings(world, out, collections=(str(world[2]), str(more))))
     assert not any(path.exists() for path in old)
     assert [pool["collection"] for pool in json.loads((out / "run.json").read_text())["pools"]] == ["fleas", "more"]
+
+
+def test_easy_negatives_may_change_and_all_that_is_shown_is_of_the_last_ones(world, tmp_path):
+    """They are not ranked: Table 1 is that of any of them; of the heads that others gave nothing is used."""
+    out, options = tmp_path / "out", {"options": PaperOptions(n_draws=1, counts=(1,)), "only_table1": False}
+    reproduce(settings(world, out, **options))
+    table = (out / "table1.csv").read_bytes()
+    assert not (out / "figure1b.csv").exists()
+    found = reproduce(settings(world, out, pool=PoolSpec(10, 2, 0), **options))
+    assert found.table1.layers_run == 0
+    assert (out / "figure1b.csv").exists()
+    assert json.loads((out / "run.json").read_text())["settings"]["pool"]["easy_negatives"] == 2
+    reproduce(settings(world, out, **options))
+    assert not (out / "figure1b.csv").exists()
+    assert not list((out / "figures").glob("figure1b*"))
+    assert (out / "table1.csv").read_bytes() == table
+    with pytest.raises(ValueError, match="expected heads found on these pools as @matching"):
+        reproduce(settings(world, out, heads="@matching", **options))
 
 
 def test_two_checkpoints_of_one_folder_name_do_not_share_the_default_folder(world, tmp_path, monkeypatch, capsys):

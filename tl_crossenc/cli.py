@@ -79,8 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "--collection",
         action="append",
         metavar="C",
-        help="demo, a folder with docs.tsv, queries.tsv and qrels.txt, trec-dl-2019 ... trec-dl-2022, or an ir_datasets id; "
-        "several times for several (default: demo)",
+        help="demo, a folder with docs.tsv, queries.tsv and qrels.txt or in BEIR's layout, gzipped or not, trec-dl-2019 ... "
+        "trec-dl-2022, or an ir_datasets id; several times for several (default: demo)",
     )
     reproduce.add_argument("--out", type=Path, help="results folder (default: results/MODEL-COLLECTION)")
     reproduce.add_argument(

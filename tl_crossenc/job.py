@@ -6,7 +6,8 @@ which pools. What of it a folder keeps:
 - fixed: the model, the mode, the pool's rules and seed, the measure, and whatever is not named as free. A run that differs there is
   refused, with the first difference, before anything is computed or written.
 - free: what chooses what is shown or how it is computed and not what a number means: heads to ablate, directions and span of
-  Figure 1a, draws, Table 1 alone or everything, token budget, kind of device. Collections may be added behind those that are there.
+  Figure 1a, draws, easy negatives (which are not ranked), Table 1 alone or everything, token budget, kind of device. Collections
+  may be added behind those that are there.
   A later run may change these: everything that is shown is then made anew, and what the run does not make goes.
 - While another process is at work in the folder, all of it must be the same but for device and token budget: two that ask for
   different things at once would each find half of the other's.
@@ -67,7 +68,7 @@ class Job:
         command: what is run.
         model: the model's name, for messages; another name of the same weights is the same model.
         fixed, free: names → JSON values, see the module.
-        pools: (collection, digest of its pool) in order; None while the pools are not drawn.
+        pools: (collection, digest of the passages that are ranked) in order; None while the pools are not drawn.
     """
 
     command: str
@@ -123,7 +124,7 @@ def at_work(
     with locked(folder, wait=wait, waiting=lambda: refuse_another(folder, named, at_once=True)) as held:
         refuse_another(folder, job)  # before a collection is opened
         pools = frozen_pools(collections, spec, folder / "pools")
-        job = replace(job, pools=tuple((pool.collection, pool.digest) for pool in pools))
+        job = replace(job, pools=tuple((pool.collection, pool.ranked.digest) for pool in pools))
         refuse_another(folder, job)
         check(pools)
         for name, pool in zip(collections, pools, strict=True):

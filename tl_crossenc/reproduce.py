@@ -282,10 +282,11 @@ def describe(settings: Settings, model: HookedCrossEncoder, source: Mapping[str,
     for item in fields(settings):
         if item.name not in (*NOT_OF_THE_JOB, *FREE, "pool", "options"):
             fixed[item.name] = getattr(settings, item.name)
-    fixed |= {f"pool.{name}": value for name, value in asdict(settings.pool).items()}
-    fixed.pop("pool.match_grades")  # follows the relevant grades, which are free
-    fixed["seed"] = settings.options.seed
+    pool = {f"pool.{name}": value for name, value in asdict(settings.pool).items()}
+    negatives = {name: pool.pop(f"pool.{name}") for name in ("easy_negatives", "match_length", "match_grades")}
+    fixed |= pool | {"seed": settings.options.seed}
     free = {name: getattr(settings, name) for name in FREE} | {"device": model.device.type}
+    free |= {f"pool.{name}": str(value) for name, value in negatives.items()}
     for item in fields(settings.options):
         if item.name not in ("seed", "heads"):
             value = getattr(settings.options, item.name)
