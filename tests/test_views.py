@@ -165,7 +165,7 @@ def test_what_there_is_not_is_refused(model):
     with pytest.raises(ValueError, match="among CLS, QUERY, SEP1, DOC, SEP2"):
         model.attention_matrix(QUERY, PASSAGE, layer=0, head=0, direction="PASSAGE->QUERY")
     pytest.importorskip("circuitsvis", reason="needs circuitsvis, of the notebook extra")
-    with pytest.raises(ValueError, match=r"expected a head in 0\.\.3 .*got 9"):
+    with pytest.raises(ValueError, match=r"expected heads 0\.\.3, got head 9"):
         model.attention_view(QUERY, PASSAGE, layer=0, heads=[1, 9])
     with pytest.raises(ValueError, match="at least one head"):
         model.attention_view(QUERY, PASSAGE, layer=0, heads=[])
