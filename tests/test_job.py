@@ -238,12 +238,12 @@ def test_two_checkpoints_of_one_folder_name_do_not_share_the_default_folder(worl
 
 def test_a_job_that_differs_from_the_one_at_work_is_refused_at_once(world, finished):
     with locked(finished), pytest.raises(ValueError, match=r"another process is at work in .*--mode"):
-        reproduce(settings(world, finished, mode="mask"))
+        reproduce(settings(world, finished, mode="mask"), wait=5)
     with (
         locked(finished),
         pytest.raises(ValueError, match=r"at work in .* \(--only-table1\) there is true, here false"),
     ):
-        reproduce(settings(world, finished, only_table1=False))
+        reproduce(settings(world, finished, only_table1=False), wait=5)
     with locked(finished), pytest.raises(StoreError, match=r"free within 0 seconds"):
         reproduce(settings(world, finished), wait=0)
 
