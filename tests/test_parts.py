@@ -111,3 +111,15 @@ def test_to_the_same_device_is_the_same_object():
 def test_codes_of_another_shape_are_refused():
     with pytest.raises((ValueError, TypeError)):
         PartMasks(torch.zeros(3, dtype=torch.int8))
+
+
+def test_an_edit_of_the_codes_in_place_is_seen():
+    masks = PartMasks(torch.tensor([[0, 1, 2, 3, 3, 4], [0, 1, 2, 3, 4, 5]], dtype=torch.int8))
+    assert masks.spans == ((0, 1), (1, 2), (2, 3), (3, 5), (4, 6))
+    assert masks.lengths.tolist() == [[1, 1, 1, 2, 1], [1, 1, 1, 1, 1]]
+    one_hot = masks.one_hot
+    assert masks.one_hot is one_hot
+    masks.codes[:, 3] = int(Part.PAD)
+    assert masks.spans == ((0, 1), (1, 2), (2, 3), (4, 5), (4, 6))
+    assert masks.lengths.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 1]]
+    assert not masks.one_hot[:, 3].any()

@@ -7,10 +7,10 @@ SEP2; positions that only fill up a batch are PAD and take no part in anything. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Int8
@@ -100,22 +100,36 @@ class PartMasks:
         """True at every position but padding."""
         return self.codes != int(Part.PAD)
 
-    @cached_property
+    @property
     def lengths(self) -> Int[Tensor, "pair part"]:
         """The number of positions of each of the five parts, `[pair, part]`."""
-        return self.one_hot.sum(1)
+        return self._once("lengths", lambda: self.one_hot.sum(1))
 
-    @cached_property
+    @property
     def one_hot(self) -> Bool[Tensor, "pair pos part"]:
         """`[pair, pos, part]`, True where the position has the part; all False at padding."""
-        return self.codes.unsqueeze(-1) == torch.arange(N_PARTS, device=self.codes.device, dtype=torch.int8)
+        return self._once("one_hot", self._one_hot)
 
-    @cached_property
+    @property
     def spans(self) -> tuple[tuple[int, int], ...]:
         """For each part, the half-open range of positions outside of which no pair of the batch has it.
 
         Empty parts give (0, 0). Read once from the host's copy, so that no layer waits for a device.
         """
+        return self._once("spans", self._spans)
+
+    def _once(self, name: str, read: Callable[[], Any]) -> Any:
+        """What is read off the codes, anew after an edit of them in place."""
+        version = 0 if self.codes.is_inference() else self.codes._version
+        kept = self.__dict__.setdefault("_kept", {})
+        if name not in kept or kept[name][0] != version:
+            kept[name] = version, read()
+        return kept[name][1]
+
+    def _one_hot(self) -> Tensor:
+        return self.codes.unsqueeze(-1) == torch.arange(N_PARTS, device=self.codes.device, dtype=torch.int8)
+
+    def _spans(self) -> tuple[tuple[int, int], ...]:
         codes = self.codes.cpu()
         spans = []
         for part in REAL_PARTS:
@@ -133,5 +147,6 @@ class PartMasks:
         if self.codes.device == torch.device(device):
             return self
         moved = PartMasks(self.codes.to(device))
-        moved.__dict__["spans"] = self.spans
+        spans = self.spans
+        moved._once("spans", lambda: spans)
         return moved
