@@ -101,3 +101,13 @@ def test_one_kind_of_negatives_has_rows_alone_and_none_is_unavailable(measured, 
         matching_counts({"model": attention}, relevant_grades=(2, 3))
     with pytest.raises(ValueError, match="attention of at least one model"):
         matching_counts({})
+
+
+def test_that_a_control_has_other_weights_is_no_message(models, tmp_path, caplog):
+    caplog.set_level("INFO")
+    store = Store(tmp_path)
+    run_attention(models["model"], [long_and_short()], store)
+    run_attention(models["untrained"], [long_and_short()], store, control=True)
+    assert "computing anew" not in caplog.text
+    run_attention(untrained_twin(models["model"], 1), [long_and_short()], store)
+    assert "attention: computing anew; what is stored is of other weights" in caplog.text

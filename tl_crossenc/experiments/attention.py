@@ -124,9 +124,12 @@ def run_attention(
     store: Store,
     *,
     token_budget: int | None = None,
+    control: bool = False,
     progress: Progress | None = None,
 ) -> Attention:
     """Measure attention by direction over all pairs of all pools, easy negatives included, computing only missing cells.
+
+    The cells of a `control` lie beside those of another model; that they are of other weights is not worth a message.
 
     Raises:
         ValueError: no pool, pools without a pair, two pools of one name, an active ablation, or a model that no key can name (see
@@ -147,7 +150,7 @@ def run_attention(
     budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
     identity = model_identity(model)
     keys = [cell_key(identity, pool, i, stops, budget) for pool, i, _ in shards]
-    absent = missing_cells(store, keys)
+    absent = missing_cells(store, keys, tell=not control)
     layers = model.cfg.n_layers
     total = layers * sum(len(pairs) for (_, _, pairs), key in zip(shards, keys, strict=True) if key in absent)
     done = 0

@@ -127,7 +127,9 @@ def run_paper(
         if not chosen.control:
             raise Unavailable("the untrained twin was left out (--no-control).")
         twin = untrained_twin(model, chosen.seed)
-        measured[UNTRAINED] = run_attention(twin, pools, store, token_budget=token_budget, progress=advance)
+        measured[UNTRAINED] = run_attention(
+            twin, pools, store, token_budget=token_budget, control=True, progress=advance
+        )
         return matching(measured[UNTRAINED])
 
     attempt("figure1a", "Figure 1a", sweep)

@@ -129,11 +129,14 @@ def score_pool(
     return PoolScores(tuple(conditions), values, done, alone, (whole[0] * len(pool), whole[1] * len(pool)))
 
 
-def missing_cells(store: Store, keys: Iterable[CellKey]) -> set[CellKey]:
-    """The keys whose cells are to be computed. Where all are, and those stored are of another model or version, this is logged."""
+def missing_cells(store: Store, keys: Iterable[CellKey], *, tell: bool = True) -> set[CellKey]:
+    """The keys whose cells are to be computed.
+
+    Where all are, and those stored are of another model or version, this is logged, but for `tell=False`.
+    """
     wanted = list(keys)
     absent = store.missing(wanted)
-    if wanted and len(absent) == len(set(wanted)):
+    if tell and wanted and len(absent) == len(set(wanted)):
         stored = [(key.fields, other.fields) for key in absent[:1] for other in store.keys(key.kind)]
         changes = [[name for name in {**new, **old} if new.get(name) != old.get(name)] for new, old in stored]
         nearest = min(zip(changes, stored, strict=True), key=lambda found: len(found[0]), default=None)
