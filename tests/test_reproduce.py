@@ -16,14 +16,16 @@ import ir_measures
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from helpers import one_sentence
 from small_worlds import collection_folder, count_layers, forbid_model_work, identities, model_folder, snapshot
 
 from tl_crossenc import kept_pools
 from tl_crossenc.artefacts import ARTEFACTS
+from tl_crossenc.collections import load_collection
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.table1 import run_table1
 from tl_crossenc.kept_pools import frozen_pool
-from tl_crossenc.pools import Pool, PoolSpec
+from tl_crossenc.pools import Pool, PoolSpec, build_pool
 from tl_crossenc.published import VAST_2025_TABLE_1
 from tl_crossenc.reproduce import Settings, is_monobert, reproduce
 from tl_crossenc.store import Store
@@ -262,6 +264,22 @@ def test_a_pool_put_in_anothers_place_is_noticed(collections, tmp_path):
     )
     with pytest.raises(ValueError, match=r"pool of 'one' .* got that of 'two'"):
         frozen_pool(collections[0], PoolSpec(10, 2, 0), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rule"),
+    [
+        (PoolSpec(10, 2, 1), "seed"),
+        (PoolSpec(10, 1, 0), "easy_negatives"),
+        (PoolSpec(9, 2, 0), "per_grade"),
+        (PoolSpec(10, 2, 0, match_length=False), "match_length"),
+    ],
+)
+def test_a_pool_drawn_by_other_rules_under_the_name_expected_is_not_used(collections, tmp_path, spec, rule):
+    build_pool(load_collection(collections[0]), spec).save(tmp_path / "one_grade-10_easy-2-matched_seed-0.parquet")
+    with pytest.raises(ValueError, match=rule) as error:
+        frozen_pool(collections[0], PoolSpec(10, 2, 0), tmp_path)
+    assert one_sentence(error.value)
 
 
 def test_names_beyond_ascii_stay_apart(tmp_path):
