@@ -426,7 +426,7 @@ def _parity(arguments: argparse.Namespace) -> int:
         arguments.model,
         **_of_the_model(arguments),
     )
-    table = Table(title=Text(shown(f"Parity with Hugging Face: {found.model}")), title_justify="left")
+    table = Table(title=Text(shown(f"Parity with Hugging Face: {short_name(str(found.model))}")), title_justify="left")
     for column in ("compared", "values", "max abs", "max relative", "largest value"):
         table.add_column(column, justify="left" if column == "compared" else "right", no_wrap=True)
     for row in found.differences:
@@ -465,7 +465,9 @@ def _score(arguments: argparse.Namespace) -> int:
     for i in scores.argsort(descending=True, stable=True).tolist():
         table.add_row(f"{scores[i]:.4f}", Text(shown(arguments.passage[i])))
     rule = describe_rule(str(model.cfg.score))
-    _say(f"query: {arguments.query}; model: {model.cfg.model_name}; score: {rule}; ablated: {condition}")
+    _say(
+        f"query: {arguments.query}; model: {short_name(str(model.cfg.model_name))}; score: {rule}; ablated: {condition}"
+    )
     Console().print(table)
     return 0
 
