@@ -5,7 +5,9 @@ import pytest
 from scipy import stats
 from small_worlds import collection_folder, tiny_model
 
+from tl_crossenc import cli
 from tl_crossenc.collections import load_collection
+from tl_crossenc.experiments import head_ablation
 from tl_crossenc.experiments.head_ablation import _drawable, random_heads, random_ranking, run_head_ablation
 from tl_crossenc.heads import parse_heads
 from tl_crossenc.pools import PoolSpec, build_pool
@@ -197,3 +199,7 @@ def test_half_of_a_layers_heads_have_as_many_others():
     """Of 4 heads in a layer 2 can be set against the 2 others, 3 cannot."""
     assert _drawable([(1, 2), (1, 0), (1, 3)], [1, 2, 3], 4) == [1, 2]
     assert _drawable([(0, 2), (1, 0), (2, 3)], [1, 2, 3], 2) == [1, 2, 3]
+
+
+def test_the_command_line_offers_as_many_draws_as_are_run():
+    assert cli.MOST_DRAWS == head_ablation.MOST_DRAWS

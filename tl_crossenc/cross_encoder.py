@@ -242,12 +242,10 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             isinstance(given, Sequence) and bool(given) and all(isinstance(text, str) for text in given)
         )
         if not texts or passages is None:
-            came = (
-                f"a query of {len(given)} characters without passages"
-                if isinstance(given, str)
-                else type(given).__name__
-            )
-            came = f"{len(given)} texts without passages" if texts and not isinstance(given, str) else came
+            if isinstance(given, str):
+                came = f"a query of {len(given)} characters without passages"
+            else:
+                came = f"{len(given)} texts without passages" if texts else type(given).__name__
             raise TypeError(
                 f"expected a query and its passages, pairs from model.to_pairs(query, passages), or token ids, got {came}: "
                 "call model(query, passages), or model.score(query, passages) for many"
