@@ -29,7 +29,6 @@ from common import (
     subject,
 )
 
-from tl_crossenc.batching import default_token_budget
 from tl_crossenc.conditions import UNABLATED
 from tl_crossenc.execution import run_conditions
 from tl_crossenc.experiments.table1 import table1_conditions
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(shape: str, pairs, given, name: str) -> None:
     tested = subject(shape, torch.bfloat16, given.device)
     model, cfg = tested.model, tested.model.cfg
-    budget = default_token_budget(model.device, cfg)
+    budget = model.token_budget()
     print_pairs(pairs, given.collection, budget)
     sorted_batches = batches(pairs, budget, given.device)
     hf = tested.hf("sdpa")

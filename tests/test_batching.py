@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import port, tiny_hf
 
-from tl_crossenc.batching import default_token_budget, length_batches, run_batches
+from tl_crossenc import HookedEncoder
+from tl_crossenc.batching import length_batches, run_batches
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=50)
 
@@ -76,11 +77,14 @@ def test_a_budget_of_nothing_is_refused(budget):
 )
 def test_budget_of_a_cuda_device_follows_its_free_memory(monkeypatch, dtype, free, expected):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**13))
-    assert default_token_budget("cuda", port(tiny_hf(), dtype).cfg) == expected
+    monkeypatch.setattr(HookedEncoder, "device", torch.device("cuda"))
+    assert port(tiny_hf(), dtype).token_budget() == expected
 
 
 def test_budget_of_a_cpu_is_fixed():
-    assert default_token_budget(torch.device("cpu"), port(tiny_hf()).cfg) == 2048
+    model = port(tiny_hf())
+    assert model.token_budget() == 2048
+    assert model.token_budget(31) == 31
 
 
 # Out of memory.

@@ -14,8 +14,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from tl_crossenc.encoder_config import CrossEncoderConfig
-
 logger = logging.getLogger(__name__)
 
 DEFAULT_TOKEN_BUDGET = 2048
@@ -27,30 +25,18 @@ MOST_TOKENS = 1 << 24
 _T = TypeVar("_T")
 
 
-def token_bytes(cfg: CrossEncoderConfig) -> int:
-    """Bytes that a padded token takes while conditions run, at most: the activations of a layer at work, a pattern where one is
-    looked at, and the residual streams that a walk over conditions holds, two a level.
+def default_token_budget(device: torch.device | str, *, token_bytes: int, n_ctx: int) -> int:
+    """Padded tokens a batch on a device, for a model whose pairs have up to `n_ctx` tokens of `token_bytes` each.
 
-    `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`.
-    """
-    held = 2 * cfg.n_layers * cfg.d_model
-    at_work = 8 * cfg.d_model + 2 * (cfg.d_mlp or 4 * cfg.d_model) + 3 * cfg.n_heads * cfg.n_ctx
-    return (held + at_work) * torch.finfo(cfg.dtype).bits // 8
-
-
-def default_token_budget(device: torch.device | str, cfg: CrossEncoderConfig) -> int:
-    """Padded tokens a batch for a model on a device.
-
-    On a CPU `DEFAULT_TOKEN_BUDGET`. On a CUDA device what half of its free memory holds by `token_bytes`, rounded down to a power
-    of two (so that a rerun finds the same stored results though a little less is free) and at most `LARGEST_BUDGET`; at least
-    `n_ctx`, one pair.
+    On a CPU `DEFAULT_TOKEN_BUDGET`. On a CUDA device what half of its free memory holds, rounded down to a power of two (so that a
+    rerun finds the same stored results though a little less is free) and at most `LARGEST_BUDGET`; at least `n_ctx`, one pair.
     """
     place = torch.device(device)
     if place.type != "cuda":
         return DEFAULT_TOKEN_BUDGET
     free, _ = torch.cuda.mem_get_info(place)
-    fits = max(free // 2 // token_bytes(cfg), 1)
-    return int(max(min(1 << (fits.bit_length() - 1), LARGEST_BUDGET), cfg.n_ctx))
+    fits = max(free // 2 // token_bytes, 1)
+    return int(max(min(1 << (fits.bit_length() - 1), LARGEST_BUDGET), n_ctx))
 
 
 def length_batches(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.batching import default_token_budget, run_batches
+from tl_crossenc.batching import run_batches
 from tl_crossenc.blocks import BertPooler, Classifier
 from tl_crossenc.devices import resolve_device, resolve_dtype
 from tl_crossenc.embedded import open_model
@@ -285,7 +285,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             passages: the passages, or a mapping of their ids to them.
             max_length: tokens a pair is cut to, by default the tokenizer's `model_max_length` or the model's positions.
             token_budget: padded tokens a batch; memory grows with it. By default what suits the device
-                (`batching.default_token_budget`). A batch that its memory does not hold is run in halves.
+                (`HookedEncoder.token_budget`). A batch that its memory does not hold is run in halves.
                 Batches are of pairs of like length; under hooks, of consecutive ones in the order given, so that entry i of an
                 activation is passage i if all fit into one batch (passages x the longest one's tokens is at most the budget), and
                 else passage i of its batch. So it is in `run_conditions` and wherever many pairs are run.
@@ -297,7 +297,7 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
         """
         encoded = self.encode_pairs(query, passages, max_length=max_length)
         scores = torch.zeros(len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
-        budget = default_token_budget(self.device, self.cfg) if token_budget is None else token_budget
+        budget = self.token_budget(token_budget)
 
         def run(indices: np.ndarray) -> Tensor:
             return self(encoded.batch(indices)).to("cpu", scores.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from transformer_lens.config.transformer_lens_config import TransformerLensConfig
 
 from tl_crossenc.score_rule import canonical_rule
@@ -41,3 +42,14 @@ class CrossEncoderConfig(TransformerLensConfig):
             raise ValueError(
                 f"expected n_heads x d_head = d_model, got {self.n_heads} x {self.d_head} against {self.d_model}"
             )
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a padded token takes while conditions run, at most: the activations of a layer at work, a pattern where one is
+        looked at, and the residual streams that a walk over conditions holds, two a level.
+
+        `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`.
+        """
+        held = 2 * self.n_layers * self.d_model
+        at_work = 8 * self.d_model + 2 * (self.d_mlp or 4 * self.d_model) + 3 * self.n_heads * self.n_ctx
+        return (held + at_work) * torch.finfo(self.dtype).bits // 8

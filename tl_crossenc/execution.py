@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.attention import AttentionInput
-from tl_crossenc.batching import default_token_budget, run_batches
+from tl_crossenc.batching import run_batches
 from tl_crossenc.conditions import Condition, LayerEdits
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
@@ -64,7 +64,7 @@ def run_conditions(
         pairs: from `model.encode_pairs` or `model.to_pairs`.
         conditions: what to ablate, one or several, as conditions, directions or their texts; "none", the empty condition, is the
             unablated model.
-        token_budget: padded tokens a batch; by default what suits the device (`batching.default_token_budget`). A batch that its
+        token_budget: padded tokens a batch; by default what suits the device (`HookedEncoder.token_budget`). A batch that its
             memory does not hold is run in halves. Under hooks, batches are of consecutive pairs, see `HookedCrossEncoder.score`.
         progress: called after each batch with the number of layer runs (times pairs) done.
 
@@ -80,7 +80,7 @@ def run_conditions(
     runs = count_layer_runs(plans)
     dtype = np.float64 if model.dtype == torch.float64 else np.float32
     values = np.zeros((len(plans), len(pairs)), dtype=dtype)
-    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
+    budget = model.token_budget(token_budget)
 
     def run(indices: np.ndarray) -> None:
         batch = pairs.batch(indices).to(model.device)

@@ -20,6 +20,7 @@ from transformer_lens.utilities import Slice
 
 from tl_crossenc.activation_cache import EncoderCache
 from tl_crossenc.attention import AttentionInput, mask_scores, zero_pattern
+from tl_crossenc.batching import default_token_budget
 from tl_crossenc.blocks import BertBlock, BertEmbed
 from tl_crossenc.conditions import UNABLATED, Condition, LayerEdits, Mode
 from tl_crossenc.directions import Direction
@@ -147,6 +148,12 @@ class HookedEncoder(HookedRootModule):
     def dtype(self) -> torch.dtype:
         """The type of the weights and activations."""
         return self.embed.W_E.dtype
+
+    def token_budget(self, asked: int | None = None) -> int:
+        """Padded tokens a batch: as asked for, or what suits the device (`batching.default_token_budget`)."""
+        if asked is not None:
+            return asked
+        return default_token_budget(self.device, token_bytes=self.cfg.token_bytes, n_ctx=self.cfg.n_ctx)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Any:
         super()._apply(fn, recurse)

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 from tl_crossenc.collections import TREC_DL, load_collection
 from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.experiments.ranking import require_distinct
 from tl_crossenc.pairs import BLOCK
-from tl_crossenc.pools import Pool, PoolSpec, build_pool
+from tl_crossenc.pools import Pool, PoolSpec, build_pool, require_distinct
 
 
 class Cut(NamedTuple):

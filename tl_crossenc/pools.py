@@ -272,3 +272,16 @@ def build_pool(collection: Collection, spec: PoolSpec | None = None) -> Pool:
     drawn = {pair.query_id for pair in pairs}
     qrels = {query_id: judgments for query_id, judgments in collection.qrels.items() if query_id in drawn}
     return Pool(collection.name, spec, tuple(pairs), provenance, "pool", qrels)
+
+
+def require_distinct(names: Sequence[str]) -> None:
+    """Whether collections can be told apart by their names.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"expected collections of different names, got {', '.join(names)}: results are told apart by the name, so leave one "
+            "out or rename its folder"
+        )

@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 
 from tl_crossenc.artefacts import save_all
-from tl_crossenc.batching import default_token_budget
 from tl_crossenc.conditions import MODES, UNABLATED, Mode
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.drawing import draw_figures
@@ -60,7 +59,7 @@ class Settings:
         pool: how passages are drawn.
         cutoff: the k of nDCG@k.
         gain: "linear" (as in trec_eval) or "exponential".
-        token_budget: padded tokens a batch; None for what suits the device (`batching.default_token_budget`).
+        token_budget: padded tokens a batch; None for what suits the device (`HookedEncoder.token_budget`).
         options: what of the other experiments is chosen.
         heads: text of the heads to ablate, `3.7,4.1` or `@matching`; None for those that Figure 1b ranks highest.
         only_table1: leave all but Table 1.
@@ -189,7 +188,7 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress, *, wa
     if settings.heads is not None and not settings.heads.strip().startswith("@"):
         check_heads(parse_heads(settings.heads), model.cfg.n_layers, model.cfg.n_heads)
     if settings.token_budget is None:
-        settings = replace(settings, token_budget=default_token_budget(model.device, model.cfg))
+        settings = replace(settings, token_budget=model.token_budget())
     source, out = model_source(model), settings.out
     job = describe(settings, model, source)
 

@@ -27,7 +27,6 @@ from tl_crossenc.attention_flow import (
     measure_attention,
     require_unablated,
 )
-from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
@@ -147,7 +146,7 @@ def run_attention(
         for i, start in enumerate(range(0, len(pool), SHARD))
     ]
     stops = full_stop_ids(model)
-    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
+    budget = model.token_budget(token_budget)
     identity = model_identity(model)
     keys = [cell_key(identity, pool, i, stops, budget) for pool, i, _ in shards]
     absent = missing_cells(store, keys, tell=not control)

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tl_crossenc.batching import default_token_budget
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
@@ -118,7 +117,7 @@ def run_qk_alignment(
     chosen = np.sort(np.random.default_rng(seed).permutation(len(everything))[:max_pairs])
     sample = [everything[i] for i in chosen]
     drawn = {"pools": "+".join(pool.digest for pool in pools), "max_pairs": max_pairs, "seed": seed}
-    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
+    budget = model.token_budget(token_budget)
     identity = model_identity(model)
     given = {"condition": str(model.active_condition), "weighting": weighting, "token_budget": budget}
     mean_cells = [

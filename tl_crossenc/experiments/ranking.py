@@ -14,7 +14,7 @@ from tl_crossenc.conditions import Condition
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.evaluation import per_query_ndcg
 from tl_crossenc.experiments.scoring import PoolScores, Progress, score_pool
-from tl_crossenc.pools import Pool
+from tl_crossenc.pools import Pool, require_distinct
 from tl_crossenc.reprs import short_repr
 from tl_crossenc.store import Store
 
@@ -106,19 +106,6 @@ def rank_under(
             "; these numbers tell no ranking from another" if found.one_gain == len(found.values) else "",
         )
     return found
-
-
-def require_distinct(names: Sequence[str]) -> None:
-    """Whether collections can be told apart by their names.
-
-    Raises:
-        ValueError: two have one name.
-    """
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"expected collections of different names, got {', '.join(names)}: results are told apart by the name, so leave one "
-            "out or rename its folder"
-        )
 
 
 def evaluate_pool(

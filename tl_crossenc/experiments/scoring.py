@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tl_crossenc.batching import default_token_budget
 from tl_crossenc.conditions import Condition
 from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.execution import count_layer_runs, run_conditions
@@ -82,7 +81,7 @@ def score_pool(
     """
     if not conditions:
         raise ValueError("expected at least one condition to score under, got none")
-    budget = default_token_budget(model.device, model.cfg) if token_budget is None else token_budget
+    budget = model.token_budget(token_budget)
     identity = model_identity(model)
     distinct = list(dict.fromkeys(conditions))
     shards = shards_by_length(pool)
