@@ -11,7 +11,7 @@ from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS
-from tl_crossenc.outputs import write_frame
+from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()

@@ -11,10 +11,10 @@ from __future__ import annotations
 from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
-from tl_crossenc.grades import parse_grades
-from tl_crossenc.heads import resolve_heads
-from tl_crossenc.job import heads_source, model_source
-from tl_crossenc.outputs import write_frame
+from tl_crossenc.interventions.heads import resolve_heads
+from tl_crossenc.pools.grades import parse_grades
+from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.results.outputs import write_frame
 
 FRAMES = ("histogram", "mass", "per_query", "exact_by_layer", "depth", "distance", "token_pairs")
 

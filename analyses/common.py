@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tl_crossenc.attention_flow import QUANTITIES
-from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.matching import QUANTITY
-from tl_crossenc.grades import parse_grades
-from tl_crossenc.job import Job, claim, model_source, refuse_another
-from tl_crossenc.kept_pools import frozen_pool
-from tl_crossenc.outputs import default_folder, versions
-from tl_crossenc.pools import Pool, PoolSpec
-from tl_crossenc.store import Store, StoreError
+from tl_crossenc.instruments.attention_flow import QUANTITIES
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.grades import parse_grades
+from tl_crossenc.pools.pool import Pool, PoolSpec
+from tl_crossenc.results.job import Job, claim, model_source, refuse_another
+from tl_crossenc.results.kept_pools import frozen_pool
+from tl_crossenc.results.outputs import default_folder, versions
+from tl_crossenc.store.cells import Store, StoreError
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -12,9 +12,9 @@ from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
 from tl_crossenc.experiments.matching import matching_heads
 from tl_crossenc.experiments.paper import ranked_heads
-from tl_crossenc.heads import resolve_heads
-from tl_crossenc.job import heads_source, model_source
-from tl_crossenc.outputs import write_frame
+from tl_crossenc.interventions.heads import resolve_heads
+from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()

@@ -8,10 +8,10 @@ Writes `figure1a.csv` and `figure1a_per_query.csv`.
 
 from common import bad_input_in_one_sentence, opened, parser
 
-from tl_crossenc.conditions import MODES
-from tl_crossenc.directions import parse_directions
 from tl_crossenc.experiments.layers import FIGURE_1A, SPANS, run_layer_sweep
-from tl_crossenc.outputs import write_frame
+from tl_crossenc.interventions.conditions import MODES
+from tl_crossenc.interventions.directions import parse_directions
+from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()

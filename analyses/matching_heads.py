@@ -10,10 +10,10 @@ from common import bad_input_in_one_sentence, grade_options, grade_settings, ope
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS, matching_heads, passing_heads
-from tl_crossenc.grades import scale_sentence
-from tl_crossenc.heads import format_heads, save_heads
-from tl_crossenc.job import heads_source, model_source
-from tl_crossenc.outputs import write_frame
+from tl_crossenc.interventions.heads import format_heads, save_heads
+from tl_crossenc.pools.grades import scale_sentence
+from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()

@@ -15,16 +15,16 @@ from collections.abc import Iterator, Sequence
 from common import bad_input_in_one_sentence, opened, parser
 from rich.console import Console
 
-from tl_crossenc.attribution import agreement, attribution_patch
-from tl_crossenc.counterfactuals import AlignedPairs
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.diagnostics import AXIOMS, FORMS, diagnose
-from tl_crossenc.outputs import write_frame
-from tl_crossenc.patching import PatchResult, activation_patch
-from tl_crossenc.patching_result import MEASURES
-from tl_crossenc.path_patching import path_patch
-from tl_crossenc.pools import Pool
-from tl_crossenc.terminal import progress_bar
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.patching.activation import PatchResult, activation_patch
+from tl_crossenc.patching.attribution import agreement, attribution_patch
+from tl_crossenc.patching.counterfactuals import AlignedPairs
+from tl_crossenc.patching.diagnostics import AXIOMS, FORMS, diagnose
+from tl_crossenc.patching.path import path_patch
+from tl_crossenc.patching.result import MEASURES
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.report.terminal import progress_bar
+from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
-from tl_crossenc.outputs import write_frame
+from tl_crossenc.results.outputs import write_frame
 
 FRAMES = ("heads", "products", "spectrum", "decomposition", "layers")
 

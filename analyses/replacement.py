@@ -11,7 +11,7 @@ from __future__ import annotations
 from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.replacement import KINDS, run_replacement
-from tl_crossenc.outputs import write_frame
+from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()

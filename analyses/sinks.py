@@ -10,8 +10,8 @@ from common import bad_input_in_one_sentence, opened, parser
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.sinks import measure_sinks
-from tl_crossenc.outputs import write_frame
-from tl_crossenc.published import ZHAN_2020, ZHAN_2020_SEP_MASS
+from tl_crossenc.results.outputs import write_frame
+from tl_crossenc.statistics.published import ZHAN_2020, ZHAN_2020_SEP_MASS
 
 
 @bad_input_in_one_sentence()

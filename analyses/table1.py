@@ -8,11 +8,11 @@ Writes `table1.csv` and `table1.md`, and `table1_per_query.csv`.
 
 from common import bad_input_in_one_sentence, opened, parser
 
-from tl_crossenc.conditions import MODES
 from tl_crossenc.experiments.table1 import run_table1
-from tl_crossenc.files import write_atomic
-from tl_crossenc.outputs import write_frame
-from tl_crossenc.tables import markdown_table, table1_csv
+from tl_crossenc.interventions.conditions import MODES
+from tl_crossenc.report.tables import markdown_table, table1_csv
+from tl_crossenc.results.outputs import write_frame
+from tl_crossenc.store.files import write_atomic
 
 
 @bad_input_in_one_sentence()

@@ -27,16 +27,16 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from tl_crossenc.adapters import ADAPTER_CONFIG
-from tl_crossenc.collections import load_collection
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.devices import resolve_device
-from tl_crossenc.embedded import BASE_MODEL, open_packaged_base
-from tl_crossenc.evaluation import per_query_ndcg
-from tl_crossenc.files import write_atomic
-from tl_crossenc.pairs import EncodedPairs, PairEncoder
-from tl_crossenc.pools import PoolPair, PoolSpec, build_pool
-from tl_crossenc.sampling import normalized_text
+from tl_crossenc.checkpoints.adapters import ADAPTER_CONFIG
+from tl_crossenc.checkpoints.embedded import BASE_MODEL, open_packaged_base
+from tl_crossenc.inputs.pairs import EncodedPairs, PairEncoder
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.devices import resolve_device
+from tl_crossenc.pools.collections import load_collection
+from tl_crossenc.pools.pool import PoolPair, PoolSpec, build_pool
+from tl_crossenc.pools.sampling import normalized_text
+from tl_crossenc.statistics.evaluation import per_query_ndcg
+from tl_crossenc.store.files import write_atomic
 
 TARGETS = {3: 1.0, 2: 0.9, 1: 0.45, 0: 0.08, -1: 0.01}
 """Grade -> the probability of *relevant*; -1 is a random passage."""

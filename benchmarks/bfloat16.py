@@ -18,12 +18,12 @@ import torch
 from common import parse, parser, print_machine, print_table
 from ideas import patterns_built
 
-from tl_crossenc.collections import load_collection
-from tl_crossenc.conditions import UNABLATED, Condition
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.evaluation import per_query_ndcg
-from tl_crossenc.execution import run_conditions
-from tl_crossenc.pools import build_pool
+from tl_crossenc.interventions.conditions import UNABLATED, Condition
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.execution import run_conditions
+from tl_crossenc.pools.collections import load_collection
+from tl_crossenc.pools.pool import build_pool
+from tl_crossenc.statistics.evaluation import per_query_ndcg
 
 CONDITIONS = ("none", "DOC->QUERY", "CLS->DOC")
 

@@ -27,8 +27,8 @@ from common import (
     subject,
 )
 
-from tl_crossenc.encoder_config import CrossEncoderConfig
-from tl_crossenc.pairs import EncodedPairs, PairBatch
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
+from tl_crossenc.model.config import CrossEncoderConfig
 
 
 def needed(cfg: CrossEncoderConfig, lengths: Sequence[int]) -> int:

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tl_crossenc.attention import AttentionInput
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET, length_batches
-from tl_crossenc.checkpoints import Checkpoint
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.embedded import open_model
-from tl_crossenc.pairs import EncodedPairs, PairBatch
-from tl_crossenc.parts import PartMasks
-from tl_crossenc.porting import config_from_checkpoint, port_weights
+from tl_crossenc.checkpoints.checkpoint import Checkpoint
+from tl_crossenc.checkpoints.embedded import open_model
+from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
+from tl_crossenc.inputs.parts import PartMasks
+from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 
 SHAPES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -113,9 +113,9 @@ def subject(shape: str, dtype: torch.dtype = torch.float32, device: str = "cpu")
 
 def real_pairs(collection: str, n_pairs: int) -> EncodedPairs:
     """`n_pairs` judged pairs of a collection's default pool, spread evenly over it, encoded with BERT's uncased vocabulary."""
-    from tl_crossenc.collections import load_collection
-    from tl_crossenc.pools import build_pool
-    from tl_crossenc.tokenizers import load_tokenizer
+    from tl_crossenc.model.tokenizers import load_tokenizer
+    from tl_crossenc.pools.collections import load_collection
+    from tl_crossenc.pools.pool import build_pool
 
     pool = build_pool(load_collection(collection)).ranked.pairs
     chosen = [pool[i] for i in np.unique(np.linspace(0, len(pool) - 1, min(n_pairs, len(pool))).astype(int))]

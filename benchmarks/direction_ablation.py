@@ -31,10 +31,10 @@ from common import (
 )
 from tl39 import Worker
 
-from tl_crossenc.conditions import MODES
-from tl_crossenc.directions import Direction
-from tl_crossenc.pairs import PairBatch
-from tl_crossenc.parts import N_PARTS
+from tl_crossenc.inputs.pairs import PairBatch
+from tl_crossenc.inputs.parts import N_PARTS
+from tl_crossenc.interventions.conditions import MODES
+from tl_crossenc.interventions.directions import Direction
 
 DIRECTIONS = ("DOC->QUERY", "QUERY->DOC", "CLS->DOC", "DOC->DOC", "ALL->SEP1", "DOC->ALL")
 
@@ -140,8 +140,8 @@ def compare(tested, pairs, given) -> None:
 
 def run_in_order(model, pairs, direction: Direction, token_budget: int) -> torch.Tensor:
     """Our scores in the order given."""
-    from tl_crossenc.conditions import Condition
-    from tl_crossenc.execution import run_conditions
+    from tl_crossenc.interventions.conditions import Condition
+    from tl_crossenc.model.execution import run_conditions
 
     return torch.from_numpy(
         run_conditions(model, pairs, [Condition.ablate(direction)], token_budget=token_budget).values[0]

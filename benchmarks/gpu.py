@@ -29,9 +29,9 @@ from common import (
     subject,
 )
 
-from tl_crossenc.conditions import UNABLATED
-from tl_crossenc.execution import run_conditions
 from tl_crossenc.experiments.table1 import table1_conditions
+from tl_crossenc.interventions.conditions import UNABLATED
+from tl_crossenc.model.execution import run_conditions
 
 PEAKS = {"H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125, "4090": 165}
 """Dense bfloat16 TFLOP/s, from the makers' data sheets; the first name found in the device's counts."""

@@ -25,13 +25,13 @@ from common import (
     subject,
 )
 
-from tl_crossenc import attention, blocks, fused_attention
-from tl_crossenc.blocks import BertBlock
-from tl_crossenc.conditions import UNABLATED, Condition
-from tl_crossenc.execution import run_conditions
 from tl_crossenc.experiments.layers import FIGURE_1A, sweep_conditions
 from tl_crossenc.experiments.table1 import table1_conditions
-from tl_crossenc.hooked_encoder import HookedEncoder
+from tl_crossenc.interventions.conditions import UNABLATED, Condition
+from tl_crossenc.model import attention, blocks, fused_attention
+from tl_crossenc.model.blocks import BertBlock
+from tl_crossenc.model.execution import run_conditions
+from tl_crossenc.model.hooked_encoder import HookedEncoder
 
 BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
 

@@ -18,9 +18,9 @@ from common import interleave, parse, parser, print_machine, print_pairs, print_
 from direction_ablation import zeroes
 from tl39 import Worker
 
-from tl_crossenc.conditions import UNABLATED, Condition
-from tl_crossenc.directions import Direction
-from tl_crossenc.execution import run_conditions
+from tl_crossenc.interventions.conditions import UNABLATED, Condition
+from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.execution import run_conditions
 
 
 def options(doc: str | None, pairs: int) -> argparse.ArgumentParser:

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from common import SHAPES, parse, parser, print_machine, print_table
 
-from tl_crossenc.checkpoints import Checkpoint
-from tl_crossenc.conditions import UNABLATED
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.directions import Direction
-from tl_crossenc.execution import run_conditions
+from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.experiments.layers import sweep_conditions
-from tl_crossenc.pairs import EncodedPairs
-from tl_crossenc.porting import config_from_checkpoint, port_weights
+from tl_crossenc.inputs.pairs import EncodedPairs
+from tl_crossenc.interventions.conditions import UNABLATED
+from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.execution import run_conditions
+from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 
 START = {"pairs": 64, "length": 96, "layers": 6, "conditions": 7}
 SWEEPS = {

@@ -5,7 +5,7 @@ import torch
 from planted_texts import whole_words
 from tiny_models import D_VOCAB, tiny_rows
 
-from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.inputs.pairs import EncodedPairs
 
 PART_NAMES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2")
 SIZES = ((3, 5), (2, 8), (1, 1), (4, 2))

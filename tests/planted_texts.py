@@ -2,8 +2,8 @@
 
 import random
 
-from tl_crossenc.planted import vocabulary
-from tl_crossenc.pools import Pool, PoolPair, PoolSpec
+from tl_crossenc.checkpoints.planted import vocabulary
+from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
 
 MATCHED_WORDS = {3: 8, 2: 5, 1: 3, 0: 1, -1: 0}
 """Grade -> how many of a passage's words are in its query."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from tiny_models import D_HEAD, N_HEADS, N_LAYERS, run_hf, to_batch
 
-from tl_crossenc.pairs import EncodedPairs
+from tl_crossenc.inputs.pairs import EncodedPairs
 
 
 def encoded(rows):

@@ -3,8 +3,8 @@
 import helpers
 import tiny_collections
 
-from tl_crossenc.blocks import BertBlock
-from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.blocks import BertBlock
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 TOPICS = ("flea", "egg", "bread", "sponge", "quilt")
 CONTEXT = 61

@@ -14,7 +14,10 @@ WITH_EXAMPLES = sorted(
     for path in ROOT.rglob("*.py")
     if "\n>>> " in path.read_text(encoding="utf-8") or " >>> " in path.read_text(encoding="utf-8")
 )
-LOOKED_AT = "cross_encoder prompt explain views progress directions conditions parts collections pools"
+LOOKED_AT = (
+    "model.cross_encoder console.prompt views.explain views.attention console.progress interventions.directions "
+    "interventions.conditions inputs.parts pools.collections pools.pool"
+)
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 

@@ -19,17 +19,17 @@ import pytest
 from helpers import one_sentence
 from small_worlds import collection_folder, count_layers, forbid_model_work, identities, model_folder, snapshot
 
-from tl_crossenc import kept_pools
-from tl_crossenc.artefacts import ARTEFACTS
-from tl_crossenc.collections import load_collection
-from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.table1 import run_table1
-from tl_crossenc.kept_pools import frozen_pool
-from tl_crossenc.pools import Pool, PoolSpec, build_pool
-from tl_crossenc.published import VAST_2025_TABLE_1
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.collections import load_collection
+from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool
+from tl_crossenc.report.tables import SIDES
 from tl_crossenc.reproduce import Settings, is_monobert, reproduce
-from tl_crossenc.store import Store
-from tl_crossenc.tables import SIDES
+from tl_crossenc.results import kept_pools
+from tl_crossenc.results.artefacts import ARTEFACTS
+from tl_crossenc.results.kept_pools import frozen_pool
+from tl_crossenc.statistics.published import VAST_2025_TABLE_1
+from tl_crossenc.store.cells import Store
 
 CONDITIONS = ["none", *(f"zero({row}->{column})" for row in SIDES for column in SIDES)]
 
@@ -300,9 +300,9 @@ DRIVER = '''
 import json, os, signal, sys
 from pathlib import Path
 import torch, pyarrow.parquet, transformers, ir_measures
-import tl_crossenc.files as files
+import tl_crossenc.store.files as files
 from tl_crossenc.experiments import scoring
-from tl_crossenc.pools import PoolSpec
+from tl_crossenc.pools.pool import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
 
 model, one, two, base, moments = *sys.argv[1:5], [float(x) for x in sys.argv[5:]]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_collections import write_folder
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from tl_crossenc.embedded import open_model
+from tl_crossenc.checkpoints.embedded import open_model
 
 pytest.importorskip("peft", reason="needs peft, of the extra dev or train")
 

@@ -5,11 +5,11 @@ import oracles
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from tl_crossenc.checkpoints import Checkpoint
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pairs import PairBatch
-from tl_crossenc.parts import PartMasks
-from tl_crossenc.porting import config_from_checkpoint, port_weights
+from tl_crossenc.checkpoints.checkpoint import Checkpoint
+from tl_crossenc.inputs.pairs import PairBatch
+from tl_crossenc.inputs.parts import PartMasks
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 
 N_LAYERS, N_HEADS, D_HEAD, D_MODEL, D_MLP, D_VOCAB, N_CTX = 3, 3, 7, 21, 53, 97, 31
 SIDES = {"CLS": (0,), "QUERY": (1,), "SEP1": (2,), "DOC": (3,), "SEP2": (4,), "ALL": (0, 1, 2, 3, 4)}

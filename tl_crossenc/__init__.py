@@ -22,53 +22,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tl_crossenc.attribution import attribution_patch
-    from tl_crossenc.collections import Collection, load_collection
-    from tl_crossenc.conditions import UNABLATED, Condition
-    from tl_crossenc.counterfactuals import align_pairs, align_passages
-    from tl_crossenc.cross_encoder import HookedCrossEncoder
-    from tl_crossenc.diagnostics import diagnose
-    from tl_crossenc.direct_attribution import score_lens
-    from tl_crossenc.directions import Direction, direction_grid
-    from tl_crossenc.execution import run_conditions
-    from tl_crossenc.hooked_encoder import HookedEncoder
-    from tl_crossenc.pairs import PairBatch
-    from tl_crossenc.parity import check_parity
-    from tl_crossenc.parts import Part, PartMasks
-    from tl_crossenc.patching import activation_patch
-    from tl_crossenc.path_patching import path_patch
-    from tl_crossenc.pools import Pool, PoolSpec, build_pool
-    from tl_crossenc.replacement import ReplacementMeans, ReplacementSamples, replacing
-    from tl_crossenc.store import Store
+    from tl_crossenc.inputs.pairs import PairBatch
+    from tl_crossenc.inputs.parts import Part, PartMasks
+    from tl_crossenc.instruments.direct_attribution import score_lens
+    from tl_crossenc.interventions.conditions import UNABLATED, Condition
+    from tl_crossenc.interventions.directions import Direction, direction_grid
+    from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.model.execution import run_conditions
+    from tl_crossenc.model.hooked_encoder import HookedEncoder
+    from tl_crossenc.model.parity import check_parity
+    from tl_crossenc.patching.activation import activation_patch
+    from tl_crossenc.patching.attribution import attribution_patch
+    from tl_crossenc.patching.counterfactuals import align_pairs, align_passages
+    from tl_crossenc.patching.diagnostics import diagnose
+    from tl_crossenc.patching.path import path_patch
+    from tl_crossenc.patching.replacement import ReplacementMeans, ReplacementSamples, replacing
+    from tl_crossenc.pools.collections import Collection, load_collection
+    from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool
+    from tl_crossenc.store.cells import Store
 
 _HOME = {
-    "Collection": "collections",
-    "load_collection": "collections",
-    "Condition": "conditions",
-    "UNABLATED": "conditions",
-    "HookedCrossEncoder": "cross_encoder",
-    "Direction": "directions",
-    "direction_grid": "directions",
-    "run_conditions": "execution",
-    "HookedEncoder": "hooked_encoder",
-    "PairBatch": "pairs",
-    "check_parity": "parity",
-    "Part": "parts",
-    "PartMasks": "parts",
-    "Pool": "pools",
-    "PoolSpec": "pools",
-    "build_pool": "pools",
-    "Store": "store",
-    "attribution_patch": "attribution",
-    "align_pairs": "counterfactuals",
-    "align_passages": "counterfactuals",
-    "diagnose": "diagnostics",
-    "score_lens": "direct_attribution",
-    "activation_patch": "patching",
-    "path_patch": "path_patching",
-    "replacing": "replacement",
-    "ReplacementMeans": "replacement",
-    "ReplacementSamples": "replacement",
+    "Collection": "pools.collections",
+    "load_collection": "pools.collections",
+    "Condition": "interventions.conditions",
+    "UNABLATED": "interventions.conditions",
+    "HookedCrossEncoder": "model.cross_encoder",
+    "Direction": "interventions.directions",
+    "direction_grid": "interventions.directions",
+    "run_conditions": "model.execution",
+    "HookedEncoder": "model.hooked_encoder",
+    "PairBatch": "inputs.pairs",
+    "check_parity": "model.parity",
+    "Part": "inputs.parts",
+    "PartMasks": "inputs.parts",
+    "Pool": "pools.pool",
+    "PoolSpec": "pools.pool",
+    "build_pool": "pools.pool",
+    "Store": "store.cells",
+    "attribution_patch": "patching.attribution",
+    "align_pairs": "patching.counterfactuals",
+    "align_passages": "patching.counterfactuals",
+    "diagnose": "patching.diagnostics",
+    "score_lens": "instruments.direct_attribution",
+    "activation_patch": "patching.activation",
+    "path_patch": "patching.path",
+    "replacing": "patching.replacement",
+    "ReplacementMeans": "patching.replacement",
+    "ReplacementSamples": "patching.replacement",
 }
 
 __all__ = [

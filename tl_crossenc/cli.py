@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tl_crossenc.shown import PLAIN, ShownFormatter, quoted, short_name, shown
+from tl_crossenc.console.shown import PLAIN, ShownFormatter, quoted, short_name, shown
 
 DTYPES = ("float32", "bfloat16", "float64")
 QUANTITIES = ("excess", "mass", "density")
@@ -272,7 +272,7 @@ def _count_or_all(text: str) -> int | None:
 
 
 def _grades(text: str) -> tuple[int, ...]:
-    from tl_crossenc.grades import parse_grades
+    from tl_crossenc.pools.grades import parse_grades
 
     try:
         return parse_grades(text)
@@ -290,13 +290,13 @@ def _say(text: str) -> None:
 def _reproduce(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from tl_crossenc.directions import parse_directions
     from tl_crossenc.experiments.layers import FIGURE_1A
     from tl_crossenc.experiments.paper import PaperOptions
-    from tl_crossenc.outputs import default_folder
-    from tl_crossenc.pools import PoolSpec
+    from tl_crossenc.interventions.directions import parse_directions
+    from tl_crossenc.pools.pool import PoolSpec
+    from tl_crossenc.report.terminal import progress_bar, table1_for_terminal
     from tl_crossenc.reproduce import Settings, reproduce
-    from tl_crossenc.terminal import progress_bar, table1_for_terminal
+    from tl_crossenc.results.outputs import default_folder
 
     collections = tuple(arguments.collection or ["demo"])
     folder = default_folder(arguments.model, collections)
@@ -355,17 +355,17 @@ def _compare_masks(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from tl_crossenc.cross_encoder import HookedCrossEncoder
     from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
-    from tl_crossenc.files import write_atomic
-    from tl_crossenc.job import Job, at_work, model_source
-    from tl_crossenc.kept_pools import count_cut
-    from tl_crossenc.outputs import default_folder, versions, write_frame
-    from tl_crossenc.pools import PoolSpec
-    from tl_crossenc.presets import COMPARED
-    from tl_crossenc.store import Store
-    from tl_crossenc.tables import markdown, masks_caption, masks_markdown, measure_text
-    from tl_crossenc.terminal import masks_for_terminal, progress_bar
+    from tl_crossenc.interventions.presets import COMPARED
+    from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.pools.pool import PoolSpec
+    from tl_crossenc.report.tables import markdown, masks_caption, masks_markdown, measure_text
+    from tl_crossenc.report.terminal import masks_for_terminal, progress_bar
+    from tl_crossenc.results.job import Job, at_work, model_source
+    from tl_crossenc.results.kept_pools import count_cut
+    from tl_crossenc.results.outputs import default_folder, versions, write_frame
+    from tl_crossenc.store.cells import Store
+    from tl_crossenc.store.files import write_atomic
 
     collections = arguments.collection or ["demo"]
     out = arguments.out or default_folder(arguments.model, collections, "masks-")
@@ -420,7 +420,7 @@ def _parity(arguments: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from tl_crossenc.parity import check_parity
+    from tl_crossenc.model.parity import check_parity
 
     found = check_parity(
         arguments.model,
@@ -445,9 +445,9 @@ def _score(arguments: argparse.Namespace) -> int:
     from rich.table import Table
     from rich.text import Text
 
-    from tl_crossenc.cross_encoder import HookedCrossEncoder
-    from tl_crossenc.presets import resolve_ablations
-    from tl_crossenc.score_rule import describe_rule
+    from tl_crossenc.interventions.presets import resolve_ablations
+    from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.model.score_rule import describe_rule
 
     model = HookedCrossEncoder.from_pretrained(
         arguments.model,

@@ -12,32 +12,32 @@ from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.artefacts import save_all
-from tl_crossenc.conditions import MODES, UNABLATED, Mode
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.drawing import draw_figures
+from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.console.shown import short_name
 from tl_crossenc.experiments.matching import passing_heads
 from tl_crossenc.experiments.paper import PaperOptions, ProgressFactory, no_progress, run_paper
 from tl_crossenc.experiments.table1 import Table1, run_table1
-from tl_crossenc.grades import check_sides, relevant_grades, scale_sentence
-from tl_crossenc.heads import check_heads, check_heads_text, parse_heads, resolve_heads, save_heads
-from tl_crossenc.job import Job, at_work, heads_source, model_source
-from tl_crossenc.kept_pools import Cut, count_cut
-from tl_crossenc.locks import WAIT, LockedFolder
-from tl_crossenc.outputs import file_name, versions, write_frame, write_json, write_runs
-from tl_crossenc.pools import Pool, PoolSpec
-from tl_crossenc.published import (
+from tl_crossenc.interventions.conditions import MODES, UNABLATED, Mode
+from tl_crossenc.interventions.heads import check_heads, check_heads_text, parse_heads, resolve_heads, save_heads
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.grades import check_sides, relevant_grades, scale_sentence
+from tl_crossenc.pools.pool import Pool, PoolSpec
+from tl_crossenc.report.drawing import draw_figures
+from tl_crossenc.report.page import remove_others, shown_files, write_report
+from tl_crossenc.report.tables import caption, latex_table, markdown, markdown_table, measure_text, table1_csv
+from tl_crossenc.results.artefacts import save_all
+from tl_crossenc.results.job import Job, at_work, heads_source, model_source
+from tl_crossenc.results.kept_pools import Cut, count_cut
+from tl_crossenc.results.outputs import file_name, versions, write_frame, write_json, write_runs
+from tl_crossenc.statistics.published import (
     MONOBERT_MODELS,
     VAST_2025,
     VAST_2025_RANDOM,
     VAST_2025_TABLE_1,
     VAST_2025_UNABLATED,
 )
-from tl_crossenc.report import remove_others, shown_files, write_report
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.shown import short_name
-from tl_crossenc.store import Store, write_atomic
-from tl_crossenc.tables import caption, latex_table, markdown, markdown_table, measure_text, table1_csv
+from tl_crossenc.store.cells import Store, write_atomic
+from tl_crossenc.store.locks import WAIT, LockedFolder
 
 NOT_OF_THE_JOB = ("model", "collections", "out", "device", "dtype", "revision", "tokenizer", "max_length", "score")
 """Settings that the model's identity, the pools or the place say better."""

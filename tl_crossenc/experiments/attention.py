@@ -18,7 +18,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tl_crossenc.attention_flow import (
+from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
+from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES
+from tl_crossenc.instruments.attention_flow import (
     ATTENDED,
     ATTENDERS,
     QUANTITIES,
@@ -27,14 +30,11 @@ from tl_crossenc.attention_flow import (
     measure_attention,
     require_unablated,
 )
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.directions import Direction
-from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
-from tl_crossenc.identity import model_identity
-from tl_crossenc.parts import N_PARTS, REAL_PART_NAMES
-from tl_crossenc.pools import Pool
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.store import CellKey, Store
+from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.identity import model_identity
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.store.cells import CellKey, Store
 
 FULL_STOPS = (".", "Ġ.", "▁.")
 """A full stop in the vocabularies of BERT, byte-level BPE and SentencePiece."""

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tl_crossenc.conditions import MODES, UNABLATED, Condition, Mode
-from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.experiments.scoring import Progress
-from tl_crossenc.pools import Pool
-from tl_crossenc.presets import COMPARED, Preset, parse_preset
-from tl_crossenc.published import (
+from tl_crossenc.interventions.conditions import MODES, UNABLATED, Condition, Mode
+from tl_crossenc.interventions.presets import COMPARED, Preset, parse_preset
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.statistics.published import (
     MICE_2026,
     MICE_2026_NDCG,
     MICE_2026_UNABLATED,
@@ -30,9 +31,8 @@ from tl_crossenc.published import (
     ZHAN_2020_CUT_LAYERS,
     ZHAN_2020_MRR,
 )
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.significance import compare, mean_interval
-from tl_crossenc.store import Store
+from tl_crossenc.statistics.significance import compare, mean_interval
+from tl_crossenc.store.cells import Store
 
 ZHAN_LAYERS = 12
 _ZHAN = {"zhan-q2d": "query-to-document", "zhan-d2q": "document-to-query", "zhan-both": "both"}

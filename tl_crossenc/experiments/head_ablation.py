@@ -27,14 +27,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.conditions import UNABLATED, Condition, Mode
-from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.ranking import Ranked, rank_under
 from tl_crossenc.experiments.scoring import Progress
-from tl_crossenc.pools import Pool
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.significance import mean_interval, rank_p_values
-from tl_crossenc.store import Store
+from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.statistics.significance import mean_interval, rank_p_values
+from tl_crossenc.store.cells import Store
 
 LayerHead = tuple[int, int]
 Query = tuple[str, str]

@@ -12,15 +12,15 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from tl_crossenc.conditions import UNABLATED, Condition, Mode
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.directions import Direction
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.experiments.scoring import Progress
-from tl_crossenc.pools import Pool
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.significance import compare, mean_interval
-from tl_crossenc.store import Store
+from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
+from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.statistics.significance import compare, mean_interval
+from tl_crossenc.store.cells import Store
 
 Span = Literal["up_to", "from", "only"]
 SPANS: tuple[Span, ...] = get_args(Span)

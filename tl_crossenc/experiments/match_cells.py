@@ -21,15 +21,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from tl_crossenc.attention_flow import require_unablated
-from tl_crossenc.cross_encoder import HookedCrossEncoder
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
 from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
-from tl_crossenc.heads import format_heads
-from tl_crossenc.identity import model_identity
-from tl_crossenc.pools import Pool, PoolPair
-from tl_crossenc.store import CellKey, Store
-from tl_crossenc.token_matches import KINDS, N_BINS, PairMatches, Tally, measure_matches
+from tl_crossenc.instruments.attention_flow import require_unablated
+from tl_crossenc.instruments.token_matches import KINDS, N_BINS, PairMatches, Tally, measure_matches
+from tl_crossenc.interventions.heads import format_heads
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.identity import model_identity
+from tl_crossenc.pools.pool import Pool, PoolPair
+from tl_crossenc.store.cells import CellKey, Store
 
 ALL_KINDS = "all"
 

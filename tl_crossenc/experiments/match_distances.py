@@ -28,9 +28,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.significance import holm
-from tl_crossenc.token_matches import BIN_WIDTH, CENTRES
+from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.instruments.token_matches import BIN_WIDTH, CENTRES
+from tl_crossenc.statistics.significance import holm
 
 ROUNDING = 1e-9
 """Distances nearer than this are equal."""

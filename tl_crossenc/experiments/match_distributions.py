@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.cross_encoder import HookedCrossEncoder
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.match_cells import Heads, MatchCells
 from tl_crossenc.experiments.match_distances import against_null, permuted_labels
 from tl_crossenc.experiments.match_masses import (
@@ -27,14 +27,14 @@ from tl_crossenc.experiments.match_masses import (
 )
 from tl_crossenc.experiments.matching import relevant_by_scale
 from tl_crossenc.experiments.scoring import Progress
-from tl_crossenc.experiments.unavailable import Unavailable
-from tl_crossenc.grades import listed
-from tl_crossenc.heads import check_heads, format_heads
-from tl_crossenc.pools import Pool
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.sampling import EASY_NEGATIVE
-from tl_crossenc.store import Store
-from tl_crossenc.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
+from tl_crossenc.instruments.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
+from tl_crossenc.interventions.heads import check_heads, format_heads
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.grades import listed
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.store.cells import Store
 
 MOST_PERMUTATIONS = 100_000
 NEGATIVES: dict[str, tuple[int, ...]] = {"hard": (0,), "easy": (EASY_NEGATIVE,)}

@@ -23,9 +23,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.significance import mean_interval, paired_t
-from tl_crossenc.token_matches import KINDS, MATCH_DIRECTIONS, Tally
+from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.instruments.token_matches import KINDS, MATCH_DIRECTIONS, Tally
+from tl_crossenc.statistics.significance import mean_interval, paired_t
 
 ALL_HEADS = "all"
 QUANTITIES = ("mass", "share", "lift")

@@ -21,15 +21,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from tl_crossenc.directions import Direction, parse_directions
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.attention import Attention, Group
-from tl_crossenc.experiments.unavailable import Unavailable
-from tl_crossenc.grades import check_sides, listed
-from tl_crossenc.grades import relevant_grades as by_scale
-from tl_crossenc.heads import Head
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.sampling import EASY_NEGATIVE
-from tl_crossenc.significance import ALPHA, holm, paired_t
+from tl_crossenc.interventions.directions import Direction, parse_directions
+from tl_crossenc.interventions.heads import Head
+from tl_crossenc.pools.grades import check_sides, listed
+from tl_crossenc.pools.grades import relevant_grades as by_scale
+from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.statistics.significance import ALPHA, holm, paired_t
 
 MATCHING_DIRECTIONS = ("QUERY->DOC", "DOC->QUERY")
 QUANTITY = "excess"

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from tl_crossenc.attention_flow import QUANTITIES
-from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.attention import Attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS, matching_heads, passing_heads
-from tl_crossenc.experiments.unavailable import Unavailable
-from tl_crossenc.sampling import EASY_NEGATIVE
+from tl_crossenc.instruments.attention_flow import QUANTITIES
+from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.results.unavailable import Unavailable
 
 NEGATIVES = {"easy": EASY_NEGATIVE, "hard": 0}
 EACH = "each"

@@ -12,9 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.conditions import Mode
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.directions import Direction
 from tl_crossenc.experiments.attention import Attention, run_attention
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
 from tl_crossenc.experiments.layers import FIGURE_1A, Span, run_layer_sweep
@@ -24,12 +21,15 @@ from tl_crossenc.experiments.matching_counts import matching_counts
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.experiments.sinks import measure_sinks
-from tl_crossenc.experiments.unavailable import Unavailable
-from tl_crossenc.grades import check_sides
-from tl_crossenc.pools import Pool
-from tl_crossenc.sampling import EASY_NEGATIVE
-from tl_crossenc.store import Store
-from tl_crossenc.untrained import untrained_twin
+from tl_crossenc.interventions.conditions import Mode
+from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.untrained import untrained_twin
+from tl_crossenc.pools.grades import check_sides
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.store.cells import Store
 
 ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
 LayerHead = tuple[int, int]

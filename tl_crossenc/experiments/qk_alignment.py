@@ -19,14 +19,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.directions import Direction
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
-from tl_crossenc.experiments.unavailable import Unavailable
-from tl_crossenc.identity import model_identity
-from tl_crossenc.pairs import EncodedPairs
-from tl_crossenc.pools import Pool, PoolPair
-from tl_crossenc.qk import (
+from tl_crossenc.inputs.pairs import EncodedPairs
+from tl_crossenc.instruments.qk import (
     MATCHED_PARTS,
     MeanScores,
     PartMoments,
@@ -37,9 +33,13 @@ from tl_crossenc.qk import (
     part_moments,
     spectrum,
 )
-from tl_crossenc.qk_terms import TERM_DIRECTIONS, TERMS, TermMoments, term_moments
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.store import CellKey, Store
+from tl_crossenc.instruments.qk_terms import TERM_DIRECTIONS, TERMS, TermMoments, term_moments
+from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.identity import model_identity
+from tl_crossenc.pools.pool import Pool, PoolPair
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.store.cells import CellKey, Store
 
 Moments = TypeVar("Moments", PartMoments, TermMoments)
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.conditions import Condition
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.evaluation import per_query_ndcg
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.scoring import PoolScores, Progress, score_pool
-from tl_crossenc.pools import Pool, require_distinct
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.store import Store
+from tl_crossenc.interventions.conditions import Condition
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool, require_distinct
+from tl_crossenc.statistics.evaluation import per_query_ndcg
+from tl_crossenc.store.cells import Store
 
 logger = logging.getLogger(__name__)
 

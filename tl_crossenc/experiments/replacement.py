@@ -17,20 +17,20 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from tl_crossenc.batching import DEFAULT_TOKEN_BUDGET
-from tl_crossenc.conditions import UNABLATED
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.execution import run_conditions
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.ranking import evaluate_pool, one_ideal
 from tl_crossenc.experiments.scoring import SHARD, Progress, score_pool
-from tl_crossenc.identity import model_identity
-from tl_crossenc.pairs import EncodedPairs
-from tl_crossenc.pools import Pool
-from tl_crossenc.replacement import MAX_DONORS, ZERO, ReplacementMeans, ReplacementSamples, Values, replacing
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.significance import compare, mean_interval
-from tl_crossenc.store import CellKey, Store
-from tl_crossenc.targets import Target, TargetLike, as_targets, check_apart, check_targets, format_targets
+from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
+from tl_crossenc.inputs.pairs import EncodedPairs
+from tl_crossenc.interventions.conditions import UNABLATED
+from tl_crossenc.interventions.targets import Target, TargetLike, as_targets, check_apart, check_targets, format_targets
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.execution import run_conditions
+from tl_crossenc.model.identity import model_identity
+from tl_crossenc.patching.replacement import MAX_DONORS, ZERO, ReplacementMeans, ReplacementSamples, Values, replacing
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.statistics.significance import compare, mean_interval
+from tl_crossenc.store.cells import CellKey, Store
 
 KINDS = ("zero", "mean", "resample")
 NONE = str(UNABLATED)

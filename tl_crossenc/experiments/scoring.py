@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from tl_crossenc.conditions import Condition
-from tl_crossenc.cross_encoder import HookedCrossEncoder
-from tl_crossenc.execution import count_layer_runs, run_conditions
-from tl_crossenc.identity import model_identity
-from tl_crossenc.pools import Pool
-from tl_crossenc.reprs import short_repr
-from tl_crossenc.store import CellKey, Store
+from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.interventions.conditions import Condition
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.execution import count_layer_runs, run_conditions
+from tl_crossenc.model.identity import model_identity
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.store.cells import CellKey, Store
 
 SHARD = 256
 """Pairs a cell, at most: what a killed job loses for each condition in flight."""

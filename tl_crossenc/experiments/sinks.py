@@ -13,10 +13,10 @@ from typing import NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.attention_flow import ATTENDED, ATTENDERS, DOC_STOPS, QUANTITIES, QUERY_STOPS
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.attention import Attention, Group
-from tl_crossenc.experiments.unavailable import Unavailable
-from tl_crossenc.reprs import short_repr
+from tl_crossenc.instruments.attention_flow import ATTENDED, ATTENDERS, DOC_STOPS, QUANTITIES, QUERY_STOPS
+from tl_crossenc.results.unavailable import Unavailable
 
 SINKS: dict[str, tuple[str, ...]] = {
     "CLS": ("CLS",),

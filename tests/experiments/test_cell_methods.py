@@ -1,0 +1,72 @@
+"""What every kind of cell holds for one small job: numbers that may change only together with the method's number in the key.
+
+A folder of an earlier version is read by its keys. So a change that gives a cell other numbers counts up `identity.FORWARD` (the
+model's activations) or its module's `METHOD`, and the line below is taken anew: it is what the failing test prints.
+"""
+
+import numpy as np
+import pytest
+from small_worlds import tiny_model
+
+from tl_crossenc.experiments import attention, match_cells, qk_alignment, replacement, scoring
+from tl_crossenc.interventions.conditions import Condition
+from tl_crossenc.model import identity
+from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
+from tl_crossenc.store.cells import Store
+
+TEXTS = ("the flea lay eggs", "bread", "how do fleas rise ?", "egg egg 7", "quilt . the egg", "do the fleas lay an egg")
+PAIRS = [
+    PoolPair(f"q{i % 2}", ("how do fleas lay", "the bread rise")[i % 2], f"d{i}", text, (3, 2, 0, 0, -1, -1)[i])
+    for i, text in enumerate(TEXTS)
+]
+POOL = Pool("six", PoolSpec(None, 1, 0), tuple(PAIRS))
+
+
+def some_scores(model, store):
+    scoring.score_pool(model, POOL, [Condition.ablate("DOC->QUERY", layers=0)], store)
+
+
+def some_attention(model, store):
+    attention.run_attention(model, [POOL], store)
+
+
+def some_matches(model, store):
+    match_cells.MatchCells(model, [POOL], store, ((0, 1),), 50).fill()
+
+
+def some_alignment(model, store):
+    qk_alignment.run_qk_alignment(model, [POOL], store, max_pairs=5)
+
+
+def some_replacement(model, store):
+    replacement.run_replacement(model, [POOL], store, ["0.1"], kinds=["mean"])
+
+
+GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the numbers in all of its columns, each times cos(i)
+    "scores": (some_scores, scoring, (1, 2), 4.479696840104977),
+    "attention": (some_attention, attention, (1, 1), -17.28662634110404),
+    "match-sums": (some_matches, match_cells, (1, 1), -0.630372905415631),
+    "match-histograms": (some_matches, match_cells, (1, 1), -16.317359585807946),
+    "match-pairs": (some_matches, match_cells, (1, 1), 8.224271414510602),
+    "qk-means": (some_alignment, qk_alignment, (1, 1), -409.78514531751233),
+    "qk-terms": (some_alignment, qk_alignment, (1, 1), -63.6504409127549),
+    "replaced_scores": (some_replacement, replacement, (1, 1), 4.298783559917925),
+}
+
+
+@pytest.mark.parametrize("kind", GOLDEN)
+def test_other_numbers_in_a_cell_come_with_another_method(tmp_path, kind):
+    fill, module, method, golden = GOLDEN[kind]
+    store = Store(tmp_path / "store")
+    fill(tiny_model(tmp_path / "model"), store)
+    (key,) = store.keys(kind)
+    columns = [column.combine_chunks() for column in store.read(key).columns]
+    flat = [
+        column.flatten() if hasattr(column, "flatten") and "list" in str(column.type) else column for column in columns
+    ]
+    values = np.concatenate([column.to_numpy() for column in flat if str(column.type) != "string"]).astype(float)
+    found = float(np.nan_to_num(values) @ np.cos(np.arange(len(values))))
+    now = (identity.FORWARD, module.METHOD)
+    assert (now, found) == (method, pytest.approx(golden, rel=1e-7)), (
+        f"a cell of {kind} holds other numbers: count up METHOD of {module.__name__}, or identity.FORWARD, and write {found!r} here"
+    )

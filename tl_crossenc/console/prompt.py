@@ -1,0 +1,49 @@
+"""What a model shows at the prompt, as its methods.
+
+What shows things is built on the instruments, and these on the model; so the model cannot import it. It looks it up by name when
+asked, as the package does with its public names, and nothing that computes depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+HOME = {"explain": "views.explain", "attention_view": "views.attention", "attention_matrix": "views.attention"}
+"""Method -> the module that has the function of that name, whose first argument is the model."""
+
+
+class Prompt:
+    """Methods that show one pair. Each is documented in full where its function is."""
+
+    def explain(self, query: str, passage: str, *, top: int = 5, links: int = 3) -> Any:
+        """What makes the score: an `Explanation`, shown as HTML in a notebook and as tables in a terminal.
+
+        >>> from tl_crossenc import HookedCrossEncoder
+        >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+        >>> found = model.explain("tune a guitar", "a guitar garden")
+        >>> found.top_contributions[0][0], found.top_heads("DOC->QUERY")[0][0]
+        ('head 3.1', '1.2')
+        """
+        return _function("explain")(self, query, passage, top=top, links=links)
+
+    def attention_view(self, query: str, passage: str, *, layer: int, heads: Iterable[int] | None = None) -> Any:
+        """A layer's heads to click through, in a notebook or on a page (needs circuitsvis); works offline."""
+        return _function("attention_view")(self, query, passage, layer=layer, heads=heads)
+
+    def attention_matrix(self, query: str, passage: str, *, layer: int, head: int, direction: Any = "ALL->ALL") -> Any:
+        """One head's attention, or a direction of it, as numbers and as SVG.
+
+        >>> from tl_crossenc import HookedCrossEncoder
+        >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+        >>> model.attention_matrix("tune a guitar", "guitar", layer=1, head=2, direction="DOC->QUERY").to_frame().round(2)
+        attended  tune    a  guitar
+        attender
+        guitar     0.0  0.0    0.99
+        """
+        return _function("attention_matrix")(self, query, passage, layer=layer, head=head, direction=direction)
+
+
+def _function(name: str) -> Any:
+    return getattr(import_module(f"tl_crossenc.{HOME[name]}"), name)

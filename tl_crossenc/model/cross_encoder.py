@@ -1,0 +1,309 @@
+"""The hooked cross-encoder: a BERT reranker that takes texts and gives scores."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_crossenc.checkpoints.embedded import open_model
+from tl_crossenc.console.progress import counted
+from tl_crossenc.console.prompt import Prompt
+from tl_crossenc.console.shown import shown
+from tl_crossenc.inputs.batching import run_batches
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, PairEncoder, Texts, broadcast_texts
+from tl_crossenc.inputs.parts import PartMasks
+from tl_crossenc.model.blocks import BertPooler, Classifier
+from tl_crossenc.model.config import CrossEncoderConfig
+from tl_crossenc.model.devices import resolve_device, resolve_dtype
+from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.porting import config_from_checkpoint, port_weights
+from tl_crossenc.model.score_rule import score_from_logits
+
+ReturnType = Literal["scores", "logits", "resid"]
+
+
+class HookedCrossEncoder(Prompt, HookedEncoder):
+    """A BERT reranker with a hook point on every activation: `HookedEncoder` with pooler, classifier, tokenizer and score.
+
+    To begin with:
+
+    >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")  # or "demo", a hub name, a folder
+    >>> query, passages = "tune a guitar", ["a guitar garden", "old piano"]
+    >>> model.score(query, passages).round(decimals=2)  # higher is more relevant
+    tensor([5.7500, 0.0000])
+    >>> with model.ablating("DOC->QUERY", layers="0-1"):  # what passage positions read from query positions, gone
+    ...     model.score(query, passages).round(decimals=2)
+    tensor([0., 0.])
+    >>> scores, cache = model.run_with_cache(query, passages)
+    >>> cache["pattern", 1].shape  # [pair, head, attender pos, attended pos]
+    torch.Size([2, 4, 9, 9])
+    >>> model.W_Q.shape, model.QK[1, 2].svd()[1].shape  # views of the weights; FactoredMatrix
+    (torch.Size([4, 4, 140, 35]), torch.Size([35]))
+
+    `model.explain(query, passage)` shows one pair, `list(model.hook_dict)` all hook points, and
+    `tl_crossenc.activation_patch`, `run_conditions`, ... take `model.to_pairs(query, passages)`.
+
+    Args:
+        cfg: sizes and conventions.
+        tokenizer: a fast Hugging Face tokenizer; None leaves a model that takes raw tensors only.
+    """
+
+    def __init__(self, cfg: CrossEncoderConfig, tokenizer: Any = None):
+        super().__init__(cfg)
+        self.pooler = BertPooler(cfg)
+        self.classifier = Classifier(cfg)
+        self.tokenizer = tokenizer
+        self.setup()
+
+    @property
+    def tokenizer(self) -> Any:
+        """What reads texts, up to its `model_max_length` of that moment; None in a model that takes raw tensors only."""
+        return None if self.encoder is None else self.encoder.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Any) -> None:
+        cfg = self.cfg
+        self.encoder: PairEncoder | None = (
+            None if tokenizer is None else PairEncoder(tokenizer, cfg.n_ctx, use_types=cfg.d_vocab_types > 1)
+        )
+
+    @property
+    def types_fed(self) -> bool:
+        """Whether texts' token types are fed, which needs a tokenizer that names them among its inputs; else type 0 everywhere."""
+        return self.encoder is not None and self.encoder.types_fed
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "float32",
+        revision: str | None = None,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+        score: str | int | None = None,
+    ) -> HookedCrossEncoder:
+        """Port a checkpoint.
+
+        Args:
+            name: a Hugging Face hub name; a local folder, as text or path, with a checkpoint, or with a LoRA adapter over one;
+                "demo" (the small cross-encoder that comes with the package); or "planted" (one built by hand, with a known answer).
+            device: "cpu", "cuda", "cuda:1", "mps", "xpu", or "auto": a CUDA device if there is one.
+            dtype: "float32", "bfloat16" or "float64".
+            revision: a branch, tag or commit on the hub.
+            tokenizer: a fast tokenizer, or the folder or hub name of one, in place of the checkpoint's own.
+            max_length: tokens a pair is cut to, special ones included; by default the tokenizer's own limit, as far as the
+                model has positions.
+            score: what a score is of the logits: "single", "difference", "index:K", or of two labels the relevant one
+                (`score_rule`); by default what the labels' names say, and `logit[1] - logit[0]` where they say nothing.
+
+        Raises:
+            ValueError: whatever is wrong with the name, the files, the weights or the device, in one sentence.
+        """
+        from tl_crossenc.model.tokenizers import load_tokenizer  # transformers takes seconds to import
+
+        place = resolve_device(device)
+        kind = resolve_dtype(dtype, place)
+        checkpoint = open_model(name, revision)
+        cfg = config_from_checkpoint(checkpoint, kind, score)
+        model = cls(cfg, load_tokenizer(checkpoint, cfg, tokenizer))
+        if model.encoder is not None and max_length is not None:
+            if model.tokenizer is tokenizer:  # the caller's own is not changed
+                model.tokenizer = copy.deepcopy(tokenizer)
+            model.encoder.max_length = max_length
+        port_weights(model, checkpoint)
+        return model.to(place).eval()
+
+    def __repr__(self) -> str:
+        cfg = self.cfg
+        ablated = "" if self._active.edits == () else f", ablating {self._active}"
+        return (
+            f"HookedCrossEncoder({shown(cfg.model_name)}: {cfg.n_layers} layers x {cfg.n_heads} heads, d_model {cfg.d_model}, "
+            f"{cfg.n_labels} label(s), {str(self.dtype).removeprefix('torch.')} on {self.device}{ablated})"
+        )
+
+    # Texts.
+
+    def _text_encoder(self) -> PairEncoder:
+        if self.encoder is None:
+            raise ValueError(
+                "expected a model with a tokenizer to read texts; this one was made without: pass raw tensors"
+            )
+        return self.encoder
+
+    def encode_pairs(self, query: Texts, passages: Texts, *, max_length: int | None = None) -> EncodedPairs:
+        """Tokenize one query against many passages, or as many queries as passages, without padding.
+
+        A pair has at most `max_length` tokens, by default the tokenizer's `model_max_length` or the model's positions.
+        """
+        return self._text_encoder().encode(*broadcast_texts(query, passages), max_length=max_length)
+
+    def to_pairs(self, query: Texts, passages: Texts) -> PairBatch:
+        """One padded batch of pairs, on the model's device, with the part of every position.
+
+        Raises:
+            ValueError: no passages, or a query so long that it leaves no room for its passage.
+        """
+        encoded = self.encode_pairs(query, passages)
+        if len(encoded) == 0:
+            raise ValueError("expected at least one passage, got none")
+        return encoded.batch().to(self.device)
+
+    def to_tokens(self, query: Texts, passages: Texts) -> tuple[Tensor, Tensor, Tensor]:
+        """(tokens, token_type_ids, attention_mask) of the pairs, as TransformerLens 3.9's encoder gives them."""
+        pairs = self.to_pairs(query, passages)
+        return pairs.tokens, pairs.token_type_ids, pairs.attention_mask
+
+    def to_str_tokens(self, query: str, passage: str) -> list[str]:
+        """The word pieces of one pair, special tokens included."""
+        tokens = self.to_pairs(query, passage).tokens[0].tolist()
+        return self._text_encoder().tokenizer.convert_ids_to_tokens(tokens)
+
+    # Forward.
+
+    def forward(
+        self,
+        input: PairBatch | Tensor | Texts,
+        passages: Texts | None = None,
+        *,
+        token_type_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        parts: PartMasks | None = None,
+        start_at_layer: int | None = None,
+        stop_at_layer: int | None = None,
+        return_type: ReturnType | None = None,
+    ) -> Tensor:
+        """Run the model.
+
+        Args:
+            input: pairs from `to_pairs`; or a query (or as many as passages), then run with its passages as one batch; or token ids
+                `[pair, pos]`; or, with `start_at_layer`, the residual stream `[pair, pos, d_model]` before that layer.
+            passages: the passages of a query, as for `to_pairs`.
+            token_type_ids, attention_mask: `[pair, pos]`, required beside raw tokens.
+            parts: the parts of raw tokens, needed only while directions are being ablated.
+            start_at_layer, stop_at_layer: run only these layers; both may count from the end.
+            return_type: "scores" `[pair]` (the default for pairs), "logits" `[pair, label]` (the default for raw tensors) or
+                "resid" `[pair, pos, d_model]` (the default, and the only choice, with `stop_at_layer`).
+
+        Raises:
+            ValueError: inputs that do not fit together.
+            TypeError: an input of another kind.
+        """
+        input = self._as_input(input, passages)
+        wanted = return_type or (
+            "resid" if stop_at_layer is not None else "scores" if isinstance(input, PairBatch) else "logits"
+        )
+        if wanted not in ("scores", "logits", "resid"):
+            raise ValueError(f"expected a return_type among scores, logits, resid, got {return_type!r}")
+        if stop_at_layer is not None and wanted != "resid":
+            raise ValueError(
+                f"expected return_type 'resid' with stop_at_layer, got {return_type!r}: the head is not run"
+            )
+        if isinstance(input, PairBatch):
+            if token_type_ids is not None or attention_mask is not None or parts is not None:
+                raise ValueError("expected nothing beside pairs, which carry their own types, mask and parts; got more")
+            token_type_ids, attention_mask, parts = input.token_type_ids, input.attention_mask, input.parts
+            input = input.tokens
+        resid = self.encode(
+            input,
+            token_type_ids,
+            attention_mask,
+            parts,
+            start_at_layer=start_at_layer,
+            stop_at_layer=stop_at_layer,
+            only_cls=wanted != "resid",
+        )
+        if wanted == "resid":
+            return resid
+        logits = self.run_head(resid)
+        return logits if wanted == "logits" else self.score_of(logits)
+
+    def score_of(self, logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pair"]:
+        """The scores that `cfg.score` makes of logits."""
+        return score_from_logits(logits, str(self.cfg.score))
+
+    def _as_input(self, given: Any, passages: Any) -> PairBatch | Tensor:
+        """Pairs and tensors as they are, texts as pairs."""
+        if isinstance(given, PairBatch | Tensor):
+            if passages is not None:
+                raise ValueError(
+                    f"expected no passages beside a {type(given).__name__}, which has its own; leave them out"
+                )
+            return given
+        texts = isinstance(given, str) or (
+            isinstance(given, Sequence) and bool(given) and all(isinstance(text, str) for text in given)
+        )
+        if not texts or passages is None:
+            if isinstance(given, str):
+                came = f"a query of {len(given)} characters without passages"
+            else:
+                came = f"{len(given)} texts without passages" if texts else type(given).__name__
+            raise TypeError(
+                f"expected a query and its passages, pairs from model.to_pairs(query, passages), or token ids, got {came}: "
+                "call model(query, passages), or model.score(query, passages) for many"
+            )
+        return self.to_pairs(given, passages)
+
+    def run_head(self, resid: Float[Tensor, "pair row d_model"]) -> Float[Tensor, "pair label"]:
+        """Logits from the residual stream after the last layer; only its first position is read."""
+        return self.classifier(self.pooler(resid))
+
+    @property
+    def score_scale(self) -> float:
+        """The size of the terms that a score is a sum of: the norm of each label's weights and the size of its bias, summed.
+
+        The pooler's outputs are at most 1 in size, so that rounding errors of size e in them move a score by about e times this.
+        """
+        weight, bias = self.classifier.weight.detach().double(), self.classifier.bias.detach().double()
+        return float(weight.norm(dim=1).sum() + bias.abs().sum())
+
+    def score(
+        self,
+        query: Texts,
+        passages: Texts,
+        *,
+        max_length: int | None = None,
+        token_budget: int | None = None,
+        progress: Callable[[int], Any] | bool | None = None,
+    ) -> Float[Tensor, "passage"]:
+        """The score of each passage for the query (or for its own query), on the CPU, in the order given.
+
+        One logit: that logit. Two: relevant minus not relevant, which ranks as MonoBERT's log-softmax does without its
+        saturation: `logit[1] - logit[0]`, unless the checkpoint's labels or `score=` said otherwise (`cfg.score`).
+        sentence-transformers' CrossEncoder puts the one logit through a sigmoid unless the checkpoint names another activation.
+
+        Args:
+            query: one query, or as many as passages.
+            passages: the passages, or a mapping of their ids to them.
+            max_length: tokens a pair is cut to, by default the tokenizer's `model_max_length` or the model's positions.
+            token_budget: padded tokens a batch; memory grows with it. By default what suits the device
+                (`HookedEncoder.token_budget`). A batch that its memory does not hold is run in halves.
+                Batches are of pairs of like length; under hooks, of consecutive ones in the order given, so that entry i of an
+                activation is passage i if all fit into one batch (passages x the longest one's tokens is at most the budget), and
+                else passage i of its batch. So it is in `run_conditions` and wherever many pairs are run.
+            progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal.
+
+        >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+        >>> model.score("tune a guitar", ["a guitar garden", "old piano", ""]).round(decimals=2)
+        tensor([5.7500, 0.0000, 0.0000])
+        """
+        encoded = self.encode_pairs(query, passages, max_length=max_length)
+        scores = torch.zeros(len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
+        budget = self.token_budget(token_budget)
+
+        def run(indices: np.ndarray) -> Tensor:
+            return self(encoded.batch(indices)).to("cpu", scores.dtype)
+
+        with torch.no_grad(), counted(progress, "scoring", len(encoded)) as advance:
+            for indices, found in run_batches(encoded.lengths, budget, run, in_order=self.hooked):
+                scores[torch.from_numpy(indices)] = found
+                advance(len(indices))
+        return scores

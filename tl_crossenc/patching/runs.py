@@ -1,0 +1,280 @@
+"""The machinery of patching: two runs side by side, and runs that are finished from the middle of a layer.
+
+`TwinRun` takes the pairs of a batch through the model twice, layer by layer: the run that is patched (base) and the one
+patched from (donor). Only the present layer's activations are held, and of those only the ones asked for. `finish` takes
+residual streams that were changed in some layer to their scores, from that point on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from tl_crossenc.inputs.batching import length_batches
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
+from tl_crossenc.inputs.parts import Part, PartMasks
+from tl_crossenc.interventions.conditions import LayerEdits
+from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.blocks import BertBlock
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.fused_attention import fused_attention
+from tl_crossenc.model.hook_points import is_hooked
+from tl_crossenc.patching.sites import SITES, Pieces, Stage
+
+Twin = tuple[Tensor, Tensor]
+"""An activation in the base run and in the donor run."""
+
+
+def pair_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """Indices of the pairs whose two runs are made together: few, of almost the same length, since patches multiply them.
+
+    Raises:
+        ValueError: the budget is not positive.
+    """
+    return length_batches(lengths, -(-token_budget // 8))
+
+
+def check_aligned(clean: EncodedPairs, corrupted: EncodedPairs) -> None:
+    """Whether the pairs of the two sides match position by position: as many tokens, with the same parts.
+
+    Raises:
+        ValueError: they do not; it says in which pair and where.
+    """
+    if len(clean) != len(corrupted) or not len(clean):
+        raise ValueError(
+            f"expected as many clean as corrupted pairs, at least one, got {len(clean)} and {len(corrupted)}"
+        )
+    unequal = np.flatnonzero(clean.lengths != corrupted.lengths)
+    if unequal.size:
+        i = int(unequal[0])
+        raise ValueError(
+            f"expected clean and corrupted pairs of equal length, but pair {i} has {clean.lengths[i]} and "
+            f"{corrupted.lengths[i]} tokens ({unequal.size} such pairs): replace words by as many word pieces"
+        )
+    apart = np.flatnonzero(clean.parts != corrupted.parts)
+    if apart.size:
+        i = int(np.searchsorted(clean.offsets, apart[0], side="right")) - 1
+        names = (Part(int(side.parts[apart[0]])).name for side in (clean, corrupted))
+        raise ValueError(
+            f"expected the same parts in clean and corrupted pairs, but position {apart[0] - clean.offsets[i]} of pair {i} "
+            f"is {' and '.join(names)}: give both queries as many word pieces"
+        )
+
+
+def check_unhooked(model: HookedCrossEncoder) -> None:
+    """Whether nobody's hooks are on the model: they would see, or edit, only some of the runs that are shared.
+
+    Raises:
+        ValueError: there is a hook.
+    """
+    hooked = [name for name, point in model.hook_dict.items() if is_hooked(point)]
+    if hooked:
+        raise ValueError(f"expected a model without hooks, got one on {hooked[0]}: call model.reset_hooks() first")
+
+
+@dataclass
+class TwinRun:
+    """Both runs of one batch of pairs, before `layer`.
+
+    They are run one after the other, so that what is equal in both inputs is equal in both runs to the last bit.
+
+    Attributes:
+        model: the model; directions that it is ablating stay ablated.
+        base: the batch whose run is patched.
+        donor: the batch whose run is patched from, aligned with `base`.
+        layer: the layer that is next.
+        resid: before it, `[pair, pos, d_model]` of each.
+        given: what attention has to know of either batch: they have the same mask and parts.
+        edits: the directions ablated in each layer.
+    """
+
+    model: HookedCrossEncoder
+    base: PairBatch
+    donor: PairBatch
+    layer: int = 0
+    resid: Twin = field(init=False)
+    given: AttentionInput = field(init=False)
+    edits: tuple[LayerEdits | None, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        model = self.model
+        self.given = model.attention_input(self.base.attention_mask, self.base.parts)
+        self.edits = model.active_condition.compile(model.cfg.n_layers, model.cfg.n_heads)
+        first, second = (model.run_embed(side.tokens, side.token_type_ids) for side in (self.base, self.donor))
+        self.resid = first, second
+
+    @property
+    def codes(self) -> Int8[Tensor, "pair pos"]:
+        """The part of each position."""
+        return self.given.known_parts().codes
+
+    def step(self, sites: Iterable[str] = ()) -> dict[str, Twin]:
+        """Run the next layer and give its activations at `sites`, and nothing else."""
+        wanted = list(sites)
+        first, kept_first = self._run(self.resid[0], wanted)
+        second, kept_second = self._run(self.resid[1], wanted)
+        self.resid = first, second
+        self.layer += 1
+        return {site: (kept_first[site], kept_second[site]) for site in wanted}
+
+    def _run(self, resid: Tensor, sites: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        kept = {"resid_pre": resid}
+        hooked = [site for site in sites if site != "resid_pre"]
+        alone = self.layer == self.model.cfg.n_layers - 1 and not hooked
+        with capturing(self.model, self.layer, hooked, kept):
+            after = self.model.run_layer(self.layer, resid, self.given, self.edits[self.layer], only_cls=alone)
+        return after, kept
+
+    def scores(self) -> Twin:
+        """`[pair]` of the base and of the donor run, after the last layer."""
+        first, second = (self.model.score_of(self.model.run_head(resid)) for resid in self.resid)
+        return first, second
+
+
+@contextmanager
+def capturing(model: HookedCrossEncoder, layer: int, sites: Iterable[str], kept: dict[str, Tensor]) -> Iterator[None]:
+    """Put a layer's activations at `sites` into `kept` whenever it is run inside of the `with` block."""
+
+    def keeper(site: str) -> Callable[[Tensor, HookPoint], None]:
+        def keep(activation: Tensor, hook: HookPoint) -> None:
+            kept[site] = activation
+
+        return keep
+
+    hooks: list = [(SITES[site].hook_name(layer), keeper(site)) for site in sites]
+    if not hooks:
+        yield
+        return
+    with model.hooks(fwd_hooks=hooks):
+        yield
+
+
+def select_pairs(given: AttentionInput, pairs: Int[Tensor, "item"]) -> AttentionInput:
+    """The same of chosen pairs, one of them as often as wanted."""
+    return AttentionInput(given.attention_mask[pairs], PartMasks(given.known_parts().codes[pairs]), given.dtype)
+
+
+def rest_of_layer(
+    model: HookedCrossEncoder,
+    layer: int,
+    stage: Stage,
+    resid: Float[Tensor, "item row d_model"],
+    mlp_out: Float[Tensor, "item row d_model"] | None = None,
+) -> Float[Tensor, "item row d_model"]:
+    """The residual stream after `layer` from the one before its first ("mid") or its second ("post") LayerNorm.
+
+    With `mlp_out`, the MLP is not run: it writes that.
+    """
+    stack, block = model.stack, cast(BertBlock, model.blocks[layer])
+    if stage == "mid":
+        normalized = block.ln1(resid, stack.ln1_weight[layer], stack.ln1_bias[layer])
+        resid = normalized + (block.mlp(normalized) if mlp_out is None else mlp_out)
+    return block.ln2(resid, stack.ln2_weight[layer], stack.ln2_bias[layer])
+
+
+def finish(
+    model: HookedCrossEncoder,
+    layer: int,
+    stage: Stage,
+    resid: Float[Tensor, "item row d_model"],
+    given: AttentionInput,
+    edits: tuple[LayerEdits | None, ...],
+) -> Float[Tensor, "item"]:
+    """The scores of residual streams that were changed at `stage` of `layer`; no layer below is run.
+
+    In the last layer, past its attention, `row` may be the CLS position alone.
+    """
+    last = model.cfg.n_layers - 1
+    if stage != "pre":
+        resid = rest_of_layer(model, layer, stage, resid)
+        layer += 1
+    for above in range(layer, model.cfg.n_layers):
+        resid = model.run_layer(above, resid, given, edits[above], only_cls=above == last)
+    return model.score_of(model.run_head(resid))
+
+
+def layers_above(n_layers: int, layer: int, stage: Stage) -> float:
+    """The layers that `finish` runs: a layer entered past its attention is half a layer, past its MLP none."""
+    return n_layers - layer - {"pre": 0.0, "mid": 0.5, "post": 1.0}[stage]
+
+
+def patched_z(
+    pieces: Pieces, kept: dict[str, Twin], codes: Tensor, given: AttentionInput, edits: LayerEdits | None
+) -> tuple[Float[Tensor, "slot pair pos head d_head"], Tensor]:
+    """What heads read when their q, k, v, z or pattern is patched, and which patches change anything, `[slot, pair, head]`.
+
+    Heads do not read each other, so that all of them are patched in one pass and taken one by one afterwards. A projection
+    is never computed again.
+    """
+    base, donor = kept[pieces.site.name]
+    if pieces.site.kind == "pattern":
+        cells = pieces.cells(codes)[:, :, None, : base.shape[2]]
+        z = torch.stack(
+            [(torch.where(mask, donor, base) @ kept["v"][0].transpose(1, 2)).transpose(1, 2) for mask in cells]
+        )
+        differs = torch.stack([((donor != base) & mask).any(-1) for mask in cells])  # [slot, pair, head, row]
+        return z, differs
+    masks = pieces.rows(codes)[..., None, None]
+    differs = torch.stack([((donor != base) & mask).any(-1) for mask in masks]).transpose(2, 3)
+    swapped = [torch.where(mask, donor, base) for mask in masks]
+    if pieces.site.name == "z":
+        return torch.stack(swapped), differs
+    q, k, v = ([kept[site][0]] * len(swapped) if site != pieces.site.name else swapped for site in "qkv")
+    runs = [fused_attention(*inputs, given, edits) for inputs in zip(q, k, v, strict=True)]
+    return torch.stack(runs), differs
+
+
+def changed_streams(
+    twin: TwinRun, layer: int, pieces: Pieces, kept: dict[str, Twin], *, only_cls: bool = False
+) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor, Tensor]:
+    """The residual streams, at the site's stage of `layer`, that patching each piece leaves.
+
+    Args:
+        twin: the two runs.
+        layer: the patched layer.
+        pieces: what is patched, each alone.
+        kept: the layer's activations that the site needs.
+        only_cls: whether only the CLS position is read once the layer's attention is past.
+
+    Returns:
+        How to make the streams of (patch, pair) indices, `[item, row, d_model]`; and two `[head x slot, pair]`: whether the patch
+        changes anything that is read, and whether what it leaves is the donor's stream.
+    """
+    model, site, n_slots = twin.model, pieces.site, len(pieces.slots)
+    rows = 1 if only_cls and site.stage != "pre" else None
+    if site.kind != "stream":
+        z, differs = patched_z(pieces, kept, twin.codes, twin.given, twin.edits[layer])
+        own = list(pieces.heads)
+        read = None if site.name in ("k", "v") else rows
+        changed = differs[:, :, own, :read].any(-1).permute(2, 0, 1).flatten(0, 1)
+        delta = (z - kept["z"][0])[:, :, :rows, own]  # [slot, pair, row, head, d_head]
+        write, mid = model.W_O[layer][own], kept["resid_mid"][0][:, :rows]
+
+        def write_head(patch: Tensor, pair: Tensor) -> Tensor:
+            head, slot = patch // n_slots, patch % n_slots
+            return mid[pair] + torch.bmm(delta[slot, pair, :, head], write[head])
+
+        return write_head, changed, torch.zeros_like(changed)
+
+    base, donor = (side[:, :rows] for side in kept[site.name])
+    mask = pieces.rows(twin.codes)[:, :, :rows]
+    differs = (donor != base).any(-1)
+    changed = (mask & differs).any(-1)
+    if site.name.startswith("resid"):
+        whole = ~(differs & twin.given.attention_mask[:, :rows] & ~mask).any(-1)
+        return lambda patch, pair: torch.where(mask[patch, pair, :, None], donor[pair], base[pair]), changed, whole
+    stream = kept["resid_mid" if site.stage == "mid" else "resid_post"][0][:, :rows]
+    step = donor - base
+    return (
+        lambda patch, pair: stream[pair] + mask[patch, pair, :, None] * step[pair],
+        changed,
+        torch.zeros_like(changed),
+    )

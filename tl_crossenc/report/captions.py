@@ -1,0 +1,299 @@
+"""What each figure of a report shows: what was measured, on what, and with which test."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tl_crossenc.console.shown import short_name
+from tl_crossenc.pools.grades import listed
+from tl_crossenc.report.captions_matching import ALPHA_TEXT, figure1b, figure1b_control, figure1b_counts
+from tl_crossenc.report.figures.ablation import SPAN_LABELS
+from tl_crossenc.report.figures.alignment import CEILING, FLOOR
+from tl_crossenc.report.figures.distributions import GROUP_NAMES, KIND_NAMES, ordered_groups
+from tl_crossenc.report.tables import (
+    NO_TEST,
+    OURS_MARK,
+    PAPER_MARK,
+    interval_text,
+    measure_text,
+    one_gain_text,
+    queries_text,
+)
+from tl_crossenc.results.artefacts import drawn_kinds, load_scalars, load_table
+from tl_crossenc.statistics.published import VAST_2025, ZHAN_2020
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `run.json` says of a run, as far as it is there.
+
+    Attributes:
+        model: its name.
+        collections: names of the pools' collections.
+        by_grade: passages of each grade over all pools; nothing where it was not recorded.
+        cutoff: the k of nDCG@k.
+        mode: of the ablations.
+        record: all of it.
+    """
+
+    model: str = "the model"
+    collections: tuple[str, ...] = ()
+    by_grade: dict[int, int] = field(default_factory=dict)
+    cutoff: int = 10
+    mode: str = "zero"
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """The run of a results folder."""
+        path = Path(folder) / "run.json"
+        if not path.is_file():
+            return cls()
+        record = json.loads(path.read_text("utf-8"))
+        pools, settings = record.get("pools", []), record.get("settings", {})
+        by_grade: dict[int, int] = {}
+        for pool in pools:
+            for grade, count in pool.get("provenance", {}).get("passages_by_grade", {}).items():
+                by_grade[int(grade)] = by_grade.get(int(grade), 0) + int(count)
+        return cls(
+            model=record.get("model", {}).get("name") or cls.model,
+            collections=tuple(pool["collection"] for pool in pools),
+            by_grade=by_grade,
+            cutoff=int(settings.get("cutoff", cls.cutoff)),
+            mode=settings.get("mode", cls.mode),
+            record=record,
+        )
+
+    @property
+    def measure(self) -> str:
+        """What is measured, and over what its ideal ranking is taken."""
+        settings, measured = self.record.get("settings", {}), self.record.get("measure", {})
+        return measure_text(self.cutoff, measured.get("ideal", "pool"), settings.get("gain", "linear"))
+
+    @property
+    def one_gain(self) -> str:
+        """A sentence on queries that cannot be ranked wrongly, where there are any."""
+        measured = self.record.get("measure", {})
+        return one_gain_text(measured.get("queries_of_one_gain", 0), measured.get("queries", 0))
+
+    @property
+    def name(self) -> str:
+        """The model in a sentence."""
+        return "the demo model" if self.model == "demo" else short_name(self.model)
+
+    @property
+    def where(self) -> str:
+        """`the demo model on trec-dl-2019`."""
+        names = ["the demo collection" if name == "demo" else short_name(name) for name in self.collections]
+        return f"{self.name} on {' and '.join(names)}" if names else self.name
+
+    @property
+    def ranked(self) -> str:
+        """How many passages are ranked, as the end of a list."""
+        count = sum(n for grade, n in self.by_grade.items() if grade >= 0)
+        return f", {count:,} graded passages" if count else ""
+
+
+def caption(folder: Path, key: str, run: Run) -> str:
+    """The caption of a drawn figure or of Table 1, from its saved numbers."""
+    return CAPTIONS[key](Path(folder), load_scalars(folder, key), run)
+
+
+def _table1(folder: Path, _: dict, run: Run) -> str:
+    per_query = load_table(folder, "table1", "per_query")
+    marks = (
+        f"{PAPER_MARK} {ALPHA_TEXT} under an unpaired two-tailed Student's t-test (the paper's); {OURS_MARK} under a paired one "
+        "with Holm's correction over the 36 directions."
+    )
+    return (
+        f"{run.measure} of {run.where} ({queries_text(len(per_query))}{run.ranked}) with one direction of attention removed in "
+        f"every layer and head (mode {run.mode}). Rows attend, columns are attended. Unablated {per_query['none'].mean():.3f}, "
+        f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {marks if len(per_query) > 1 else NO_TEST} The shade "
+        f"is the change from the unablated model, the row ALL is ours.{run.one_gain}"
+    )
+
+
+def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
+    curve, tested = load_table(folder, "figure1a", "curve"), scalars["n_queries"] > 1
+    bands = (
+        " Bands: 95 % t-intervals of the paired difference from the unablated model over queries, drawn from its mean."
+    )
+    marked = (
+        f"Filled points: a decrease with {ALPHA_TEXT}, paired t-test over queries with Holm's correction over all "
+        f"{len(curve)} points."
+    )
+    return (
+        f"{run.measure} of {run.where} ({queries_text(scalars['n_queries'])}{run.ranked}) with one direction "
+        f"{SPAN_LABELS[scalars.get('span', 'up_to')].rstrip(' …')} the one on the axis, in every head."
+        f"{bands if tested else ''} Dashed: unablated, {_interval(scalars)}; dotted: random ranking, {scalars['random']:.3f}. "
+        f"{marked if tested else NO_TEST}{run.one_gain}"
+        + (
+            f" Shared prefixes: {scalars['layers_shared']:,} layers of a pair run, {scalars['layers_alone']:,} without sharing."
+            if scalars.get("layers_shared")
+            else ""
+        )
+    )
+
+
+def _figure1c(folder: Path, scalars: dict, run: Run) -> str:
+    token_pairs, distance = (load_table(folder, "figure1c", name) for name in ("token_pairs", "distance"))
+    shown = str(distance["comparison"].iloc[-1]).split(" - ")
+    kinds = drawn_kinds(token_pairs[token_pairs["group"].isin(shown)])
+    left_out = [KIND_NAMES.get(kind, kind) for kind in dict.fromkeys(token_pairs["kind"]) if kind not in kinds]
+    rows = distance[distance["comparison"] == " - ".join(shown)]
+    return (
+        f"Attention weights between QUERY and DOC tokens, all heads of a layer together, in {_groups(scalars, shown)}: "
+        f"{run.where}, "
+        f"{queries_text(int(rows['n_queries'].max()))} with both. Heights are shares of a layer's weights per decade, the first "
+        f"bin all below 10⁻⁸. W₁: first Wasserstein "
+        f"distance of the two distributions in decades, bold where p ≤ .05 against {scalars['n_permutations']:,} permutations "
+        f"of the labels "
+        f"within queries (max-statistic over layers and directions; seed {scalars['seed']})."
+        + (f" Too few token pairs to draw: {', '.join(left_out)}." if left_out else "")
+    )
+
+
+def _matches(folder: Path, scalars: dict, run: Run) -> str:
+    mass = load_table(folder, "matches", "mass")
+    counts = mass.drop_duplicates("group").set_index("group")["n_pairs"]
+    passages = ", ".join(
+        f"{counts[name]:,} {GROUP_NAMES.get(name, name)}" for name in ordered_groups(counts.index) if name in counts
+    )
+    return (
+        f"What a token attends to on the other side, mean of all heads: {run.where}; passages: {passages}. Top: tokens of the "
+        f"same word "
+        "piece; middle: tokens that share neither piece nor word; bottom: the first as a share of all attention between QUERY "
+        "and "
+        "DOC, dotted the share that equal attention to every token would give."
+        + (" Bands: 95 % t-intervals over queries." if mass["mass_low"].notna().any() else "")
+    )
+
+
+def _sinks(folder: Path, _: dict, run: Run) -> str:
+    by_layer = load_table(folder, "sinks", "by_layer")
+    every = by_layer[by_layer["attender"] == "ALL"]
+    highest = every[every["sink"] == "SEP"].nlargest(1, "mass").iloc[0]
+    return (
+        f"Attention mass on the positions where heads look when they have nothing to do, mean over heads and pairs: "
+        f"{run.where}, "
+        f"{int(by_layer['n_pairs'].max()):,} pairs of all grades. Attention from every position to both separators is highest "
+        f"in layer "
+        f"{int(highest['layer'])}, {highest['mass']:.0%}. Circles: {ZHAN_2020}, layers at the same relative depth; triangles: "
+        f"at most so "
+        "much. A text without full stops gives them 0. No test."
+    )
+
+
+def _figure2(folder: Path, scalars: dict, run: Run) -> str:
+    heads = load_table(folder, "figure2", "heads")
+    both = int(((heads["contrast"] > 0) & (heads["trace"] > 0)).sum())
+    return (
+        "Does a head favour attention across query and passage (up), and attention between what is alike (right)? A point a "
+        "head of "
+        f"{run.where}; q and d are the means of the block's input over QUERY and DOC tokens of {scalars['pairs']:,} pairs, A "
+        f"= W_Q W_Kᵀ "
+        f"without biases. Raw, as in the paper, and free of scale: the contrast in standard deviations of the head's "
+        f"own logits "
+        f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Both positive in QUERY→DOC: {both} of {len(heads)} heads. "
+        f"Named: the "
+        "largest differences of Figure 1b that pass its test. Colours end where those of Figure 1b do."
+    )
+
+
+def _spectrum(folder: Path, scalars: dict, run: Run) -> str:
+    return (
+        f"Singular values σₖ of A = W_Q W_Kᵀ relative to the largest, and the alignment Σ σₖ uₖ·vₖ / Σ σₖ of the first k "
+        f"directions: "
+        f"all heads of {run.name}, with the heads of the largest passing differences in Figure 1b. Weights only, no test."
+    )
+
+
+def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
+    frame = load_table(folder, "decomposition", "decomposition")
+    median = float(np.nanmedian(frame["epsilon_ratio"]))
+    return (
+        "The paper takes the attention logit as qᵀA d + xᵀA y + ε with ε near 0. Shares of the mean square of real logits "
+        "that the two "
+        "terms explain; the size of ε relative to the logit (root mean square); and the R² of the interaction alone for the "
+        "differences "
+        f"within a row, which is what the softmax sees. A dot a head, a line through the medians: {run.where}, "
+        f"{scalars['sampled']:,} pairs "
+        f"(seed {scalars['seed']}). Median ε: {median:.2f} of the logit. Values outside of −{abs(FLOOR):g} to "
+        f"{CEILING:g} are drawn "
+        f"on "
+        "the edge. No test."
+    )
+
+
+def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
+    curve = load_table(folder, "head_ablation", "curve")
+    random = curve[curve["kind"] == "random"]
+    drawn_queries = scalars.get("drawn_queries")
+    sample = f" on {len(drawn_queries or ())} of the queries, drawn at random (diamonds: the ranked heads on these)"
+    where = sample if drawn_queries else ""
+    bands = " Bands: 95 % t-intervals of the paired change over queries."
+    return (
+        f"Change of {run.measure} of {run.where} ({queries_text(scalars['n_queries'])}{run.ranked}) with the k highest-ranked "
+        f"heads removed, in the directions between QUERY and DOC only, and wholly."
+        f"{bands if scalars['n_queries'] > 1 else ''} Unablated {_interval(scalars)}, random ranking {scalars['random']:.3f}. "
+        + (
+            f"Dots: {int(random['n_draws'].max())} draws of k other heads with as many in each layer, each a mean{where}; seed "
+            f"{scalars['seed']}. {_draw_tests(curve)} Heads are ranked and removed on the same queries."
+            if len(random)
+            else "No layer has enough other heads to draw from, so nothing is tested."
+        )
+        + run.one_gain
+    )
+
+
+CAPTIONS = {
+    "table1": _table1,
+    "figure1a": _figure1a,
+    "figure1b": lambda folder, scalars, run: figure1b(folder, scalars, run.where, run.record),
+    "figure1b_control": lambda folder, _, run: figure1b_control(folder, run.where),
+    "figure1b_counts": lambda folder, _, run: figure1b_counts(folder, run.where, run.record),
+    "figure1c": _figure1c,
+    "matches": _matches,
+    "sinks": _sinks,
+    "figure2": _figure2,
+    "spectrum": _spectrum,
+    "decomposition": _decomposition,
+    "head_ablation": _head_ablation,
+}
+PAPER = VAST_2025.partition(",")[0]
+
+
+def _draw_tests(curve: pd.DataFrame) -> str:
+    """What the ranks among the draws say."""
+    tested = curve[(curve["kind"] == "ranked") & np.isfinite(curve["p_random"])]
+    draws = int(curve.loc[curve["kind"] == "random", "n_draws"].max())
+    corrected = "p_family" in tested
+    named = [
+        f"k = {int(row['k'])}, {row['scope'].replace('<->', '↔')}: p = {row['p_random']:.3f}"
+        + (f" ({row['p_family']:.3f})" if corrected else "")
+        for _, row in tested.iterrows()
+    ]
+    how = f" (in brackets corrected over all {len(tested)}, Westfall and Young)" if corrected else ", not corrected"
+    least = 1 / (1 + draws)
+    too_few = f", so that {draws} draws can show nothing at .05" if least > 0.05 + 1e-9 else ""
+    return f"Rank among the draws, ties counted{how}: {'; '.join(named)}; the least possible is {least:.3f}{too_few}."
+
+
+def _interval(scalars: dict) -> str:
+    mean, low, high = (scalars["unablated"][name] for name in ("mean", "low", "high"))
+    return f"{mean:.3f}{interval_text(low, high)}"
+
+
+def _groups(scalars: dict, shown: list[str]) -> str:
+    grades = scalars.get("groups", {})
+    return " and ".join(
+        f"{GROUP_NAMES.get(name, name)}{' passages' if name == 'relevant' else ''} (grade "
+        f"{listed(grades.get(name, []), ' or ')})".replace("-1", "−1")
+        for name in shown
+    )

@@ -1,0 +1,166 @@
+"""From a results folder to its figures: `figures/<key>.svg` and `.pdf`, two columns wide, and `<key>-narrow.svg`, one column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from tl_crossenc.report import figures
+from tl_crossenc.report.figures.alignment import top_heads
+from tl_crossenc.report.figures.matching import map_extent
+from tl_crossenc.report.figures.svg import to_pdf, to_svg
+from tl_crossenc.results.artefacts import DRAWN, load_scalars, load_table, load_unavailable
+from tl_crossenc.store.files import write_atomic
+
+FIGURES = "figures"
+SPECTRUM_HEADS = 5
+
+Draw = Callable[[bool], Figure]
+
+
+def figure_files(key: str) -> list[str]:
+    """The files of a figure, in the results folder."""
+    return [f"{FIGURES}/{key}{end}" for end in (".svg", "-narrow.svg", ".pdf")]
+
+
+def draw_figures(folder: Path) -> dict[str, str]:
+    """Draw every figure whose numbers are there; remove those of an earlier run whose numbers are not.
+
+    Returns:
+        What is unavailable: key -> reason.
+    """
+    folder = Path(folder)
+    missing = load_unavailable(folder)
+    for key in DRAWN:
+        wide_svg, narrow_svg, pdf = (folder / name for name in figure_files(key))
+        if key in missing:
+            for path in (wide_svg, narrow_svg, pdf):
+                path.unlink(missing_ok=True)
+            continue
+        draw = DRAWERS[key](folder)
+        wide, narrow = draw(False), draw(True)
+        write_atomic(wide_svg, to_svg(wide, key))
+        wide.set_layout_engine("none")  # laid out already
+        write_atomic(narrow_svg, to_svg(narrow, f"{key}-narrow"))
+        write_atomic(pdf, to_pdf(wide))
+    return {key: reason for key, reason in missing.items() if key in DRAWN}
+
+
+def matching_frame(folder: Path) -> pd.DataFrame | None:
+    """Figure 1b's frame, where there is one."""
+    return None if "figure1b" in load_unavailable(folder) else load_table(folder, "figure1b", "heads")
+
+
+def named_heads(folder: Path) -> list[tuple[int, int]]:
+    """The heads of the largest passing differences in any direction, for figures that show some heads only."""
+    frame = matching_frame(folder)
+    if frame is None:
+        return []
+    found = [
+        head for direction in dict.fromkeys(frame["direction"]) for head in top_heads(frame, direction, len(frame))
+    ]
+    largest = frame.groupby(["layer", "head"])["difference"].max()
+    return sorted(dict.fromkeys(found), key=lambda head: -largest[head])[:SPECTRUM_HEADS]
+
+
+def _cutoff(folder: Path) -> int:
+    run = folder / "run.json"
+    if not run.is_file():
+        return 10
+    return int(pd.read_json(run, typ="series").get("settings", {}).get("cutoff", 10))
+
+
+def _figure1a(folder: Path) -> Draw:
+    curve, scalars = load_table(folder, "figure1a", "curve"), load_scalars(folder, "figure1a")
+    unablated = _interval(scalars)
+    cutoff = _cutoff(folder)
+    return lambda narrow: figures.figure1a(
+        curve,
+        unablated=unablated,
+        random=scalars["random"],
+        span=scalars.get("span", "up_to"),
+        cutoff=cutoff,
+        narrow=narrow,
+    )
+
+
+def figure1b_extent(folder: Path) -> float:
+    """Where the colours of Figure 1b end: the same for the model and its untrained twin, and in Figure 2."""
+    missing = load_unavailable(folder)
+    return map_extent(
+        *(load_table(folder, key, "heads") for key in ("figure1b", "figure1b_control") if key not in missing)
+    )
+
+
+def _map(key: str) -> Callable[[Path], Draw]:
+    def prepare(folder: Path) -> Draw:
+        frame, scalars, extent = load_table(folder, key, "heads"), load_scalars(folder, key), figure1b_extent(folder)
+        return lambda narrow: figures.figure1b(
+            frame, quantity=scalars.get("quantity", "mass"), extent=extent, narrow=narrow
+        )
+
+    return prepare
+
+
+def _figure1c(folder: Path) -> Draw:
+    tables = [load_table(folder, "figure1c", name) for name in ("histogram", "distance", "token_pairs")]
+    return lambda narrow: figures.figure1c(*tables, narrow=narrow)
+
+
+def _matches(folder: Path) -> Draw:
+    mass = load_table(folder, "matches", "mass")
+    return lambda narrow: figures.matches(mass, narrow=narrow)
+
+
+def _sinks(folder: Path) -> Draw:
+    by_layer = load_table(folder, "sinks", "by_layer")
+    return lambda narrow: figures.sinks(by_layer, narrow=narrow)
+
+
+def _figure2(folder: Path) -> Draw:
+    heads, matching = load_table(folder, "figure2", "heads"), matching_frame(folder)
+    return lambda narrow: figures.figure2(heads, matching, narrow=narrow)
+
+
+def _spectrum(folder: Path) -> Draw:
+    frame, heads = load_table(folder, "spectrum", "spectrum"), named_heads(folder)
+    return lambda narrow: figures.spectrum(frame, heads, narrow=narrow)
+
+
+def _decomposition(folder: Path) -> Draw:
+    frame = load_table(folder, "decomposition", "decomposition")
+    return lambda narrow: figures.decomposition(frame, narrow=narrow)
+
+
+def _head_ablation(folder: Path) -> Draw:
+    curve, draws = (load_table(folder, "head_ablation", name) for name in ("curve", "draws"))
+    if "difference" not in curve:
+        raise ValueError(
+            f"expected in {folder} a head ablation of this version, got an earlier one's: run `tl-crossenc reproduce` again"
+        )
+    n_drawn, cutoff = len(load_scalars(folder, "head_ablation").get("drawn_queries", ())), _cutoff(folder)
+    return lambda narrow: figures.head_ablation(curve, draws, n_drawn=n_drawn or None, cutoff=cutoff, narrow=narrow)
+
+
+def _interval(scalars: dict) -> tuple[float, float, float]:
+    bounds = [scalars["unablated"][name] for name in ("mean", "low", "high")]
+    mean, low, high = (float("nan") if bound is None else float(bound) for bound in bounds)
+    return mean, low, high
+
+
+DRAWERS: dict[str, Callable[[Path], Draw]] = {
+    "figure1a": _figure1a,
+    "figure1b": _map("figure1b"),
+    "figure1b_control": _map("figure1b_control"),
+    "figure1c": _figure1c,
+    "matches": _matches,
+    "sinks": _sinks,
+    "figure2": _figure2,
+    "spectrum": _spectrum,
+    "decomposition": _decomposition,
+    "head_ablation": _head_ablation,
+}
+"""Reads a figure's numbers and returns how to draw it, narrow or not."""

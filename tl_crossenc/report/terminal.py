@@ -1,0 +1,77 @@
+"""What is shown in a terminal: tables and progress, through rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from tl_crossenc.console.shown import shown
+from tl_crossenc.report.tables import SIDES, cell_text, masks_cells, published_text
+
+
+class RateColumn(ProgressColumn):
+    """Work done a second, in pairs through one layer."""
+
+    def render(self, task: Task) -> Text:
+        """The rate, or nothing before there is one."""
+        return Text("" if task.speed is None else f"{task.speed:,.0f} pair-layers/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and remaining time; yields what to call with (done, total). Nothing is drawn when nothing is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Progress(*columns, RateColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task(what, total=None, visible=False)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield advance
+
+
+def table1_for_terminal(
+    comparison: pd.DataFrame,
+    unablated: float,
+    title: str,
+    caption: str,
+    published: Mapping[str, float] | None = None,
+) -> Table:
+    """Table 1 as a rich table: decreases bold, marks as in `tables`, published values in brackets."""
+    table = Table(title=Text(shown(title)), caption=Text(shown(caption)), caption_justify="left", title_justify="left")
+    table.add_column("attender \\ attended", style="bold")
+    for side in SIDES:
+        table.add_column(side, justify="right")
+    for attender in SIDES:
+        cells = []
+        for attended in SIDES:
+            value, marks, decrease = cell_text(comparison.loc[f"{attender}->{attended}"], unablated)
+            known = published_text(published, f"{attender}->{attended}")
+            cells.append(Text(value, style="bold" if decrease else "").append(f"{marks:<2}{known}"))
+        table.add_row(attender, *cells, end_section=attender == SIDES[-2])
+    return table
+
+
+def masks_for_terminal(comparison: pd.DataFrame, cutoff: int, title: str, caption: str) -> Table:
+    """The comparison of masks as a rich table of 80 columns or more; decreases that hold after Holm's correction are bold.
+
+    Names and numbers are never cut; what was published is folded where there is no room beside them.
+    """
+    header, rows = masks_cells(comparison, cutoff)
+    table = Table(
+        title=Text(shown(title)), caption=Text(shown(caption)), caption_justify="left", title_justify="left",
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0),
+    )  # fmt: skip
+    for name in ("change" if column == "difference" else column for column in header):
+        left, folded = name in ("mask", "mode", "published"), name == "published"
+        table.add_column(name, justify="left" if left else "right", no_wrap=not folded, overflow="fold")
+    for cells, significant in zip(rows, comparison["decrease_holm"], strict=True):
+        table.add_row(*(Text(shown(cell), style="bold" if significant else "") for cell in cells))
+    return table

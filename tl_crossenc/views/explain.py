@@ -1,0 +1,143 @@
+"""One pair explained: what adds to its score, which heads look across between query and passage, and what they join.
+
+**Formulas.** Contributions are those of `direct_attribution`, which has the formula and the limits: the score as a sum of what
+every component writes to CLS. Of a head with pattern A, the rows R of the one text and the columns C of the other,
+
+    mass(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} A[r, c]
+
+is the share of its attention that a token of the one text gives to the other, `even` = |C| / n if it attended evenly to all n
+positions. A head without any preference gives much to a long text; so heads are ordered by what goes beyond that,
+
+    beyond(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} max(A[r, c] - 1/n, 0),
+
+and the token pairs that a head joins are the largest A[r, c]. All of this is of the run as it is: with what `model.ablating`
+removes gone, with what `replacing` puts in its place (a head whose output is replaced adds what it was replaced by; its pattern is
+as it was), and with the hooks that the model has. Heads of the last layer are in the tables, but are not shown: only CLS is read
+from there, and nothing that QUERY or DOC takes in reaches the score (`reaches_score`).
+
+**Limits.** A head can look across without bringing anything (its values decide that), and what it brings may be undone later:
+attention says where to look; ablation and patching (`patching`) say what it is worth.
+
+>>> from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+>>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+>>> found = model.explain("tune a guitar", "a guitar garden")
+>>> print(found)
+score 5.7542   planted
+query    [CLS] tune a guitar [SEP]
+passage  a guitar garden [SEP]
+<BLANKLINE>
+What adds most to the score, directly
+head 3.1   +5.7542
+31 others   0.0000
+<BLANKLINE>
+Heads that moved most attention across
+direction   head   even   mass  beyond  joins
+QUERY->DOC  1.2   0.333  0.662   0.588  a→a 0.99, guitar→guitar 0.99
+DOC->QUERY  1.2   0.333  0.662   0.588  a→a 0.99, guitar→guitar 0.99
+mass: how much of its attention a token of the first text gives to the second, on average; even:
+what even attention would give; beyond: what exceeds even attention; joins: the heaviest token pairs
+and their weights (a piece that its text has more than once has its position below).
+>>> links = found.to_frame("links").query("direction == 'DOC->QUERY' and layer == 1 and head == 2")
+>>> links[["attender", "attended", "attender_pos", "attended_pos"]].head(2).values.tolist()
+[['a', 'a', 5, 2], ['guitar', 'guitar', 6, 3]]
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from tl_crossenc.console.shown import short_name
+from tl_crossenc.inputs.parts import Part
+from tl_crossenc.instruments.direct_attribution import direct_attribution
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.hooked_encoder import FwdHooks
+from tl_crossenc.views.explanation import Explanation
+
+ACROSS = ((Part.QUERY, Part.DOC), (Part.DOC, Part.QUERY))
+"""(attender, attended)."""
+
+
+def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5, links: int = 3) -> Explanation:
+    """Explain the score of one passage for one query, in two runs of the model. `model.explain` is the same.
+
+    Args:
+        model: the model.
+        query, passage: one text each.
+        top: how many components, and how many heads a direction, are shown; the tables have all.
+        links: how many token pairs are kept of each head and direction.
+
+    Raises:
+        TypeError: not one text each.
+        ValueError: `top` or `links` below 1; attention or a score that is no finite number; a query that leaves no room.
+    """
+    for name, text in (("query", query), ("passage", passage)):
+        if not isinstance(text, str):
+            raise TypeError(f"expected the {name} as one text, got {type(text).__name__}: explain pairs one by one")
+    for name, count in (("top", top), ("links", links)):
+        if count < 1:
+            raise ValueError(f"expected {name} of at least 1, got {count}")
+    encoded = model.encode_pairs(query, passage)
+    tokens = tuple(model.to_str_tokens(query, passage))
+    split = direct_attribution(model, encoded)
+    if not np.isfinite(split.scores).all():
+        raise ValueError(
+            "expected a finite score, got NaN or infinity: check the checkpoint's weights, or use dtype float32"
+        )
+    frame = split.to_frame().drop(columns="pair")
+    frame = frame.sort_values("contribution", key=np.abs, ascending=False, kind="stable", ignore_index=True)
+    heads, joined = _attention_across(model, query, passage, tokens, links)
+    condition = model.active_condition
+    return Explanation(
+        query=query,
+        passage=passage,
+        model=short_name(str(model.cfg.model_name)),
+        condition="" if condition.edits == () else str(condition),
+        score=float(split.scores[0]),
+        tokens=tokens,
+        parts=np.asarray(encoded.parts).astype(np.int64),
+        truncated=bool(encoded.truncated[0]),
+        contributions=frame,
+        heads=heads,
+        links=joined,
+        top=top,
+    )
+
+
+def _attention_across(
+    model: HookedCrossEncoder, query: str, passage: str, tokens: tuple[str, ...], links: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `heads` and `links` of an `Explanation`; no pattern outlives its layer."""
+    batch = model.to_pairs(query, passage)
+    places = {part: np.flatnonzero(batch.parts[part][0].cpu().numpy()) for part in (Part.QUERY, Part.DOC)}
+    masses: list[tuple] = []
+    joined: list[tuple] = []
+
+    def look(pattern: Tensor, hook: HookPoint) -> None:
+        layer = hook.layer()
+        weights = pattern[0].detach().double().cpu().numpy()
+        for attender, attended in ACROSS:
+            rows, columns = places[attender], places[attended]
+            if not len(rows) or not len(columns):
+                continue
+            name = f"{attender.name}->{attended.name}"
+            for head, block in enumerate(weights[:, rows[:, None], columns]):
+                beyond = (block - 1 / len(tokens)).clip(min=0).sum(1).mean()
+                even, mass = len(columns) / len(tokens), float(block.sum(1).mean())
+                masses.append((name, layer, head, mass, even, float(beyond), layer < model.cfg.n_layers - 1))
+                for flat in np.argsort(-block, axis=None, kind="stable")[:links]:
+                    r, c = np.unravel_index(flat, block.shape)
+                    i, j = int(rows[r]), int(columns[c])
+                    joined.append((name, layer, head, float(block[r, c]), i, j, tokens[i], tokens[j]))
+
+    hooks: FwdHooks = [(f"blocks.{layer}.attn.hook_pattern", look) for layer in range(model.cfg.n_layers)]
+    with torch.no_grad():
+        model.run_with_hooks(batch, fwd_hooks=hooks)
+    heads = pd.DataFrame(masses, columns=["direction", "layer", "head", "mass", "even", "beyond", "reaches_score"])
+    heads["order"] = heads["direction"].map({f"{a.name}->{b.name}": i for i, (a, b) in enumerate(ACROSS)})
+    heads = heads.sort_values(["order", "beyond"], ascending=[True, False], kind="stable", ignore_index=True)
+    columns = ["direction", "layer", "head", "weight", "attender_pos", "attended_pos", "attender", "attended"]
+    return heads.drop(columns="order"), pd.DataFrame(joined, columns=columns)
