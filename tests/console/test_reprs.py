@@ -29,10 +29,12 @@ from tl_crossenc.store.cells import Store
 
 MODULES = (
     *(f"tl_crossenc.experiments.{module.name}" for module in pkgutil.iter_modules(tl_crossenc.experiments.__path__)),
-    *(
-        f"tl_crossenc.{name}"
-        for name in ("model.execution", "instruments.attention_flow", "instruments.token_matches", "pools.pool", "pools.collections", "reproduce")
-    ),
+    "tl_crossenc.model.execution",
+    "tl_crossenc.instruments.attention_flow",
+    "tl_crossenc.instruments.token_matches",
+    "tl_crossenc.pools.pool",
+    "tl_crossenc.pools.collections",
+    "tl_crossenc.reproduce",
 )
 HEAVY = ("DataFrame", "Series", "ndarray", "Tensor", "AttentionFlow", "Moments", "Table1")
 

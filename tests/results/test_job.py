@@ -16,12 +16,12 @@ from small_worlds import collection_folder, model_folder, snapshot
 from tl_crossenc import reproduce as module
 from tl_crossenc.cli import main
 from tl_crossenc.experiments.paper import PaperOptions
-from tl_crossenc.store.files import StoreError
-from tl_crossenc.results.job import JOB, Job, claim, first_difference, refuse_another, unused
-from tl_crossenc.store.locks import locked
 from tl_crossenc.pools.pool import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
+from tl_crossenc.results.job import JOB, Job, claim, first_difference, refuse_another, unused
 from tl_crossenc.store.cells import CellKey, Store
+from tl_crossenc.store.files import StoreError
+from tl_crossenc.store.locks import locked
 
 FIXED = {
     "dtype": "float32",

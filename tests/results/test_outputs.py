@@ -7,7 +7,6 @@ import ir_measures
 import pandas as pd
 import pytest
 
-from tl_crossenc.store.files import StoreError
 from tl_crossenc.results.outputs import (
     default_folder,
     file_name,
@@ -19,6 +18,7 @@ from tl_crossenc.results.outputs import (
     write_json,
     write_runs,
 )
+from tl_crossenc.store.files import StoreError
 
 
 @pytest.fixture

@@ -1,1 +1,4 @@
-"""One experiment a module: a model, pools and a store in, frames out. Nothing here draws."""
+"""One experiment a module: model, pools and store to frames.
+
+In: a model, pools, a store. Out: frames with a value a query, intervals and corrected tests. Nothing here draws or prints.
+"""

@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.results.outputs import read_frame, write_frame, write_json
+from tl_crossenc.results.unavailable import Unavailable
 
 UNAVAILABLE_FILE = "unavailable.json"
 NOT_COMPUTED = "It was not computed in this run."

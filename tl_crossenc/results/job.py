@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.store.files import StoreError, explained
 from tl_crossenc.model.identity import CONFIG, model_identity
-from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title
-from tl_crossenc.store.locks import WAIT, LockedFolder, locked
-from tl_crossenc.results.outputs import write_json
 from tl_crossenc.pools.pool import Pool, PoolSpec
+from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title
+from tl_crossenc.results.outputs import write_json
+from tl_crossenc.store.files import StoreError, explained
+from tl_crossenc.store.locks import WAIT, LockedFolder, locked
 
 JOB = "job.json"
 FORMAT = 1
