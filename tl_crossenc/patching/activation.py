@@ -13,7 +13,7 @@ to apply and are not counted), beside the two runs that it starts from. A patch 
 the last layer, rows that nothing reads) is not run at all: its score is the base's, exactly; and one that leaves the
 donor's residual stream as a whole has the donor's score.
 
-**Pieces and sites**: `patching_sites.py`. Directions that the model is ablating (`model.ablating`) are ablated in every run.
+**Pieces and sites**: `sites.py`. Directions that the model is ablating (`model.ablating`) are ablated in every run.
 
 >>> from tl_crossenc.patching.counterfactuals import align_passages
 >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
