@@ -6,7 +6,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
-from tl_crossenc.inputs.pairs import PairBatch
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights
@@ -99,3 +99,10 @@ def no_op(activation, hook):
 def explicit(layers=range(N_LAYERS)):
     """Hooks that force patterns to be built in `layers`."""
     return [(f"blocks.{layer}.attn.hook_pattern", no_op) for layer in layers]
+
+
+def encoded(rows):
+    """Rows as unpadded pairs."""
+    columns = [np.concatenate([row[i] for row in rows]) for i in range(3)]
+    offsets = np.cumsum([0, *(len(row[0]) for row in rows)])
+    return EncodedPairs(*columns, offsets, np.zeros(len(rows), dtype=bool), 7)

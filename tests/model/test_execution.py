@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from small_worlds import count_layers
-from tiny_models import N_HEADS, N_LAYERS, port, run_oracle, tiny_hf, tiny_rows, to_batch
+from tiny_models import N_HEADS, N_LAYERS, encoded, port, run_oracle, tiny_hf, tiny_rows, to_batch
 
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
@@ -27,12 +27,6 @@ CONDITIONS = [
     Condition.ablate("ALL->ALL", mode="mask"),
     Condition.ablate("DOC->QUERY", layers=[]),
 ]
-
-
-def encoded(rows):
-    columns = [np.concatenate([row[i] for row in rows]) for i in range(3)]
-    offsets = np.cumsum([0, *(len(row[0]) for row in rows)])
-    return EncodedPairs(*columns, offsets, np.zeros(len(rows), dtype=bool), 7)
 
 
 @pytest.fixture(scope="module")

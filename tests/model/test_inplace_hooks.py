@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_execution import encoded
-from tiny_models import N_LAYERS, port, tiny_hf, tiny_rows, to_batch
+from tiny_models import N_LAYERS, encoded, port, tiny_hf, tiny_rows, to_batch
 
 from tl_crossenc.instruments.tl_tools import as_tl_model
 from tl_crossenc.interventions.conditions import UNABLATED, Condition

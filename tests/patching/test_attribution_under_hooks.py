@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from test_direct_attribution import replay
-from test_replacement import encode
-from tiny_models import N_HEADS, N_LAYERS, port, tiny_hf, tiny_rows
+from attribution_reference import replay
+from tiny_models import N_HEADS, N_LAYERS, encoded, port, tiny_hf, tiny_rows
 
 from tl_crossenc.instruments.direct_attribution import COMPONENTS, direct_attribution
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -61,7 +60,7 @@ def test_under_a_hook_on_any_point_components_sum_to_the_score(model, batch, hoo
 
 
 def fitted(model, kind, targets):
-    reference = encode(tiny_rows(((3, 5), (2, 4), (5, 2)), seed=11))
+    reference = encoded(tiny_rows(((3, 5), (2, 4), (5, 2)), seed=11))
     if kind == "zero":
         return ()
     return ({"mean": ReplacementMeans, "resample": ReplacementSamples}[kind].fit(model, reference, targets),)

@@ -7,9 +7,8 @@ import pytest
 import torch
 from replacement_reference import Site, activation, part_means, replaced_score, resampled
 from small_worlds import tiny_model
-from tiny_models import port, run_oracle, tiny_hf, tiny_rows, to_batch
+from tiny_models import encoded, port, run_oracle, tiny_hf, tiny_rows, to_batch
 
-from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
 from tl_crossenc.interventions.targets import Target, as_targets, check_apart, format_targets, parse_targets
 from tl_crossenc.model.execution import run_conditions
@@ -26,13 +25,6 @@ SITES = {
     "CLS->ALL@2.2": Site("direction", 2, 2, "CLS", "ALL"),
 }
 REFERENCE = ((3, 5), (2, 4), (5, 2), (1, 7), (2, 2))
-
-
-def encode(rows):
-    """Rows as unpadded pairs."""
-    lengths = [len(tokens) for tokens, _, _ in rows]
-    columns = [np.concatenate([row[i] for row in rows]) for i in range(3)]
-    return EncodedPairs(*columns, np.concatenate([[0], np.cumsum(lengths)]), np.zeros(len(rows), bool), 0)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +62,7 @@ def test_mean_is_the_slow_encoder_with_means_by_part(hf, model, rows, reference,
     site = SITES[text]
     means = part_means(hf, reference, site)
     expected = [replaced_score(hf, row, site, torch.stack([means[part] for part in row[2]])) for row in rows]
-    fitted = ReplacementMeans.fit(model, encode(reference), text, token_budget=17)
+    fitted = ReplacementMeans.fit(model, encoded(reference), text, token_budget=17)
     for part in site.rows([0, 1, 2, 3, 4]):
         assert fitted.means[Target.parse(text)][part].numpy() == pytest.approx(means[part].numpy(), abs=1e-12)
     with replacing(model, text, fitted):
@@ -84,7 +76,7 @@ def test_resample_is_the_slow_encoder_with_the_drawn_pairs_activations(hf, model
     """One pair to draw from, so that the draw is known; it is shorter than some and longer than others."""
     donor = reference[1]
     expected = [replaced_score(hf, row, SITES[text], resampled(hf, row, donor, SITES[text])) for row in rows]
-    fitted = ReplacementSamples.fit(model, encode([donor]), text)
+    fitted = ReplacementSamples.fit(model, encoded([donor]), text)
     with replacing(model, text, fitted):
         found = scores(model, rows)
     assert found == pytest.approx(expected, abs=1e-11)
@@ -95,12 +87,12 @@ def test_a_pairs_own_values_change_nothing(model, reference, text):
     """Resampled from itself; and the mean over one pair whose every part is one token long."""
     with torch.no_grad():
         for row in reference:
-            fitted = ReplacementSamples.fit(model, encode([row]), text, allow_self=True)
+            fitted = ReplacementSamples.fit(model, encoded([row]), text, allow_self=True)
             with replacing(model, text, fitted):
                 found = scores(model, [row])
             assert np.abs(found - scores(model, [row])).max() <= 1e-12
         single = tiny_rows(((1, 1),), seed=5)
-        with replacing(model, text, ReplacementMeans.fit(model, encode(single), text)):
+        with replacing(model, text, ReplacementMeans.fit(model, encoded(single), text)):
             found = scores(model, single)
         assert np.abs(found - scores(model, single)).max() <= 1e-12
 
@@ -152,7 +144,7 @@ def test_a_direction_is_what_is_read_under_hooks_of_ones_own(model, rows, point)
 
 def test_a_run_from_the_middle_draws_for_nobody(model, rows, reference):
     """A residual stream has no tokens to draw by; those of the run before are another batch's."""
-    samples = ReplacementSamples.fit(model, encode(reference), "1.2")
+    samples = ReplacementSamples.fit(model, encoded(reference), "1.2")
     batch, other = to_batch(rows), to_batch(tiny_rows(seed=12))
     stream = {"attention_mask": other.attention_mask, "parts": other.parts, "start_at_layer": 1}
     with torch.no_grad(), replacing(model, "1.2", samples):
@@ -225,18 +217,18 @@ def test_the_model_is_restored_come_what_may(model, rows):
 
 
 def test_means_do_not_depend_on_batches_and_the_draw_not_on_neighbours(model, rows, reference):
-    one, many = (ReplacementMeans.fit(model, encode(reference), "1.2", token_budget=b) for b in (1, 4096))
+    one, many = (ReplacementMeans.fit(model, encoded(reference), "1.2", token_budget=b) for b in (1, 4096))
     target = Target.parse("1.2")
     assert one.means[target].numpy() == pytest.approx(many.means[target].numpy(), abs=1e-12)
     assert one.counts.tolist() == [5, 13, 5, 20, 5]
-    samples = ReplacementSamples.fit(model, encode(reference), "1.2", seed=3, token_budget=17)
+    samples = ReplacementSamples.fit(model, encoded(reference), "1.2", seed=3, token_budget=17)
     with replacing(model, "1.2", samples):
         together = scores(model, rows)
         alone = np.concatenate([scores(model, [row]) for row in rows])
         backwards = scores(model, rows[::-1])[::-1]
     assert together == pytest.approx(alone, abs=1e-12)
     assert together == pytest.approx(backwards, abs=1e-12)
-    again = ReplacementSamples.fit(model, encode(reference), "1.2", seed=3)
+    again = ReplacementSamples.fit(model, encoded(reference), "1.2", seed=3)
     with replacing(model, "1.2", again):
         assert scores(model, rows) == pytest.approx(together, abs=1e-12)
 
@@ -245,7 +237,7 @@ def test_a_pair_is_not_drawn_for_itself_and_seeds_differ(hf, model, reference):
     site = SITES["1.2"]
     drawn = []
     for seed in range(7):
-        samples = ReplacementSamples.fit(model, encode(reference), "1.2", seed=seed)
+        samples = ReplacementSamples.fit(model, encoded(reference), "1.2", seed=seed)
         with replacing(model, "1.2", samples):
             found = scores(model, reference)
         for i, row in enumerate(reference):
@@ -258,19 +250,19 @@ def test_a_pair_is_not_drawn_for_itself_and_seeds_differ(hf, model, reference):
 
 def test_donors_are_at_most_as_many_as_asked_and_complete(model, reference):
     rows = [*reference, *tiny_rows(((4, 0),), seed=2)]
-    samples = ReplacementSamples.fit(model, encode(rows), "1.2", max_donors=3)
+    samples = ReplacementSamples.fit(model, encoded(rows), "1.2", max_donors=3)
     assert len(samples.digests) == 3
     assert (samples.counts > 0).all()
-    everyone = ReplacementSamples.fit(model, encode(rows), "1.2")
+    everyone = ReplacementSamples.fit(model, encoded(rows), "1.2")
     assert len(everyone.digests) == len(reference)
 
 
 def test_who_is_drawn_from_depends_on_the_seed_and_everyone_may_be(model, reference):
     """Two of five pairs: one seed keeps the same two, in the order of the pairs, and a few seeds keep everyone once."""
-    names = {ReplacementSamples.fit(model, encode([row]), "1.2").digests[0]: i for i, row in enumerate(reference)}
+    names = {ReplacementSamples.fit(model, encoded([row]), "1.2").digests[0]: i for i, row in enumerate(reference)}
     kept = []
     for seed in (*range(10), 0):
-        samples = ReplacementSamples.fit(model, encode(reference), "1.2", seed=seed, max_donors=2)
+        samples = ReplacementSamples.fit(model, encoded(reference), "1.2", seed=seed, max_donors=2)
         kept.append(tuple(names[digest] for digest in samples.digests))
     assert kept[0] == kept[-1]
     assert set(kept) <= set(combinations(range(5), 2))
@@ -281,7 +273,7 @@ def test_who_is_drawn_from_depends_on_the_seed_and_everyone_may_be(model, refere
 def test_each_batch_has_its_own_draws(model, reference):
     """Two batches of one shape in one block: the second is what it is in a block of its own."""
     first, second = (tiny_rows(((3, 5), (2, 6), (4, 4)), seed=seed) for seed in (21, 22))
-    samples = ReplacementSamples.fit(model, encode(reference), "1.2")
+    samples = ReplacementSamples.fit(model, encoded(reference), "1.2")
     with replacing(model, "1.2", samples):
         scores(model, first)
         found = scores(model, second)
@@ -358,7 +350,7 @@ def test_what_overlaps(first, second, apart):
 
 
 def test_bad_input_is_one_sentence(model, rows, reference):
-    means = ReplacementMeans.fit(model, encode(reference), "1.2")
+    means = ReplacementMeans.fit(model, encoded(reference), "1.2")
     cases = [
         (lambda: replacing(model, "3.0"), "expected a target in a model of 3 layers x 3 heads, got 3.0"),
         (lambda: replacing(model, "0.3"), "got 0.3"),
@@ -371,16 +363,16 @@ def test_bad_input_is_one_sentence(model, rows, reference):
         with pytest.raises(ValueError, match=message), make():
             pass
     with pytest.raises(ValueError, match="got none of DOC"):
-        ReplacementMeans.fit(model, encode(tiny_rows(((4, 0),))), "1.2")
+        ReplacementMeans.fit(model, encoded(tiny_rows(((4, 0),))), "1.2")
     with pytest.raises(ValueError, match="expected at least one pair with a query and a passage"):
-        ReplacementSamples.fit(model, encode(tiny_rows(((4, 0),))), "1.2")
-    alone = ReplacementSamples.fit(model, encode(reference[:1]), "1.2")
+        ReplacementSamples.fit(model, encoded(tiny_rows(((4, 0),))), "1.2")
+    alone = ReplacementSamples.fit(model, encoded(reference[:1]), "1.2")
     with replacing(model, "1.2", alone), pytest.raises(ValueError, match="expected another pair to draw from"):
         scores(model, reference[:1])
     batch = to_batch(rows)
     with replacing(model, "1.2"), pytest.raises(ValueError, match="needs to know which position has which part"):
         model(batch.tokens, token_type_ids=batch.token_type_ids, attention_mask=batch.attention_mask)
-    samples = ReplacementSamples.fit(model, encode(reference), "1.2")
+    samples = ReplacementSamples.fit(model, encoded(reference), "1.2")
     with torch.no_grad():
         resid = model(batch, stop_at_layer=1)
     rest = {"attention_mask": batch.attention_mask, "parts": batch.parts, "start_at_layer": 1}
@@ -393,7 +385,7 @@ def test_bad_input_is_one_sentence(model, rows, reference):
 
 def test_a_direction_needs_its_parts_alone(model):
     """Means of a direction whose attenders are there, over pairs without passages."""
-    means = ReplacementMeans.fit(model, encode(tiny_rows(((4, 0), (2, 0)))), "CLS->QUERY@1.2")
+    means = ReplacementMeans.fit(model, encoded(tiny_rows(((4, 0), (2, 0)))), "CLS->QUERY@1.2")
     assert means.counts.tolist() == [2, 6, 2, 0, 2]
 
 

@@ -4,26 +4,14 @@ import shutil
 
 import pytest
 import saved_results
+from browser import CHROMIUM, FLAGS
 
 from tl_crossenc.report.page import SHOWN, write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None,
     reason="needs chromium and chromedriver on PATH (Debian: chromium, chromium-driver)",
-)
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 PHONE, DESKTOP = 390, 1280
 

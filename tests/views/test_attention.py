@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_report_browser import CHROMIUM, FLAGS
+from browser import CHROMIUM, FLAGS
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder

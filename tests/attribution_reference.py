@@ -1,0 +1,29 @@
+"""The slow reference of direct attribution: one write, carried forward to the score."""
+
+import torch
+
+
+def replay(cache, model, write, at_layer, kind):
+    """The score's part of one write at CLS: the vector is carried forward, LayerNorm by LayerNorm, to the pooler.
+
+    Forward, where the code under test goes backward: centre, divide by the cached scale, multiply by the weight.
+    """
+
+    def carry(vector, before, weight):
+        scale = torch.sqrt(((before - before.mean()) ** 2).mean() + model.cfg.eps)
+        return (vector - vector.mean()) / scale * weight
+
+    stack, vector = model.stack, write
+    if kind == "embed":
+        before = cache["embed.hook_embed"] + cache["embed.hook_pos_embed"] + cache["embed.hook_token_type_embed"]
+        vector, kind = carry(vector, before, model.embed.ln_weight), "attention"
+    for layer in range(at_layer, model.cfg.n_layers):
+        if kind == "attention":
+            vector = carry(vector, cache[f"blocks.{layer}.hook_resid_mid"], stack.ln1_weight[layer])
+        if kind in ("attention", "mlp"):
+            vector = carry(vector, cache[f"blocks.{layer}.hook_resid_post"], stack.ln2_weight[layer])
+        kind = "attention"
+    u = cache["pooler.hook_pre"]
+    through = model.pooler.weight @ vector * (torch.tanh(u) / u)
+    logits = model.classifier.weight @ through
+    return float(logits[0] if len(logits) == 1 else logits[1] - logits[0])
