@@ -40,7 +40,8 @@ from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES, Part
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.directions import ALL
 from tl_crossenc.model.attention import column_masses
-from tl_crossenc.model.hooked_encoder import FwdHooks, HookedEncoder
+from tl_crossenc.model.hook_points import FwdHooks
+from tl_crossenc.model.hooked_encoder import HookedEncoder
 
 QUANTITIES = ("mass", "density", "excess")
 ATTENDERS = (*REAL_PART_NAMES, ALL)

@@ -36,7 +36,8 @@ from transformer_lens.hook_points import HookPoint
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import Part
-from tl_crossenc.model.hooked_encoder import FwdHooks, HookedEncoder
+from tl_crossenc.model.hook_points import FwdHooks
+from tl_crossenc.model.hooked_encoder import HookedEncoder
 
 Weighting = Literal["token", "pair"]
 WEIGHTINGS: tuple[Weighting, ...] = ("token", "pair")

@@ -39,7 +39,8 @@ from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.attention import explicit_pattern, explicit_scores
-from tl_crossenc.model.hooked_encoder import FwdHooks, HookedEncoder
+from tl_crossenc.model.hook_points import FwdHooks
+from tl_crossenc.model.hooked_encoder import HookedEncoder
 
 KINDS = ("same_piece", "same_word", "other")
 MATCH_DIRECTIONS = (Direction(Part.QUERY, Part.DOC), Direction(Part.DOC, Part.QUERY))

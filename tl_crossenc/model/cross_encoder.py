@@ -23,6 +23,7 @@ from tl_crossenc.model.blocks import BertPooler, Classifier
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.devices import resolve_device, resolve_dtype
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.input_checks import apart
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 from tl_crossenc.model.score_rule import score_from_logits
 
@@ -207,13 +208,9 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             raise ValueError(
                 f"expected return_type 'resid' with stop_at_layer, got {return_type!r}: the head is not run"
             )
-        if isinstance(input, PairBatch):
-            if token_type_ids is not None or attention_mask is not None or parts is not None:
-                raise ValueError("expected nothing beside pairs, which carry their own types, mask and parts; got more")
-            token_type_ids, attention_mask, parts = input.token_type_ids, input.attention_mask, input.parts
-            input = input.tokens
+        tokens, token_type_ids, attention_mask, parts = apart(input, token_type_ids, attention_mask, parts)
         resid = self.encode(
-            input,
+            tokens,
             token_type_ids,
             attention_mask,
             parts,

@@ -24,9 +24,9 @@ from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.interventions.conditions import Condition, LayerEdits
 from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.ablations import Ablation, as_condition
 from tl_crossenc.model.attention import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.hooked_encoder import Ablation, as_condition
 
 Progress = Callable[[int], object]
 LayerPlan = tuple[LayerEdits | None, ...]

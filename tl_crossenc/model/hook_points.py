@@ -19,6 +19,9 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from transformer_lens import hook_points as tl
 
+FwdHooks = list[tuple[str | Callable, Callable]]
+"""Hooks, each with the name of its point or a filter of names."""
+
 
 def is_hooked(*points: tl.HookPoint) -> bool:
     """Whether any hook, forward or backward, is on one of the points."""

@@ -54,7 +54,7 @@ from tl_crossenc.console.shown import short_name
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.direct_attribution import direct_attribution
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.hooked_encoder import FwdHooks
+from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.views.explanation import Explanation
 
 ACROSS = ((Part.QUERY, Part.DOC), (Part.DOC, Part.QUERY))

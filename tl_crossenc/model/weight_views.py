@@ -1,0 +1,103 @@
+"""The weights of an encoder under TransformerLens's names and in its order of axes, as views.
+
+Nothing is copied: an edit of a view in place is an edit of the model.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import FactoredMatrix
+
+from tl_crossenc.model.blocks import BertEmbed
+from tl_crossenc.model.layer_stack import K, LayerStack, Q, V
+
+
+class WeightViews:
+    """What an encoder with a stack of layers and embeddings shows of them."""
+
+    stack: LayerStack
+    embed: BertEmbed
+
+    @property
+    def W_Q(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Query weights, a view: an edit in place is an edit of the model."""
+        return self.stack.projection(Q)
+
+    @property
+    def W_K(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Key weights, a view."""
+        return self.stack.projection(K)
+
+    @property
+    def W_V(self) -> Float[Tensor, "layer head d_model d_head"]:
+        """Value weights, a view."""
+        return self.stack.projection(V)
+
+    @property
+    def W_O(self) -> Float[Tensor, "layer head d_head d_model"]:
+        """Output weights, a view."""
+        return self.stack.output()
+
+    @property
+    def b_Q(self) -> Float[Tensor, "layer head d_head"]:
+        """Query biases, a view."""
+        return self.stack.projection_bias(Q)
+
+    @property
+    def b_K(self) -> Float[Tensor, "layer head d_head"]:
+        """Key biases, a view."""
+        return self.stack.projection_bias(K)
+
+    @property
+    def b_V(self) -> Float[Tensor, "layer head d_head"]:
+        """Value biases, a view."""
+        return self.stack.projection_bias(V)
+
+    @property
+    def b_O(self) -> Float[Tensor, "layer d_model"]:
+        """Output biases, a view."""
+        return self.stack.out_bias.detach()
+
+    @property
+    def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
+        """MLP input weights, a view."""
+        return self.stack.mlp_in_weight.detach().transpose(1, 2)
+
+    @property
+    def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
+        """MLP output weights, a view."""
+        return self.stack.mlp_out_weight.detach().transpose(1, 2)
+
+    @property
+    def b_in(self) -> Float[Tensor, "layer d_mlp"]:
+        """MLP input biases, a view."""
+        return self.stack.mlp_in_bias.detach()
+
+    @property
+    def b_out(self) -> Float[Tensor, "layer d_model"]:
+        """MLP output biases, a view."""
+        return self.stack.mlp_out_bias.detach()
+
+    @property
+    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
+        """Token embeddings, a view."""
+        return self.embed.W_E.detach()
+
+    @property
+    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
+        """Position embeddings, a view."""
+        return self.embed.W_pos.detach()
+
+    @property
+    def QK(self) -> FactoredMatrix:
+        """`W_Q W_K^T` of every head, `[layer, head, d_model, d_model]`, factored at rank d_head.
+
+        attender^T QK attended is the attention score before biases and the division by sqrt(d_head).
+        """
+        return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
+
+    @property
+    def OV(self) -> FactoredMatrix:
+        """`W_V W_O` of every head, `[layer, head, d_model, d_model]`, factored at rank d_head."""
+        return FactoredMatrix(self.W_V, self.W_O)
