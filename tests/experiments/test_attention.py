@@ -186,7 +186,7 @@ def test_the_same_query_id_in_two_collections_is_two_queries(model, found, tmp_p
     both = run_attention(model, [POOL, other], Store(tmp_path))
     assert {group.collection for group in both.groups} == {"tiny", "other"}
     assert len(both.groups) == len(found.groups) + 2
-    with pytest.raises(ValueError, match="pools of distinct collections, got tiny, tiny"):
+    with pytest.raises(ValueError, match="collections of different names, got tiny, tiny"):
         run_attention(model, [POOL, POOL], Store(tmp_path))
 
 

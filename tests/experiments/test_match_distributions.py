@@ -311,7 +311,7 @@ def test_bad_choices_are_refused(model, tmp_path, changes, said):
 
 
 def test_two_pools_of_one_name_and_a_model_without_a_tokenizer_are_refused(model, hf, tmp_path):
-    with pytest.raises(ValueError, match="distinct collections"):
+    with pytest.raises(ValueError, match="collections of different names, got tiny, tiny"):
         run_match_distributions(model, [POOL, POOL], Store(tmp_path))
     with pytest.raises(ValueError, match="with a tokenizer"):
         run_match_distributions(port(hf), [POOL], Store(tmp_path))

@@ -657,3 +657,26 @@ def test_processes_that_write_the_same_cells_at_once_all_succeed(tmp_path):
         _, errors = worker.communicate(timeout=120)
         assert (worker.returncode, errors) == (0, "")
     assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_pipe_in_the_place_of_a_cells_file_is_a_damaged_cell_and_not_waited_for(tmp_path, caplog, which):
+    store = Store(tmp_path)
+    store.write(KEY, numbers())
+    before = contents(tmp_path)
+    path = paths(tmp_path)[which]
+    path.unlink()
+    os.mkfifo(path)
+    assert store.missing([KEY]) == [KEY]
+    assert "is damaged" in caplog.text
+    assert store.keys(KEY.kind) == []
+    with pytest.raises(CorruptCell, match=r"damaged .its (manifest is a pipe|table has 0 bytes)"):
+        store.read(KEY)
+    store.write(KEY, numbers())
+    assert contents(tmp_path) == before
+
+
+def test_a_pipe_in_the_place_of_the_marker_is_not_ours(tmp_path):
+    os.mkfifo(tmp_path / "tl_crossenc.json")
+    with pytest.raises(ValueError, match="holds files that are not ours"):
+        Store(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tl_crossenc.store import files
-from tl_crossenc.store.files import StoreError, staged, sweep, write_atomic
+from tl_crossenc.store.files import StoreError, sha256, staged, sweep, write_atomic
 
 SHAPE = re.compile(r"\.(.+)\.tmp-([0-9a-f]{8})-([0-9]+)-([0-9a-f]{16})")
 
@@ -189,3 +189,13 @@ def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path):
     assert sweep(tmp_path) == 2  # of the live process and of the other machine
     assert len(names(folder)) == 5
     assert sweep(tmp_path) == 0
+
+
+def test_the_sha256_of_a_file_is_that_of_its_bytes(tmp_path):
+    """The digest of FIPS 180-2's first example; nothing but a regular file is opened, so that a pipe is not waited for."""
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    os.mkfifo(tmp_path / "pipe")
+    for name, got in (("pipe", "got a pipe"), (".", "got a folder"), ("none", "cannot be read")):
+        with pytest.raises(ValueError, match=got):
+            sha256(tmp_path / name)

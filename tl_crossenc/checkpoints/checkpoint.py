@@ -21,7 +21,7 @@ from torch import Tensor
 from tl_crossenc.checkpoints.hub import HubModel
 from tl_crossenc.checkpoints.weight_files import read_weight_files
 from tl_crossenc.console.shown import listed, quoted, shown
-from tl_crossenc.store.files import read_regular, regular
+from tl_crossenc.store.files import read_regular, regular, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -
     tokenizer = files["config.json"].parent if any(file in files for file in VOCABULARY_FILES) else None
     return Checkpoint(
         name=name,
-        revision=digest or _sha256([files["config.json"], *shards]),
+        revision=digest or _revision([files["config.json"], *shards]),
         config=config,
         read_tensors=lambda: read_weight_files(shards),
         tokenizer_folder=tokenizer,
@@ -203,9 +203,8 @@ def _shard_names(index: Path) -> list[str]:
     return names
 
 
-def _sha256(paths: list[Path]) -> str:
+def _revision(paths: list[Path]) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(sha256(path)))
     return f"sha256:{digest.hexdigest()}"

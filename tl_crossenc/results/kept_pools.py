@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from tl_crossenc.inputs.pairs import BLOCK
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import TREC_DL, load_collection
 from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool, require_distinct
+from tl_crossenc.store.files import sha256
 
 
 class Cut(NamedTuple):
@@ -128,11 +128,8 @@ def _changed(pool: Pool, source: Path | None) -> list[str]:
     if source is None or recorded.get("source") != "folder":
         return []
     digests = {**recorded["sha256"], recorded["docs"].get("file", "docs.tsv"): recorded["docs"]["sha256"]}
-    return [file for file, digest in digests.items() if _sha256(source / file) != digest]
+    return [file for file, digest in digests.items() if not _has_digest(source / file, digest)]
 
 
-def _sha256(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _has_digest(path: Path, digest: str) -> bool:
+    return path.is_file() and sha256(path) == digest

@@ -35,8 +35,10 @@ import pyarrow.parquet as pq
 from .files import (
     StoreError,
     explained,
+    irregular,
     is_temporary,
     make_folder,
+    regular,
     rename,
     staged,
     sweep,
@@ -187,11 +189,14 @@ class Store:
         table_path, path = self._paths(key)
         with explained(path, doing="read"):
             try:
-                manifest = json.loads(path.read_bytes())
+                what = irregular(path)
+                manifest = None if what else json.loads(path.read_bytes())
             except FileNotFoundError:
                 raise MissingCell(f"no cell is stored for {key.canonical}: run the job that computes it") from None
             except ValueError as error:
                 raise self._corrupt(key, "its manifest is not JSON") from error
+            if what:  # a pipe would be waited for
+                raise self._corrupt(key, f"its manifest is {what}")
             if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
                 raise self._corrupt(key, f"its manifest is not of format {FORMAT}")
             if _canonical(manifest.get("key")) != key.canonical:
@@ -230,7 +235,7 @@ class Store:
             raise type(error)(f"expected JSON values in a cell's meta ({error}): convert them first") from error
         table_path, path = self._paths(key)
         with explained(table_path):
-            stored = path.read_bytes() if path.exists() else None
+            stored = path.read_bytes() if path.is_file() else None
             if stored == manifest and self._holds(key, verify=True):
                 return
             make_folder(path.parent)
@@ -246,7 +251,7 @@ class Store:
         found = []
         for path in (self.root / "cells" / kind).glob("*.json"):
             with suppress(OSError, ValueError, TypeError, LookupError):
-                key = json.loads(path.read_bytes())["key"]
+                key = json.loads(regular(path).read_bytes())["key"]
                 found.append(CellKey.of(key["kind"], **key["fields"]))
         return sorted((key for key in found if self.has(key)), key=lambda key: key.canonical)
 
@@ -281,7 +286,8 @@ def _is_ours(root: Path) -> bool:
         raise ValueError(f"expected a folder for the results, {root} is a file: choose another --out")
     empty = all(is_temporary(name) for name in os.listdir(root))  # a killed first opening leaves such a one
     try:
-        marker = json.loads((root / MARKER).read_bytes())
+        path = root / MARKER
+        marker = None if irregular(path) else json.loads(path.read_bytes())
     except FileNotFoundError:
         if empty:
             return False

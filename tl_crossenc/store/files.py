@@ -22,10 +22,12 @@ from tl_crossenc.console.shown import shown
 __all__ = [
     "StoreError",
     "explained",
+    "irregular",
     "make_folder",
     "read_regular",
     "regular",
     "rename",
+    "sha256",
     "staged",
     "sweep",
     "sync_folder",
@@ -51,20 +53,31 @@ def regular(path: Path) -> Path:
         ValueError: something else lies there, or nothing.
     """
     try:
-        mode = path.stat().st_mode
+        what = irregular(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"expected a file at {shown(path)}, which cannot be read ({reason})") from error
-    if not stat.S_ISREG(mode):
-        kinds = {
-            stat.S_IFDIR: "a folder",
-            stat.S_IFIFO: "a pipe",
-            stat.S_IFSOCK: "a socket",
-            stat.S_IFCHR: "a device",
-            stat.S_IFBLK: "a device",
-        }
-        raise ValueError(f"expected a file at {shown(path)}, got {kinds.get(stat.S_IFMT(mode), 'something else')}")
+    if what:
+        raise ValueError(f"expected a file at {shown(path)}, got {what}")
     return path
+
+
+def irregular(path: Path) -> str:
+    """What lies at a path where a regular file should: `a folder`, `a pipe`; nothing where one does.
+
+    Raises:
+        OSError: nothing lies there, or it may not be looked at.
+    """
+    mode = path.stat().st_mode
+    kinds = {
+        stat.S_IFREG: "",
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "something else")
 
 
 def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
@@ -84,6 +97,19 @@ def read_regular(path: str | os.PathLike[str], most: int) -> bytes:
             f"expected a file of at most {most:,} bytes at {shown(path)}, got a larger one: it is no such file"
         )
     return data
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's contents, in hexadecimal digits.
+
+    Raises:
+        ValueError: no regular file lies there, or it cannot be read.
+    """
+    try:
+        with regular(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"expected a file at {shown(path)}, which cannot be read ({error.strerror})") from error
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> None:
