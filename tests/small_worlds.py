@@ -3,7 +3,7 @@
 import helpers
 import tiny_collections
 
-from tl_crossenc.model.blocks import BertBlock
+from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 TOPICS = ("flea", "egg", "bread", "sponge", "quilt")

@@ -10,7 +10,7 @@ from tiny_models import N_HEADS, N_LAYERS, encoded, port, run_oracle, tiny_hf, t
 
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
-from tl_crossenc.model.blocks import BertBlock
+from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.execution import count_layer_runs, run_conditions
 
 SIZES = ((3, 5), (2, 8), (1, 1), (4, 0), (3, 5), (2, 17), (5, 2))

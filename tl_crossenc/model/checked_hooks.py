@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 from transformer_lens import HookedRootModule
 
-from tl_crossenc.model.blocks import BertBlock
+from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hook_points import HookPoint
 

@@ -19,7 +19,7 @@ from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, PairEncoder, Texts, broadcast_texts
 from tl_crossenc.inputs.parts import PartMasks
-from tl_crossenc.model.blocks import BertPooler, Classifier
+from tl_crossenc.model.block import BertPooler, Classifier
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.devices import resolve_device, resolve_dtype
 from tl_crossenc.model.hooked_encoder import HookedEncoder

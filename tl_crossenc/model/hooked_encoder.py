@@ -20,7 +20,7 @@ from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.ablations import Ablating
 from tl_crossenc.model.attention import AttentionInput
-from tl_crossenc.model.blocks import BertBlock, BertEmbed
+from tl_crossenc.model.block import BertBlock, BertEmbed
 from tl_crossenc.model.caching import Caching
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hook_points import HookPoint, has_hooks, is_hooked, sees_places

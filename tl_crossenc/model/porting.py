@@ -18,7 +18,7 @@ from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.weight_files import FLOATS
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed, quoted
-from tl_crossenc.model.blocks import BertPooler, Classifier
+from tl_crossenc.model.block import BertPooler, Classifier
 from tl_crossenc.model.config import ACTIVATIONS, CrossEncoderConfig
 from tl_crossenc.model.config_fields import (
     MOST_LAYERS,

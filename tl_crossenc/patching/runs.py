@@ -23,7 +23,7 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import Part, PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.attention import AttentionInput
-from tl_crossenc.model.blocks import BertBlock
+from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.fused_attention import fused_attention
 from tl_crossenc.model.hook_points import is_hooked
