@@ -28,7 +28,7 @@ from common import (
 from tl_crossenc.experiments.layers import FIGURE_1A, sweep_conditions
 from tl_crossenc.experiments.table1 import table1_conditions
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
-from tl_crossenc.model import attention, block, fused_attention
+from tl_crossenc.model import attention, attention_layer, fused_attention
 from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.execution import run_conditions
 from tl_crossenc.model.hooked_encoder import HookedEncoder
@@ -46,7 +46,7 @@ def every_row_in_the_last_layer() -> Iterator[None]:
 @contextmanager
 def keys_and_values_in_the_last_layer() -> Iterator[None]:
     """CLS alone in the last layer, but keys and values of all positions."""
-    with replaced(block, "has_hooks", lambda module, but=(): not but):
+    with replaced(attention_layer, "has_hooks", lambda module, but=(): not but):
         yield
 
 
@@ -91,7 +91,7 @@ def patterns_built() -> Iterator[None]:
         pattern = attention.explicit_pattern(attention.explicit_scores(q, k, given, edits), given, edits)
         return (pattern @ v.transpose(1, 2)).transpose(1, 2)
 
-    with replaced(block, "fused_attention", openly):
+    with replaced(attention_layer, "fused_attention", openly):
         yield
 
 

@@ -200,8 +200,8 @@ def test_no_pattern_is_built(tiny, rows, monkeypatch):
         raise AssertionError("a pattern was built")
 
     monkeypatch.setattr(attention, "explicit_scores", refuse)
-    monkeypatch.setattr("tl_crossenc.model.block.explicit_scores", refuse)
-    monkeypatch.setattr("tl_crossenc.model.block.explicit_pattern", refuse)
+    monkeypatch.setattr("tl_crossenc.model.attention_layer.explicit_scores", refuse)
+    monkeypatch.setattr("tl_crossenc.model.attention_layer.explicit_pattern", refuse)
     assert measure_attention(tiny[1], encoded(rows), GROUPS).groups
     assert not any(point._forward_hooks for point in tiny[1].hook_dict.values())
 

@@ -19,9 +19,9 @@ from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, PairEncoder, Texts, broadcast_texts
 from tl_crossenc.inputs.parts import PartMasks
-from tl_crossenc.model.block import BertPooler, Classifier
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.devices import resolve_device, resolve_dtype
+from tl_crossenc.model.head import BertPooler, Classifier
 from tl_crossenc.model.hooked_encoder import HookedEncoder
 from tl_crossenc.model.input_checks import apart
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights

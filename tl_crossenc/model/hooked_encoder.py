@@ -20,9 +20,10 @@ from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.ablations import Ablating
 from tl_crossenc.model.attention import AttentionInput
-from tl_crossenc.model.block import BertBlock, BertEmbed
+from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.caching import Caching
 from tl_crossenc.model.config import CrossEncoderConfig
+from tl_crossenc.model.embeddings import BertEmbed
 from tl_crossenc.model.hook_points import HookPoint, has_hooks, is_hooked, sees_places
 from tl_crossenc.model.input_checks import apart, check_input, layer_range
 from tl_crossenc.model.layer_stack import LayerStack

@@ -69,3 +69,14 @@ class LayerStack(nn.Module):
     def output(self) -> Float[Tensor, "layer head d_head d_model"]:
         """W_O of every layer, a view."""
         return self.out_weight.detach().unflatten(2, (self.n_heads, self.d_head)).permute(0, 2, 3, 1)
+
+
+class LayerModule(nn.Module):
+    """A module of one layer. It refers to the shared stack without owning it, so that the weights are listed once."""
+
+    stack: LayerStack
+
+    def __init__(self, stack: LayerStack, layer: int):
+        super().__init__()
+        self.__dict__["stack"] = stack
+        self.layer = layer

@@ -18,7 +18,6 @@ from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.weight_files import FLOATS
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed, quoted
-from tl_crossenc.model.block import BertPooler, Classifier
 from tl_crossenc.model.config import ACTIVATIONS, CrossEncoderConfig
 from tl_crossenc.model.config_fields import (
     MOST_LAYERS,
@@ -29,6 +28,7 @@ from tl_crossenc.model.config_fields import (
     refuse_quantized,
     whole,
 )
+from tl_crossenc.model.head import BertPooler, Classifier
 from tl_crossenc.model.hooked_encoder import HookedEncoder
 from tl_crossenc.model.layer_stack import K, Q, V
 from tl_crossenc.model.score_rule import canonical_rule, rule_of_labels

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import FactoredMatrix
 
-from tl_crossenc.model.block import BertEmbed
+from tl_crossenc.model.embeddings import BertEmbed
 from tl_crossenc.model.layer_stack import K, LayerStack, Q, V
 
 

@@ -1,0 +1,146 @@
+"""Self-attention of a layer: projections, what the heads read, what they write, each through its hooks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_crossenc.interventions.conditions import LayerEdits
+from tl_crossenc.model.attention import AttentionInput, Reading, explicit_pattern, explicit_scores, one_row_attention
+from tl_crossenc.model.config import CrossEncoderConfig
+from tl_crossenc.model.fused_attention import fused_attention
+from tl_crossenc.model.hook_points import HookPoint, SharedHookPoint, has_hooks, is_hooked, telling
+from tl_crossenc.model.layer_stack import K, LayerModule, LayerStack, Q, V
+
+QKV = tuple[Tensor, Tensor, Tensor]
+
+
+class Attention(LayerModule):
+    """Self-attention of one layer, without the residual connection and the LayerNorm."""
+
+    hook_result: HookPoint  # there while cfg.use_attn_result
+
+    def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
+        super().__init__(stack, layer)
+        self.cfg = cfg
+        self.hook_q = HookPoint()
+        self.hook_k = HookPoint()
+        self.hook_v = HookPoint()
+        self.hook_attn_scores = HookPoint()
+        self.hook_pattern = HookPoint()
+        self.hook_z = SharedHookPoint()  # the fused kernel keeps its output for the backward pass
+
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        """Query weights, a view."""
+        return self.stack.projection(Q)[self.layer]
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        """Key weights, a view."""
+        return self.stack.projection(K)[self.layer]
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        """Value weights, a view."""
+        return self.stack.projection(V)[self.layer]
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        """Output weights, a view."""
+        return self.stack.output()[self.layer]
+
+    @property
+    def b_Q(self) -> Float[Tensor, "head d_head"]:
+        """Query bias, a view."""
+        return self.stack.projection_bias(Q)[self.layer]
+
+    @property
+    def b_K(self) -> Float[Tensor, "head d_head"]:
+        """Key bias, a view."""
+        return self.stack.projection_bias(K)[self.layer]
+
+    @property
+    def b_V(self) -> Float[Tensor, "head d_head"]:
+        """Value bias, a view."""
+        return self.stack.projection_bias(V)[self.layer]
+
+    @property
+    def b_O(self) -> Float[Tensor, "d_model"]:
+        """Output bias, a view."""
+        return self.stack.out_bias.detach()[self.layer]
+
+    def forward(
+        self,
+        resid: Float[Tensor, "pair pos d_model"],
+        given: AttentionInput,
+        edits: LayerEdits | None = None,
+        rows: int | None = None,
+        inputs: tuple[Float[Tensor, "pair pos head d_model"], ...] | None = None,
+        projected: QKV | None = None,
+    ) -> Float[Tensor, "pair row d_model"]:
+        """What attention writes at the first `rows` positions (all by default), with `edits` applied.
+
+        With `inputs`, the queries', keys' and values' own copies of `resid` a head, those are projected in its stead; with
+        `projected`, what `project` gave for `resid`, nothing is projected again.
+        """
+        if rows == 1 and inputs is None and projected is None and not has_hooks(self):
+            return self.write(self._read_of_first_row(resid, given, edits))
+        q, k, v = self.project(resid, rows, inputs) if projected is None else projected
+        z = self._read(Reading(given, edits, q, k, v))
+        if self.cfg.use_attn_result:
+            weight = self.stack.out_weight[self.layer].unflatten(1, z.shape[2:])
+            result = self.hook_result(torch.einsum("brhe,dhe->brhd", z, weight))
+            return result.sum(2) + self.stack.out_bias[self.layer]
+        return self.write(z)
+
+    def _read(self, running: Reading) -> Tensor:
+        """z through its hooks, and scores and pattern where somebody looks at them."""
+        given, edits, q, k, v, pattern = running
+        if is_hooked(self.hook_attn_scores, self.hook_pattern):
+            with telling((self.hook_attn_scores, self.hook_pattern), running):
+                scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
+                pattern = self.hook_pattern(explicit_pattern(scores, given, edits))
+            z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
+        else:
+            z = fused_attention(q, k, v, given, edits)
+        if not is_hooked(self.hook_z):
+            return z
+        with telling((self.hook_z,), running._replace(pattern=pattern)):
+            return self.hook_z(z)
+
+    def write(self, z: Float[Tensor, "pair row head d_head"]) -> Float[Tensor, "pair row d_model"]:
+        """What the heads together write to the residual stream for what they read, z."""
+        return F.linear(z.flatten(2), self.stack.out_weight[self.layer], self.stack.out_bias[self.layer])
+
+    def _read_of_first_row(self, resid: Tensor, given: AttentionInput, edits: LayerEdits | None) -> Tensor:
+        """z of the first row, without keys and values of the others."""
+        weight, bias = self.stack.qkv_weight[self.layer], self.stack.qkv_bias[self.layer]
+        heads = (self.stack.n_heads, self.stack.d_head)
+        q = F.linear(resid[:, :1], weight[Q], bias[Q]).unflatten(2, heads)
+        W_K, W_V = (weight[which].unflatten(0, heads) for which in (K, V))
+        return one_row_attention(q, resid, W_K, W_V, bias[V].unflatten(0, heads), given, edits)
+
+    def project(self, resid: Tensor, rows: int | None = None, inputs: tuple[Tensor, ...] | None = None) -> QKV:
+        """(q, k, v), each `[pair, pos, head, d_head]` and q of the first `rows` positions only, through their hooks."""
+        q, k, v = self._project(resid, rows, inputs)
+        return self.hook_q(q), self.hook_k(k), self.hook_v(v)
+
+    def _project(self, resid: Tensor, rows: int | None, inputs: tuple[Tensor, ...] | None) -> QKV:
+        weight, bias = self.stack.qkv_weight[self.layer], self.stack.qkv_bias[self.layer]
+        heads = (self.stack.n_heads, self.stack.d_head)
+        if inputs is not None:
+            split_weight = weight.unflatten(1, heads)
+            q, k, v = (
+                torch.einsum("bphd,hed->bphe", inputs[i], split_weight[i]) + bias[i].unflatten(0, heads)
+                for i in range(3)
+            )
+            return q[:, :rows], k, v
+        if rows is None:
+            qkv = F.linear(resid, weight.flatten(0, 1), bias.flatten()).unflatten(2, (3, *heads))
+            return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # not unbind, whose views hooks may not edit in place
+        q = F.linear(resid[:, :rows], weight[0], bias[0]).unflatten(2, heads)
+        kv = F.linear(resid, weight[1:].flatten(0, 1), bias[1:].flatten()).unflatten(2, (2, *heads))
+        return q, kv[:, :, 0], kv[:, :, 1]
