@@ -470,7 +470,3 @@ def _score(arguments: argparse.Namespace) -> int:
     )
     Console().print(table)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
