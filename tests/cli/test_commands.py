@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import helpers
 import pytest
@@ -15,6 +16,7 @@ import tiny_collections
 import torch
 from small_worlds import CONTEXT, collection_folder, forbid_model_work, identities, model_folder, snapshot
 
+from tl_crossenc import cli
 from tl_crossenc.cli import main
 from tl_crossenc.model import parity
 
@@ -554,6 +556,33 @@ def test_another_collection_of_the_same_folder_name_is_noticed(run, model, tmp_p
 
 
 # A process of its own.
+
+
+def test_what_is_typed_is_read_without_loading_anything_slow():
+    """All helps, the versions and an error, in one process."""
+    slow = "torch transformers transformer_lens pandas pyarrow scipy ir_datasets numpy rich matplotlib jinja2"
+    typed = [["--help"], ["--version"], ["reproduce", "--draws", "0"], ["score"], ["no-such"]]
+    typed += [[name, "--help"] for name in ("reproduce", "compare-masks", "parity", "score")]
+    code = f"""
+import sys
+from tl_crossenc.cli import main
+left = []
+for arguments in {typed}:
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        left.append(stop.code)
+print(left, sorted(set({slow.split()}) & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[0, 0, 2, 2, 2, 0, 0, 0, 0] []"
+
+
+def test_every_module_of_a_command_is_offered():
+    """A module beside the others that has a line of help, and was left out of the list, could not be typed."""
+    folder = Path(cli.__file__).parent
+    modules = sorted(path.stem for path in folder.glob("*.py") if "\nHELP = " in path.read_text("utf-8"))
+    assert sorted(cli.COMMANDS) == modules
 
 
 def spawn(*arguments, **settings):

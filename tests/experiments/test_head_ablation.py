@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from small_worlds import collection_folder, tiny_model
 
-from tl_crossenc import cli
+from tl_crossenc.cli import reproduce as command
 from tl_crossenc.experiments import head_ablation
 from tl_crossenc.experiments.head_ablation import _drawable, random_heads, random_ranking, run_head_ablation
 from tl_crossenc.interventions.heads import parse_heads
@@ -202,4 +202,4 @@ def test_half_of_a_layers_heads_have_as_many_others():
 
 
 def test_the_command_line_offers_as_many_draws_as_are_run():
-    assert cli.MOST_DRAWS == head_ablation.MOST_DRAWS
+    assert command.MOST_DRAWS == head_ablation.MOST_DRAWS

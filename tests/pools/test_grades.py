@@ -6,8 +6,8 @@ import pytest
 from small_worlds import collection_folder, model_folder
 from tiny_collections import write_folder
 
-from tl_crossenc.cli import QUANTITIES as OFFERED
 from tl_crossenc.cli import main
+from tl_crossenc.cli.reproduce import QUANTITIES as OFFERED
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import QUANTITY, matching_heads, query_means
 from tl_crossenc.experiments.paper import PaperOptions

@@ -1,0 +1,103 @@
+"""`tl-crossenc compare-masks`: the masks of three papers in one table."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tl_crossenc.cli.options import (
+    model_options,
+    of_the_model,
+    per_grade_option,
+    seed_option,
+    token_budget_option,
+    wait_option,
+)
+from tl_crossenc.cli.output import say
+from tl_crossenc.console.shown import short_name
+
+HELP = "put the masks of three papers in one table, each in both modes"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("--model", default="demo", help="as for reproduce (default: demo)")
+    parser.add_argument("--collection", action="append", metavar="C", help="as for reproduce (default: demo)")
+    parser.add_argument("--out", type=Path, help="results folder (default: results/masks-MODEL-COLLECTION)")
+    parser.add_argument(
+        "--preset",
+        action="append",
+        metavar="P",
+        help="such as zhan-q2d, or zhan-q2d:4 for the first four layers; several times for several (default: all compared)",
+    )
+    per_grade_option(parser)
+    seed_option(parser)
+    token_budget_option(parser)
+    wait_option(parser)
+    model_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
+    from tl_crossenc.interventions.presets import COMPARED
+    from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.pools.pool import PoolSpec
+    from tl_crossenc.report.tables import markdown, masks_caption, masks_markdown, measure_text
+    from tl_crossenc.report.terminal import masks_for_terminal, progress_bar
+    from tl_crossenc.results.job import Job, at_work, model_source
+    from tl_crossenc.results.kept_pools import count_cut
+    from tl_crossenc.results.outputs import default_folder, versions, write_frame
+    from tl_crossenc.store.cells import Store
+    from tl_crossenc.store.files import write_atomic
+
+    collections = arguments.collection or ["demo"]
+    out = arguments.out or default_folder(arguments.model, collections, "masks-")
+    presets = arguments.preset or COMPARED
+    model = HookedCrossEncoder.from_pretrained(
+        arguments.model,
+        **of_the_model(arguments),
+    )
+    mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
+    store = Store(out, versions={"torch": versions()["torch"]})
+    spec = PoolSpec(arguments.per_grade, 0, arguments.seed)
+    rules = {f"pool.{name}": value for name, value in asdict(spec).items()}
+    free = {"presets": list(presets), "token_budget": arguments.token_budget, "device": model.device.type}
+    job = Job("compare-masks", model.cfg.model_name, model_source(model) | rules, free)
+    with at_work(out, job, collections, spec, wait=arguments.wait) as (folder, pools):
+        with progress_bar(Console(stderr=True), "masks") as advance:
+            found = run_compare_masks(
+                model,
+                pools,
+                store,
+                presets=presets,
+                token_budget=arguments.token_budget,
+                progress=advance,
+            )
+        names = ", ".join(pool.collection for pool in pools)
+        called = short_name(str(model.cfg.model_name))
+        caption = masks_caption(
+            called,
+            names,
+            found.table,
+            found.unablated,
+            found.random,
+            found.cutoff,
+            measure=measure_text(found.cutoff, found.ideal, found.gain),
+            one_gain=found.one_gain,
+        )
+        folder.verify()
+        write_frame(out / "compare_masks.csv", found.table, index=False)
+        write_frame(out / "compare_masks_per_query.csv", found.per_query)
+        write_atomic(out / "compare_masks.md", f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
+        folder.verify([f"compare_masks{end}" for end in (".csv", "_per_query.csv", ".md")])
+    title = f"Masks of three papers: {called} on {names}"
+    Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
+    for pool in pools:
+        say(f"Passages of {pool.collection}: {count_cut(model, pool)}.")
+    say(f"Everything is in {out}/")
+    return 0

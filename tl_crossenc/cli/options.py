@@ -1,0 +1,101 @@
+"""The options that several commands share, and what reads the numbers in them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from tl_crossenc.console.shown import quoted
+
+DTYPES = ("float32", "bfloat16", "float64")
+MOST_TOKENS, MOST_PASSAGES, MOST_SECONDS = 1 << 24, 1_000_000, 10_000_000
+"""Of padded tokens a batch, of passages a query, of waiting."""
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """How the model is opened; `of_the_model` reads them."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps or xpu (default: auto)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, in place of the checkpoint's own")
+    parser.add_argument(
+        "--max-length", type=number(4, MOST_TOKENS), help="tokens a pair is cut to (default: the tokenizer's limit)"
+    )
+    parser.add_argument(
+        "--score",
+        metavar="RULE",
+        help="what of the logits is the score: single, difference, difference:K (K the relevant label of two) or index:K (default: "
+        "as the checkpoint's labels say, else logit 1 minus logit 0)",
+    )
+
+
+def of_the_model(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the model is opened, as keyword arguments of `from_pretrained`, `check_parity` and `Settings`."""
+    return {
+        "device": arguments.device,
+        "dtype": arguments.dtype,
+        "revision": arguments.revision,
+        "tokenizer": arguments.tokenizer,
+        "max_length": arguments.max_length,
+        "score": arguments.score,
+    }
+
+
+def per_grade_option(parser: argparse.ArgumentParser) -> None:
+    """How many passages of a grade a pool takes."""
+    parser.add_argument(
+        "--per-grade", type=count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
+    )
+
+
+def seed_option(parser: argparse.ArgumentParser) -> None:
+    """The seed of a pool."""
+    parser.add_argument("--seed", type=number(0, 2**63 - 1), default=0, help="of the pool's draw (default: 0)")
+
+
+def token_budget_option(parser: argparse.ArgumentParser) -> None:
+    """How much the model takes at a time."""
+    parser.add_argument(
+        "--token-budget",
+        type=number(1, MOST_TOKENS),
+        help="padded tokens a batch (default: what suits the device)",
+    )
+
+
+def wait_option(parser: argparse.ArgumentParser) -> None:
+    """How long another process at the same folder is waited for."""
+    parser.add_argument(
+        "--wait",
+        type=number(1, MOST_SECONDS),
+        default=3600,
+        metavar="SECONDS",
+        help="to wait for another process that does the same into the same folder (default: 3600)",
+    )
+
+
+def number(least: int, most: int) -> Callable[[str], int]:
+    """What reads a whole number in these bounds: more than anything can use would take all memory or run for ever."""
+
+    def read(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+        if not digits or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {quoted(text, 40)}")
+        return int(text)
+
+    return read
+
+
+def count_or_all(text: str) -> int | None:
+    """A number of passages or of queries; None for `all`."""
+    return None if text == "all" else number(1, MOST_PASSAGES)(text)
+
+
+def grades(text: str) -> tuple[int, ...]:
+    """Grades of relevance, as `parse_grades` reads them."""
+    from tl_crossenc.pools.grades import parse_grades
+
+    try:
+        return parse_grades(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

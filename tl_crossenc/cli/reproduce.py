@@ -1,0 +1,177 @@
+"""`tl-crossenc reproduce`: the experiments of the paper on a model and collections."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tl_crossenc.cli.options import (
+    MOST_PASSAGES,
+    count_or_all,
+    grades,
+    model_options,
+    number,
+    of_the_model,
+    per_grade_option,
+    seed_option,
+    token_budget_option,
+    wait_option,
+)
+from tl_crossenc.cli.output import say
+from tl_crossenc.console.shown import short_name
+
+HELP = "run the paper's experiments on a model and collections"
+QUANTITIES = ("excess", "mass", "density")
+MOST_DRAWS = 10_000
+"""Of random sets of heads."""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument(
+        "--model",
+        default="demo",
+        help="demo, planted, a folder with a checkpoint or a LoRA adapter, or a Hugging Face hub name (default: demo)",
+    )
+    parser.add_argument(
+        "--collection",
+        action="append",
+        metavar="C",
+        help="demo, a folder with docs.tsv, queries.tsv and qrels.txt or in BEIR's layout, gzipped or not, trec-dl-2019 ... "
+        "trec-dl-2022, or an ir_datasets id; several times for several (default: demo)",
+    )
+    parser.add_argument("--out", type=Path, help="results folder (default: results/MODEL-COLLECTION)")
+    parser.add_argument(
+        "--mode", choices=("zero", "mask"), default="zero", help="how attention is removed (default: zero)"
+    )
+    per_grade_option(parser)
+    parser.add_argument(
+        "--easy-negatives",
+        type=number(0, MOST_PASSAGES),
+        default=10,
+        help="passages a query that nobody judged for it (default: 10)",
+    )
+    parser.add_argument(
+        "--easy-negatives-draw",
+        choices=("matched", "random"),
+        default="matched",
+        help="as long as the query's relevant passages, or at random as in the paper (default: matched)",
+    )
+    seed_option(parser)
+    parser.add_argument(
+        "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
+    )
+    token_budget_option(parser)
+    parser.add_argument("--only-table1", action="store_true", help="leave the figures, the heads and the report")
+    parser.add_argument(
+        "--direction", action="append", metavar="D", help="of Figure 1a, such as DOC->QUERY; several times for several"
+    )
+    parser.add_argument(
+        "--span", choices=("up_to", "from", "only"), default="up_to", help="of layers in Figure 1a (default: up_to)"
+    )
+    parser.add_argument(
+        "--heads", help="to ablate, best first: 3.7,4.1 or @matching or @matching:8 (default: as Figure 1b ranks them)"
+    )
+    parser.add_argument(
+        "--relevant-grades",
+        type=grades,
+        metavar="G",
+        help="of relevant passages in Figures 1b and 1c, such as 1,2,3 (default: the upper half of the collection's scale)",
+    )
+    parser.add_argument(
+        "--against",
+        type=grades,
+        metavar="G",
+        default=(-1,),
+        help="grades that Figure 1b compares them with: -1 or easy, 0 or hard, or several such as hard,easy (default: -1)",
+    )
+    parser.add_argument(
+        "--quantity",
+        choices=QUANTITIES,
+        default="excess",
+        help="of Figure 1b: attention mass less the part's share of the tokens, mass as in the paper, or mass a token "
+        "(default: excess)",
+    )
+    wait_option(parser)
+    parser.add_argument(
+        "--no-control",
+        action="store_true",
+        help="leave Figure 1b of the untrained twin: attention once more over the pools",
+    )
+    parser.add_argument(
+        "--draws",
+        type=number(1, MOST_DRAWS),
+        default=19,
+        help="random sets of heads to compare with; p is 1 / (1 + draws) at least (default: 19)",
+    )
+    parser.add_argument(
+        "--draw-queries",
+        type=count_or_all,
+        default=12,
+        help="queries that random sets of heads are scored on, or all (default: 12)",
+    )
+    model_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
+    from rich.console import Console
+
+    from tl_crossenc.experiments.layers import FIGURE_1A
+    from tl_crossenc.experiments.paper import PaperOptions
+    from tl_crossenc.interventions.directions import parse_directions
+    from tl_crossenc.pools.pool import PoolSpec
+    from tl_crossenc.report.terminal import progress_bar, table1_for_terminal
+    from tl_crossenc.reproduce import Settings, reproduce
+    from tl_crossenc.results.outputs import default_folder
+
+    collections = tuple(arguments.collection or ["demo"])
+    folder = default_folder(arguments.model, collections)
+    for value, default in ((arguments.mode, "zero"), (arguments.dtype, "float32"), (arguments.seed, 0)):
+        folder = folder if value == default else Path(f"{folder}-{value}")
+    directions = [direction for text in arguments.direction or [] for direction in parse_directions(text)]
+    settings = Settings(
+        model=arguments.model,
+        collections=collections,
+        out=arguments.out or folder,
+        **of_the_model(arguments),
+        mode=arguments.mode,
+        pool=PoolSpec(
+            arguments.per_grade,
+            arguments.easy_negatives,
+            arguments.seed,
+            match_length=arguments.easy_negatives_draw == "matched",
+            match_grades=arguments.relevant_grades,
+        ),
+        gain=arguments.gain,
+        token_budget=arguments.token_budget,
+        options=PaperOptions(
+            directions=tuple(directions) or FIGURE_1A,
+            span=arguments.span,
+            relevant_grades=arguments.relevant_grades,
+            against=arguments.against,
+            quantity=arguments.quantity,
+            control=not arguments.no_control,
+            n_draws=arguments.draws,
+            draw_queries=arguments.draw_queries,
+            seed=arguments.seed,
+        ),
+        heads=arguments.heads,
+        only_table1=arguments.only_table1,
+    )
+    errors = Console(stderr=True)
+    found = reproduce(settings, lambda what: progress_bar(errors, what), wait=arguments.wait)
+    title = f"Table 1: {short_name(found.model_label)} on {found.collection_label}, nDCG@{settings.cutoff}"
+    table1 = found.table1
+    Console().print(table1_for_terminal(table1.comparison, table1.unablated, title, found.caption, found.published))
+    for name, part in (("Table 1", found.table1), *found.results.items()):
+        if hasattr(part, "layers_run"):
+            say(f"{name}: {part.layers_run:,} pair-layers run now ({part.layers_alone:,} without shared prefixes).")
+    if not settings.only_table1:
+        say(f"Relevant passages: {found.relevance}.")
+    for pool, cut in zip(found.pools, found.cut, strict=True):
+        say(f"Passages of {pool.collection}: {cut}.")
+    for name, reason in found.unavailable.items():
+        say(f"{name}: not drawn: {reason}")
+    say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))
+    return 0
