@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import re
 from importlib.metadata import version
 
 import numpy as np
@@ -31,6 +32,7 @@ from tl_crossenc.pools.pool import PoolSpec, build_pool
 from tl_crossenc.store.cells import Store
 
 CONDITIONS = [UNABLATED, Condition.ablate("DOC->QUERY")]
+HERE = re.escape(__name__)
 
 
 @pytest.fixture(scope="module")
@@ -457,9 +459,9 @@ def foreign_class(model):
     [
         (patched_forward, "the package's own forward in pooler, but it was replaced"),
         (patched_method, "the package's own run_head in the model, but it was replaced"),
-        (foreign_module, r"this package or torch at blocks\.1\.mlp, got test_identity\.Squared"),
-        (foreign_function, r"this package or torch at blocks\.1\.mlp\.activation, got test_identity\..*<lambda>"),
-        (foreign_class, r"this package or torch at the model, got test_identity\.Mine"),
+        (foreign_module, rf"this package or torch at blocks\.1\.mlp, got {HERE}\.Squared"),
+        (foreign_function, rf"this package or torch at blocks\.1\.mlp\.activation, got {HERE}\..*<lambda>"),
+        (foreign_class, rf"this package or torch at the model, got {HERE}\.Mine"),
     ],
 )
 def test_code_that_no_key_can_name_is_refused(model, pool, store, change, match):
