@@ -108,6 +108,6 @@ def test_float64_is_refused_where_there_is_none():
 
 @pytest.mark.parametrize("device", ["xpu", "mps", "meta", "cuda:9"])
 def test_a_model_is_not_read_for_a_device_that_is_not_here(device, tmp_path, monkeypatch):
-    monkeypatch.setattr("tl_crossenc.model.cross_encoder.open_model", None)
+    monkeypatch.setattr("tl_crossenc.model.pretrained.open_model", None)
     with pytest.raises(ValueError, match=device.partition(":")[0]):
         HookedCrossEncoder.from_pretrained(tmp_path, device=device)

@@ -1,10 +1,11 @@
-"""The hooked cross-encoder: a BERT reranker that takes texts and gives scores."""
+"""The hooked cross-encoder: a BERT reranker that takes texts and gives scores.
+
+Here are its head, its run and its scores; how it reads texts is in `reading_encoder`, how it is opened in `pretrained`.
+"""
 
 from __future__ import annotations
 
-import copy
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,25 +13,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.checkpoints.embedded import open_model
 from tl_crossenc.console.progress import counted
 from tl_crossenc.console.prompt import Prompt
 from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.batching import run_batches
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, PairEncoder, Texts, broadcast_texts
+from tl_crossenc.inputs.pairs import PairBatch, Texts
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.model.config import CrossEncoderConfig
-from tl_crossenc.model.devices import resolve_device, resolve_dtype
 from tl_crossenc.model.head import BertPooler, Classifier
-from tl_crossenc.model.hooked_encoder import HookedEncoder
 from tl_crossenc.model.input_checks import apart
-from tl_crossenc.model.porting import config_from_checkpoint, port_weights
+from tl_crossenc.model.pretrained import Pretrained
 from tl_crossenc.model.score_rule import score_from_logits
 
 ReturnType = Literal["scores", "logits", "resid"]
 
 
-class HookedCrossEncoder(Prompt, HookedEncoder):
+class HookedCrossEncoder(Prompt, Pretrained):
     """A BERT reranker with a hook point on every activation: `HookedEncoder` with pooler, classifier, tokenizer and score.
 
     To begin with:
@@ -57,71 +55,10 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
     """
 
     def __init__(self, cfg: CrossEncoderConfig, tokenizer: Any = None):
-        super().__init__(cfg)
+        super().__init__(cfg, tokenizer)
         self.pooler = BertPooler(cfg)
         self.classifier = Classifier(cfg)
-        self.tokenizer = tokenizer
         self.setup()
-
-    @property
-    def tokenizer(self) -> Any:
-        """What reads texts, up to its `model_max_length` of that moment; None in a model that takes raw tensors only."""
-        return None if self.encoder is None else self.encoder.tokenizer
-
-    @tokenizer.setter
-    def tokenizer(self, tokenizer: Any) -> None:
-        cfg = self.cfg
-        self.encoder: PairEncoder | None = (
-            None if tokenizer is None else PairEncoder(tokenizer, cfg.n_ctx, use_types=cfg.d_vocab_types > 1)
-        )
-
-    @property
-    def types_fed(self) -> bool:
-        """Whether texts' token types are fed, which needs a tokenizer that names them among its inputs; else type 0 everywhere."""
-        return self.encoder is not None and self.encoder.types_fed
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | os.PathLike[str],
-        *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "float32",
-        revision: str | None = None,
-        tokenizer: Any = None,
-        max_length: int | None = None,
-        score: str | int | None = None,
-    ) -> HookedCrossEncoder:
-        """Port a checkpoint.
-
-        Args:
-            name: a Hugging Face hub name; a local folder, as text or path, with a checkpoint, or with a LoRA adapter over one;
-                "demo" (the small cross-encoder that comes with the package); or "planted" (one built by hand, with a known answer).
-            device: "cpu", "cuda", "cuda:1", "mps", "xpu", or "auto": a CUDA device if there is one.
-            dtype: "float32", "bfloat16" or "float64".
-            revision: a branch, tag or commit on the hub.
-            tokenizer: a fast tokenizer, or the folder or hub name of one, in place of the checkpoint's own.
-            max_length: tokens a pair is cut to, special ones included; by default the tokenizer's own limit, as far as the
-                model has positions.
-            score: what a score is of the logits: "single", "difference", "index:K", or of two labels the relevant one
-                (`score_rule`); by default what the labels' names say, and `logit[1] - logit[0]` where they say nothing.
-
-        Raises:
-            ValueError: whatever is wrong with the name, the files, the weights or the device, in one sentence.
-        """
-        from tl_crossenc.model.tokenizers import load_tokenizer  # transformers takes seconds to import
-
-        place = resolve_device(device)
-        kind = resolve_dtype(dtype, place)
-        checkpoint = open_model(name, revision)
-        cfg = config_from_checkpoint(checkpoint, kind, score)
-        model = cls(cfg, load_tokenizer(checkpoint, cfg, tokenizer))
-        if model.encoder is not None and max_length is not None:
-            if model.tokenizer is tokenizer:  # the caller's own is not changed
-                model.tokenizer = copy.deepcopy(tokenizer)
-            model.encoder.max_length = max_length
-        port_weights(model, checkpoint)
-        return model.to(place).eval()
 
     def __repr__(self) -> str:
         cfg = self.cfg
@@ -130,45 +67,6 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
             f"HookedCrossEncoder({shown(cfg.model_name)}: {cfg.n_layers} layers x {cfg.n_heads} heads, d_model {cfg.d_model}, "
             f"{cfg.n_labels} label(s), {str(self.dtype).removeprefix('torch.')} on {self.device}{ablated})"
         )
-
-    # Texts.
-
-    def _text_encoder(self) -> PairEncoder:
-        if self.encoder is None:
-            raise ValueError(
-                "expected a model with a tokenizer to read texts; this one was made without: pass raw tensors"
-            )
-        return self.encoder
-
-    def encode_pairs(self, query: Texts, passages: Texts, *, max_length: int | None = None) -> EncodedPairs:
-        """Tokenize one query against many passages, or as many queries as passages, without padding.
-
-        A pair has at most `max_length` tokens, by default the tokenizer's `model_max_length` or the model's positions.
-        """
-        return self._text_encoder().encode(*broadcast_texts(query, passages), max_length=max_length)
-
-    def to_pairs(self, query: Texts, passages: Texts) -> PairBatch:
-        """One padded batch of pairs, on the model's device, with the part of every position.
-
-        Raises:
-            ValueError: no passages, or a query so long that it leaves no room for its passage.
-        """
-        encoded = self.encode_pairs(query, passages)
-        if len(encoded) == 0:
-            raise ValueError("expected at least one passage, got none")
-        return encoded.batch().to(self.device)
-
-    def to_tokens(self, query: Texts, passages: Texts) -> tuple[Tensor, Tensor, Tensor]:
-        """(tokens, token_type_ids, attention_mask) of the pairs, as TransformerLens 3.9's encoder gives them."""
-        pairs = self.to_pairs(query, passages)
-        return pairs.tokens, pairs.token_type_ids, pairs.attention_mask
-
-    def to_str_tokens(self, query: str, passage: str) -> list[str]:
-        """The word pieces of one pair, special tokens included."""
-        tokens = self.to_pairs(query, passage).tokens[0].tolist()
-        return self._text_encoder().tokenizer.convert_ids_to_tokens(tokens)
-
-    # Forward.
 
     def forward(
         self,
@@ -226,28 +124,6 @@ class HookedCrossEncoder(Prompt, HookedEncoder):
     def score_of(self, logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pair"]:
         """The scores that `cfg.score` makes of logits."""
         return score_from_logits(logits, str(self.cfg.score))
-
-    def _as_input(self, given: Any, passages: Any) -> PairBatch | Tensor:
-        """Pairs and tensors as they are, texts as pairs."""
-        if isinstance(given, PairBatch | Tensor):
-            if passages is not None:
-                raise ValueError(
-                    f"expected no passages beside a {type(given).__name__}, which has its own; leave them out"
-                )
-            return given
-        texts = isinstance(given, str) or (
-            isinstance(given, Sequence) and bool(given) and all(isinstance(text, str) for text in given)
-        )
-        if not texts or passages is None:
-            if isinstance(given, str):
-                came = f"a query of {len(given)} characters without passages"
-            else:
-                came = f"{len(given)} texts without passages" if texts else type(given).__name__
-            raise TypeError(
-                f"expected a query and its passages, pairs from model.to_pairs(query, passages), or token ids, got {came}: "
-                "call model(query, passages), or model.score(query, passages) for many"
-            )
-        return self.to_pairs(given, passages)
 
     def run_head(self, resid: Float[Tensor, "pair row d_model"]) -> Float[Tensor, "pair label"]:
         """Logits from the residual stream after the last layer; only its first position is read."""
