@@ -16,7 +16,8 @@ from tl_crossenc.pools.pool import Pool, PoolSpec
 from tl_crossenc.results.job import Job, claim, model_source, refuse_another
 from tl_crossenc.results.kept_pools import frozen_pool
 from tl_crossenc.results.outputs import default_folder, versions
-from tl_crossenc.store.cells import Store, StoreError
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.files import StoreError
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

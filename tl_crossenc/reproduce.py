@@ -36,7 +36,8 @@ from tl_crossenc.statistics.published import (
     VAST_2025_TABLE_1,
     VAST_2025_UNABLATED,
 )
-from tl_crossenc.store.cells import Store, write_atomic
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.files import write_atomic
 from tl_crossenc.store.locks import WAIT, LockedFolder
 
 NOT_OF_THE_JOB = ("model", "collections", "out", "device", "dtype", "revision", "tokenizer", "max_length", "score")

@@ -17,7 +17,8 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import weights_digest
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import PoolSpec, build_pool
-from tl_crossenc.store.cells import CellKey, Store
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.keys import CellKey
 
 CONDITIONS = [
     UNABLATED,

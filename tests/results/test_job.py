@@ -19,8 +19,9 @@ from tl_crossenc.experiments.paper import PaperOptions
 from tl_crossenc.pools.pool import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.results.job import JOB, Job, claim, first_difference, refuse_another, unused
-from tl_crossenc.store.cells import CellKey, Store
+from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import StoreError
+from tl_crossenc.store.keys import CellKey
 from tl_crossenc.store.locks import locked
 
 FIXED = {

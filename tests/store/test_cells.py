@@ -16,7 +16,10 @@ import pyarrow as pa
 import pytest
 
 from tl_crossenc.store import files
-from tl_crossenc.store.cells import CellKey, CorruptCell, MissingCell, Store, StoreError
+from tl_crossenc.store.cell_files import CorruptCell, MissingCell
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.files import StoreError
+from tl_crossenc.store.keys import CellKey
 
 KEY = CellKey.of("scores", model="abc", pool="0f", condition="DOC->QUERY@0-3", shard=7, dtype="float32")
 
@@ -25,7 +28,8 @@ JOB = textwrap.dedent(
     """
     import os, signal, sys, time
     import pyarrow as pa
-    from tl_crossenc.store.cells import CellKey, Store
+    from tl_crossenc.store.cells import Store
+    from tl_crossenc.store.keys import CellKey
 
     def keys(n):
         return [CellKey.of("scores" if i % 3 else "runs", model="m", shard=i) for i in range(n)]
@@ -72,48 +76,6 @@ def paths(root: Path, key: CellKey = KEY) -> tuple[Path, Path]:
 def run(script: str, *arguments: object) -> str:
     command = [sys.executable, "-c", JOB + textwrap.dedent(script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-
-
-# ---------- keys
-
-
-def test_a_key_is_its_sorted_json_whatever_the_order():
-    key = CellKey.of("scores", shard=7, model="a→b", share=0.5, last=None, paired=True)
-    text = r'{"fields":{"last":null,"model":"a\u2192b","paired":true,"shard":7,"share":0.5},"kind":"scores"}'
-    assert key.canonical == text
-    assert key.digest == hashlib.sha256(text.encode("ascii")).hexdigest()[:24]
-    other = CellKey.of("scores", paired=True, last=None, share=0.5, model="a→b", shard=7)
-    assert key == other
-    assert hash(key) == hash(other)
-    assert key.fields == {"last": None, "model": "a→b", "paired": True, "shard": 7, "share": 0.5}
-
-
-def test_keys_that_differ_in_anything_are_different():
-    keys = [
-        CellKey.of("scores", shard=1),
-        CellKey.of("runs", shard=1),
-        CellKey.of("scores", shard=2),
-        CellKey.of("scores", shard=1.0),
-        CellKey.of("scores", shard="1"),
-        CellKey.of("scores", shard=True),
-        CellKey.of("scores", shared=1),
-        CellKey.of("scores", shard=1, kind="runs"),
-        CellKey.of("scores"),
-    ]
-    assert len(set(keys)) == len({key.digest for key in keys}) == 9
-    assert keys[0] != "scores"
-
-
-def test_a_key_refuses_what_has_no_one_text():
-    for value in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="finite number for 'share'"):
-            CellKey.of("scores", share=value)
-    for value in ([1], {"a": 1}, b"1", np.int64(1)):
-        with pytest.raises(TypeError, match="for 'x' in a cell key"):
-            CellKey.of("scores", x=value)
-    for kind in ("", "Scores", "../scores", "a/b", ".hidden", "scores\n", "1st"):
-        with pytest.raises(ValueError, match="cell kind"):
-            CellKey.of(kind)
 
 
 # ---------- opening

@@ -34,7 +34,8 @@ from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
 from tl_crossenc.pools.pool import Pool, require_distinct
-from tl_crossenc.store.cells import CellKey, Store
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.keys import CellKey
 
 FULL_STOPS = (".", "Ġ.", "▁.")
 """A full stop in the vocabularies of BERT, byte-level BPE and SentencePiece."""

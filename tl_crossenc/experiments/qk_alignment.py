@@ -39,7 +39,8 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
 from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.results.unavailable import Unavailable
-from tl_crossenc.store.cells import CellKey, Store
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.keys import CellKey
 
 Moments = TypeVar("Moments", PartMoments, TermMoments)
 

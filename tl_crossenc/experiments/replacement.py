@@ -30,7 +30,8 @@ from tl_crossenc.model.identity import model_identity
 from tl_crossenc.patching.replacement import MAX_DONORS, ZERO, ReplacementMeans, ReplacementSamples, Values, replacing
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.significance import compare, mean_interval
-from tl_crossenc.store.cells import CellKey, Store
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.keys import CellKey
 
 KINDS = ("zero", "mean", "resample")
 NONE = str(UNABLATED)

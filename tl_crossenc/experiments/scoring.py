@@ -21,7 +21,8 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.execution import count_layer_runs, run_conditions
 from tl_crossenc.model.identity import model_identity
 from tl_crossenc.pools.pool import Pool
-from tl_crossenc.store.cells import CellKey, Store
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.keys import CellKey
 
 SHARD = 256
 """Pairs a cell, at most: what a killed job loses for each condition in flight."""
