@@ -16,7 +16,7 @@ LAYOUTS = ("safetensors", "bin")
 BERT_PATHS = {"attn": "attention.output.dense", "mlp": "output.dense"}
 SIZES = {
     "hidden_size": 21,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 3,
     "num_attention_heads": 3,
     "intermediate_size": 53,
     "max_position_embeddings": N_CTX,

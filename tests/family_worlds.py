@@ -1,7 +1,7 @@
 """Builders of a tiny random checkpoint of every family that rerankers come in, by Hugging Face's own classes.
 
 `FAMILIES` maps a name to a builder, `builder(n_labels, seed)` gives a `World`. Sizes are distinct primes where the architecture
-allows: 3 heads of 7 (of 10 where positions are rotary), 67 positions for a pair, MLPs of 53, vocabularies of 251, 283 or 401; 2
+allows: 3 heads of 7 (of 10 where positions are rotary), 67 positions for a pair, MLPs of 53, vocabularies of 251, 283 or 401; 3
 layers, or 5 where global and windowed layers alternate.
 """
 
@@ -15,7 +15,7 @@ from family_rotary import ROTARY
 from family_world import SIZES, config_of, fill, fused, next_prime, plain_world, renamed, special_tokens, stored
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-DISTIL_SIZES = {"dim": 21, "n_layers": 2, "n_heads": 3, "hidden_dim": 53, "max_position_embeddings": texts.N_CTX}
+DISTIL_SIZES = {"dim": 21, "n_layers": 3, "n_heads": 3, "hidden_dim": 53, "max_position_embeddings": texts.N_CTX}
 
 
 def _roberta(name, config_class, model_class, make_tokenizer, n_labels=1, seed=0):
