@@ -24,11 +24,11 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool
 from tl_crossenc.report.tables import SIDES
-from tl_crossenc.reproduce import Settings, is_monobert, reproduce
+from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.results import kept_pools
 from tl_crossenc.results.artefacts import ARTEFACTS
 from tl_crossenc.results.kept_pools import frozen_pool
-from tl_crossenc.statistics.published import VAST_2025_TABLE_1
+from tl_crossenc.statistics.published import VAST_2025_TABLE_1, is_monobert
 from tl_crossenc.store.cells import Store
 
 CONDITIONS = ["none", *(f"zero({row}->{column})" for row in SIDES for column in SIDES)]

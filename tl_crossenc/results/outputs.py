@@ -14,7 +14,7 @@ import io
 import json
 import platform
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,16 @@ def write_runs(folder: Path, scores: pd.DataFrame, conditions: list[str]) -> Non
     """One TREC run a collection and condition (query ids of two collections may be the same)."""
     for collection, pairs in scores.groupby("collection", sort=False):
         by_query = list(pairs.groupby("query_id", sort=False))
-        for condition in conditions:
+        for condition, name in run_files(conditions).items():
             lines: list[str] = []
             for query_id, rows in by_query:
                 lines += trec_run_lines(query_id, rows["doc_id"], rows[condition], file_name(condition))
-            write_atomic(folder / file_name(str(collection)) / f"{file_name(condition)}.run", "\n".join(lines) + "\n")
+            write_atomic(folder / file_name(str(collection)) / name, "\n".join(lines) + "\n")
+
+
+def run_files(conditions: Iterable[str]) -> dict[str, str]:
+    """Condition -> the file name of its run."""
+    return {condition: f"{file_name(condition)}.run" for condition in conditions}
 
 
 def file_name(condition: str) -> str:

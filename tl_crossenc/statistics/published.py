@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 MONOBERT_MODELS = ("castorini/monobert-large-msmarco",)
 """Hub names that the paper's MonoBERT most likely is; the paper names no checkpoint."""
 
@@ -25,6 +27,12 @@ VAST_2025_TABLE_1: dict[str, float] = {
 
 VAST_2025_SIGNIFICANT = frozenset({"CLS->ALL", "QUERY->ALL", "DOC->DOC", "DOC->ALL"})
 """Directions starred there: a decrease with p <= .05 under the two-tailed Student's t-test."""
+
+
+def is_monobert(model_name: str) -> bool:
+    """Whether the paper's numbers are this model's."""
+    return model_name in MONOBERT_MODELS or "monobert-large" in Path(model_name).name
+
 
 ZHAN_2020 = "Zhan et al. 2020 (BERT-base, MS MARCO passage dev)"
 ZHAN_2020_SEP_MASS = (0.03, 0.06, 0.08, 0.20, 0.43, 0.54, 0.49, 0.56, 0.53, 0.53, 0.21, 0.16)

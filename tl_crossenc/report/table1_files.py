@@ -1,0 +1,36 @@
+"""Table 1 and what stands behind it as files: CSV, Markdown and LaTeX, the values a query, the scores and the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tl_crossenc.report.tables import latex_table, markdown, markdown_table, table1_csv
+from tl_crossenc.results.outputs import run_files, write_frame, write_runs
+from tl_crossenc.store.files import write_atomic
+
+TABLE1_FILES = ("table1.csv", "table1.md", "table1.tex", "per_query.csv", "tie_rate.csv", "scores.parquet")
+"""Beside the runs."""
+
+
+def write_table1(out: Path, table: Any, caption: str, published: Mapping[str, float] | None = None) -> None:
+    """Write Table 1 in every form, the per-query values, the runs and the scores.
+
+    Args:
+        out: the results folder.
+        table: a `Table1`.
+        caption: what it shows.
+        published: the paper's values, to stand beside.
+    """
+    write_frame(out / "table1.csv", table1_csv(table.comparison, published))
+    text = markdown_table(table.comparison, table.unablated, published)
+    write_atomic(out / "table1.md", f"{text}\n{markdown(caption)}\n")
+    write_atomic(out / "table1.tex", latex_table(table.comparison, table.unablated, caption, published))
+    per_query = table.per_query.copy()
+    per_query.insert(0, "random", table.random)
+    per_query.insert(1, "ideal_dcg", table.ideal_dcg)
+    write_frame(out / "per_query.csv", per_query)
+    write_frame(out / "tie_rate.csv", table.tie_rate)
+    write_frame(out / "scores.parquet", table.scores, index=False)
+    write_runs(out / "runs", table.scores, list(run_files(table.per_query.columns)))
