@@ -29,7 +29,8 @@ from torch.nn import functional as F
 
 from tl_crossenc.checkpoints.adapters import ADAPTER_CONFIG
 from tl_crossenc.checkpoints.embedded import BASE_MODEL, open_packaged_base
-from tl_crossenc.inputs.pairs import EncodedPairs, PairEncoder
+from tl_crossenc.inputs.encoder import PairEncoder
+from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.devices import resolve_device
 from tl_crossenc.pools.collections import load_collection

@@ -8,7 +8,7 @@ from helpers import bert_tokenizer, one_sentence
 from small_worlds import CONTEXT, model_folder
 from transformers import AutoTokenizer
 
-from tl_crossenc.inputs.pairs import PairEncoder, token_limit
+from tl_crossenc.inputs.encoder import PairEncoder, token_limit
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
 

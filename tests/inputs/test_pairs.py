@@ -4,9 +4,10 @@ from helpers import bert_tokenizer, one_sentence, roberta_like_tokenizer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tl_crossenc.inputs import pairs as pairs_module
-from tl_crossenc.inputs.pairs import PairEncoder, broadcast_texts
+from tl_crossenc.inputs import encoder as encoder_module
+from tl_crossenc.inputs.encoder import PairEncoder
 from tl_crossenc.inputs.parts import REAL_PARTS, Part
+from tl_crossenc.inputs.texts import broadcast_texts
 
 BERT, ROBERTA = bert_tokenizer(), roberta_like_tokenizer()
 MAX_LENGTH = 23
@@ -166,7 +167,7 @@ def test_blocks_make_no_difference(monkeypatch):
     queries = ["how do", "egg", "fleas", "the bread", ""]
     passages = ["", "rise " * 30, "lay", "a b c", "日本"]
     whole = encode("bert", queries, passages)
-    monkeypatch.setattr(pairs_module, "BLOCK", 2)
+    monkeypatch.setattr(encoder_module, "BLOCK", 2)
     blocks = encode("bert", queries, passages)
     for name in ("tokens", "token_type_ids", "parts", "offsets", "truncated"):
         assert getattr(whole, name).tolist() == getattr(blocks, name).tolist()

@@ -9,7 +9,7 @@ from small_worlds import model_folder
 from tiny_models import port, tiny_hf
 from transformers import BertTokenizer
 
-from tl_crossenc.inputs.pairs import PairEncoder
+from tl_crossenc.inputs.encoder import PairEncoder
 from tl_crossenc.model import tokenizers as tokenizers_module
 from tl_crossenc.model.parity import TOLERANCE, Difference, ParityCertificate, _difference, certify, check_parity
 

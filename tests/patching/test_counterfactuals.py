@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from planted_texts import whole_words
 
-from tl_crossenc.inputs.pairs import PairEncoder
+from tl_crossenc.inputs.encoder import PairEncoder
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.counterfactuals import AlignedPairs, align_pairs, align_passages, misalignments
 

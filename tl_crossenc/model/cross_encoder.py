@@ -17,8 +17,9 @@ from tl_crossenc.console.progress import counted
 from tl_crossenc.console.prompt import Prompt
 from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.batching import run_batches
-from tl_crossenc.inputs.pairs import PairBatch, Texts
+from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import PartMasks
+from tl_crossenc.inputs.texts import Texts
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.head import BertPooler, Classifier
 from tl_crossenc.model.input_checks import apart

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
-from tl_crossenc.inputs.pairs import TYPES, token_limit
+from tl_crossenc.inputs.encoder import TYPES, token_limit
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, PairEncoder, Texts, broadcast_texts
+from tl_crossenc.inputs.encoder import PairEncoder
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
+from tl_crossenc.inputs.texts import Texts, broadcast_texts
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hooked_encoder import HookedEncoder
 

@@ -26,7 +26,7 @@ from tl_crossenc.checkpoints.cross_encoder_files import cross_encoder_limit
 from tl_crossenc.checkpoints.embedded import BASE_PACKAGE, base_folder
 from tl_crossenc.checkpoints.hub import HubModel
 from tl_crossenc.console.shown import shown
-from tl_crossenc.inputs.pairs import TYPES, token_limit
+from tl_crossenc.inputs.encoder import TYPES, token_limit
 from tl_crossenc.inputs.parts import parts_of_sequence
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.statistics.published import MONOBERT_MODELS

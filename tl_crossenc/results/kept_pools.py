@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
-from tl_crossenc.inputs.pairs import BLOCK
+from tl_crossenc.inputs.encoder import BLOCK
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import TREC_DL, load_collection
 from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool, require_distinct

@@ -1,0 +1,210 @@
+"""Text pairs to token batches whose parts are known. The only module that calls a tokenizer.
+
+Texts are tokenized once; the encoded pairs are kept unpadded and batches are cut from them as often as needed. Only the
+passage is ever truncated (`only_second`). sentence-transformers' CrossEncoder cuts the longer text first, which gives the same
+tokens as long as the query has at most half of the places that the special tokens leave; where it has more and its passage is cut,
+that is warned of.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from tl_crossenc.console.shown import quoted
+from tl_crossenc.inputs.pairs import EncodedPairs
+from tl_crossenc.inputs.parts import Part, parts_of_sequence
+
+logger = logging.getLogger(__name__)
+
+TYPES = "token_type_ids"
+"""What a tokenizer that wants its token types fed names among its `model_input_names`."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+BLOCK = 4096
+"""Pairs tokenized at a time, so that the tokenizer's own records never fill the memory."""
+
+
+class PairEncoder:
+    """A tokenizer with the model's length limit.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer that knows how to frame a pair.
+        max_length: the most tokens that the model takes, special tokens included.
+        use_types: whether the model has token types; without, all are 0.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, *, use_types: bool = True):
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(
+                f"expected a fast tokenizer (its sequence_ids tell query from passage), got {type(tokenizer).__name__}: "
+                "load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+            )
+        self.tokenizer = tokenizer
+        self.n_positions = max_length
+        self.use_types = use_types
+        self._said_longest_first = False
+
+    @property
+    def max_length(self) -> int:
+        """The longest input, special tokens included: the model's, or the tokenizer's own limit of now where that is smaller."""
+        return min(self.n_positions, token_limit(self.tokenizer))
+
+    @max_length.setter
+    def max_length(self, length: int) -> None:
+        self.tokenizer.model_max_length = self.length_limit(length)
+
+    @property
+    def types_fed(self) -> bool:
+        """Whether the model is fed the tokenizer's token types: where it names them among its inputs, as Hugging Face does."""
+        return self.use_types and TYPES in self.tokenizer.model_input_names
+
+    @property
+    def n_special(self) -> int:
+        """Special tokens of a pair."""
+        return int(self.tokenizer.num_special_tokens_to_add(pair=True))
+
+    def length_limit(self, max_length: int | None) -> int:
+        """The limit asked for, or the encoder's own.
+
+        Raises:
+            ValueError: a limit that leaves no room for a query and a passage, or that the model has no positions for.
+        """
+        if max_length is None:
+            limit = self.max_length
+            if limit > self.n_special:
+                return limit
+            raise ValueError(
+                f"expected a limit of at least {self.n_special + 1} tokens, got {limit} from the tokenizer: set its "
+                "model_max_length"
+            )
+        if isinstance(max_length, bool) or not isinstance(max_length, int):
+            raise TypeError(f"expected max_length as a whole number of tokens, got {max_length!r}")
+        if not self.n_special < max_length <= self.n_positions:
+            raise ValueError(
+                f"expected max_length from {self.n_special + 1} tokens, with room for a passage, to the model's {self.n_positions} "
+                f"positions, got {max_length}"
+            )
+        return max_length
+
+    def encode(self, queries: Sequence[str], passages: Sequence[str], *, max_length: int | None = None) -> EncodedPairs:
+        """Encode `queries[i]` with `passages[i]`, in at most `max_length` tokens (the encoder's own limit by default).
+
+        Raises:
+            ValueError: the lists differ in length, a text is no valid Unicode, a query leaves no room for its passage, or the
+                limit is none that the model has.
+            TypeError: something that is no text.
+        """
+        limit = self.length_limit(max_length)
+        if len(queries) != len(passages):
+            raise ValueError(f"expected as many queries as passages, got {len(queries)} and {len(passages)}")
+        for text in (*queries, *passages):
+            if not isinstance(text, str):
+                raise TypeError(f"expected texts, got {text!r} of type {type(text).__name__}")
+            if _SURROGATE.search(text):
+                raise ValueError(
+                    f"expected valid Unicode, got half a surrogate pair in {text[:60]!r}: decode the text's file as UTF-8"
+                )
+        self._check_room(queries, passages, limit)
+        columns: tuple[list[np.ndarray], ...] = ([], [], [])
+        lengths: list[int] = []
+        truncated: list[bool] = []
+        for row in self._rows(queries, passages, limit):
+            for column, values in zip(columns, row[:3], strict=True):
+                column.append(values)
+            lengths.append(len(row[0]))
+            truncated.append(row[3])
+        tokens, types, parts = (
+            np.concatenate(column) if column else np.zeros(0, dtype)
+            for column, dtype in zip(columns, "iii", strict=True)
+        )
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        pad = self.tokenizer.pad_token_id or 0
+        return EncodedPairs(tokens, types, parts, offsets, np.asarray(truncated, dtype=bool), pad)
+
+    def _rows(
+        self, queries: Sequence[str], passages: Sequence[str], limit: int
+    ) -> Iterator[tuple[Any, Any, Any, bool]]:
+        for start in range(0, len(queries), BLOCK):
+            encoded = self.tokenizer(
+                list(queries[start : start + BLOCK]),
+                list(passages[start : start + BLOCK]),
+                truncation="only_second",
+                max_length=limit,
+                padding=False,
+                return_token_type_ids=self.types_fed,
+                return_attention_mask=False,
+            )
+            for i, ids in enumerate(encoded["input_ids"]):
+                types = encoded[TYPES][i] if self.types_fed else [0] * len(ids)
+                parts = parts_of_sequence(encoded.sequence_ids(i))
+                cut = bool(encoded.encodings[i].overflowing)
+                if cut and not self._said_longest_first:
+                    self._compare_longest_first(parts.count(int(Part.QUERY)), limit)
+                yield (
+                    np.asarray(ids, dtype=np.int32),
+                    np.asarray(types, dtype=np.int8),
+                    np.asarray(parts, dtype=np.int8),
+                    cut,
+                )
+
+    def _compare_longest_first(self, query: int, limit: int) -> None:
+        """Say once where sentence-transformers' way to cut, the longer text first, would have cut the query too."""
+        half = (limit - self.n_special) // 2
+        if query > half:
+            self._said_longest_first = True
+            logger.warning(
+                "a query of %d tokens has more than half of the %d-token input, and its passage was cut: sentence-transformers' "
+                "CrossEncoder would cut such queries too, and its scores differ",
+                query,
+                limit,
+            )
+
+    def _check_room(self, queries: Sequence[str], passages: Sequence[str], limit: int) -> None:
+        """A query that leaves its passage no token would be scored without it: that is an error, not a score."""
+        n_special = self.n_special
+        has_passage: dict[str, bool] = {}
+        for query, passage in zip(queries, passages, strict=True):
+            has_passage[query] = has_passage.get(query, False) or bool(passage.strip())
+        distinct = list(has_passage)
+        for start in range(0, len(distinct), BLOCK):
+            block = distinct[start : start + BLOCK]
+            encoded = self.tokenizer(block, add_special_tokens=False, verbose=False)
+            for query, ids in zip(block, encoded["input_ids"], strict=True):
+                room = limit - n_special - len(ids)
+                if room < int(has_passage[query]):
+                    raise ValueError(
+                        f"expected a query of at most {limit - n_special - 1} tokens, so that the "
+                        f"{limit}-token input has room for a passage; got {len(ids)} tokens in "
+                        f"{query[:60]!r}: shorten the query"
+                    )
+
+
+def token_limit(tokenizer: Any) -> int:
+    """A tokenizer's own limit, `model_max_length`, as a whole number; text that is one is taken for it from here on.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    given = getattr(tokenizer, "model_max_length", None)
+    if given is None:
+        return sys.maxsize
+    try:
+        limit = int(given)
+        if isinstance(given, bool) or (isinstance(given, float) and limit != given):
+            raise ValueError
+    except OverflowError:  # infinity, which the files of some tokenizers have
+        return sys.maxsize
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"expected a whole number of tokens as the tokenizer's model_max_length, got {quoted(given)}: write one, such as 512, "
+            "into its tokenizer_config.json"
+        ) from None
+    if not isinstance(given, int):
+        tokenizer.model_max_length = limit
+    return limit
