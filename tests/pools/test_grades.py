@@ -16,8 +16,9 @@ from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import parse_grades, relevant_grades, scale_sentence
 from tl_crossenc.pools.pool import Pool, PoolSpec
-from tl_crossenc.report.captions import Run, caption
+from tl_crossenc.report.captions import caption
 from tl_crossenc.report.page import shown_files
+from tl_crossenc.report.run_record import Run
 from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.results.kept_pools import frozen_pool
 from tl_crossenc.results.unavailable import Unavailable

@@ -10,9 +10,10 @@ import pytest
 import saved_results
 from scipy import stats
 
-from tl_crossenc.report.captions import Run, caption
+from tl_crossenc.report.captions import caption
 from tl_crossenc.report.head_table import head_table
 from tl_crossenc.report.page import REPORT, SHOWN, remove_others, table1_cells, table1_extent, write_report
+from tl_crossenc.report.run_record import Run
 from tl_crossenc.results.artefacts import ARTEFACTS, NOT_COMPUTED, load_scalars, load_table, load_unavailable, save_all
 from tl_crossenc.results.unavailable import Unavailable
 

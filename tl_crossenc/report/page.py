@@ -19,11 +19,12 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 
 from tl_crossenc.console.shown import short_name
-from tl_crossenc.report.captions import Run, caption
+from tl_crossenc.report.captions import caption
 from tl_crossenc.report.drawing import FIGURES, draw_figures, figure_files
 from tl_crossenc.report.figures.style import DIVERGING, arrow, centred, difference_extent, signed
 from tl_crossenc.report.figures.svg import PageStyles, inline
 from tl_crossenc.report.head_table import head_table
+from tl_crossenc.report.run_record import Run
 from tl_crossenc.report.tables import SIDES, cell_text, holm_text, interval_text
 from tl_crossenc.results.artefacts import (
     ARTEFACTS,
