@@ -436,6 +436,21 @@ def test_document_ids_do_not_decide():
     assert values == {evaluation.random_ndcg(grades)}
 
 
+def test_a_constant_scorer_is_perfect_or_worthless_by_its_ids_in_trec_eval_and_random_here():
+    """One relevant passage of eleven, all scores equal: each of the ranks 1..11 is as likely, and the last gains nothing."""
+    names, scores = [f"p{i:02}" for i in range(11)], [0.25] * 11
+    expected = math.fsum(1 / math.log2(rank + 1) for rank in range(1, 11)) / 11
+    for relevant, by_id in (("p10", 1.0), ("p00", 0.0)):
+        grades = [int(name == relevant) for name in names]
+        qrels = [ir_measures.Qrel("q", name, grade) for name, grade in zip(names, grades, strict=True)]
+        run = [ir_measures.ScoredDoc("q", name, score) for name, score in zip(names, scores, strict=True)]
+        assert ir_measures.calc_aggregate([ir_measures.nDCG @ 10], qrels, run) == {ir_measures.nDCG @ 10: by_id}
+        row = evaluation.per_query_ndcg(["q"] * 11, names, grades, scores).loc["q"]
+        assert row["ndcg"] == pytest.approx(expected, abs=1e-15)
+        assert row["ndcg"] == row["random"]
+        assert row["tie_rate"] == 1.0
+
+
 def test_numbers_as_ids_series_and_float32_scores():
     table = pd.DataFrame({"q": [5, 5, 3], "d": [10, 11, 10], "g": [1, 0, 2], "s": np.float32([0.5, 1.5, -2.0])})
     table.index = [2, 0, 1]  # labels that are not positions
