@@ -1,6 +1,7 @@
 """What a user types: the session of the README as it stands, and an import that costs nothing."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -53,9 +54,24 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
         _ = tl_crossenc.HookedDecoder
 
 
-@pytest.mark.skipif(
+needs_the_demo = pytest.mark.skipif(
     importlib.util.find_spec(BASE) is None, reason="the demo's base model is not installed (extra 'demo')"
 )
+
+
+@needs_the_demo
+def test_the_readmes_session_gives_the_scores_that_it_says():
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    session = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    scores = re.compile(r"^( *)(model\.score\(.*\))  # tensor\((.*)\)$", re.MULTILINE)
+    names = {"said": []}
+    exec(scores.sub(r"\1said.append((\2, \3))", session), names)
+    assert len(names["said"]) == session.count("# tensor(") == 2
+    for found, expected in names["said"]:
+        torch.testing.assert_close(found, torch.tensor(expected), atol=1e-4, rtol=0)
+
+
+@needs_the_demo
 def test_the_session():
     query = "how do fleas reproduce"
     passages = [
