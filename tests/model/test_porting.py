@@ -88,7 +88,7 @@ def differences(model, hf, pairs):
     }
 
 
-# MonoBERT's own layout: no model_type, no tokenizer files, pytorch_model.bin.
+# MonoBERT's own layout: no model_type, pytorch_model.bin; here without its vocabulary, which lies elsewhere.
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -39,7 +39,7 @@ UNCASED_VOCABULARY = 30522
 
 
 def load_tokenizer(checkpoint: Checkpoint, cfg: CrossEncoderConfig, choice: Any = None) -> Any:
-    """A fast tokenizer for the checkpoint: the one chosen, or its own; MonoBERT by name may lack one, and has bert-large-uncased's.
+    """A fast tokenizer for the checkpoint: the one chosen, or its own; bert-large-uncased's for a copy of MonoBERT saved without.
 
     Args:
         checkpoint: the checkpoint.
