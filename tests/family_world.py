@@ -147,11 +147,11 @@ def fused(state, parts, whole):
     return result
 
 
-def config_of(model, dtype="float32", **changes):
+def config_of(model, **changes):
     """`config.json` as Hugging Face writes it, with changes; None takes a field out."""
     config = json.loads(model.config.to_json_string(use_diff=True))
-    config |= {"architectures": [type(model).__name__], "dtype": dtype, **changes}
-    return {key: value for key, value in config.items() if value is not None or key not in changes}
+    changes = {"architectures": [type(model).__name__], "dtype": "float32", **changes}
+    return {key: value for key, value in {**config, **changes}.items() if value is not None or key not in changes}
 
 
 def plain_world(name, model, tokenizer, frame, encoder, last, **rest):

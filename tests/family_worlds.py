@@ -164,7 +164,7 @@ def deberta(n_labels=1, seed=0):
         texts.BERT_FRAME,
         "deberta.encoder.layer",
         "classifier",
-        config=config_of(model, "float16"),
+        config=config_of(model, dtype="float16"),
         state=stored(model, torch.float16),
     )
 
