@@ -204,3 +204,4 @@ def _within(indices: tuple[int, ...] | None, size: int, what: str, edit: Directi
 
 
 UNABLATED = Condition()
+"""The run in which nothing is changed."""

@@ -1,0 +1,26 @@
+"""Docstrings and annotations, made ready for a page."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+EXAMPLE = re.compile(r"^( *)>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
+"""An interactive example, up to the next empty line."""
+
+
+class Readable(griffe.Extension):
+    """Examples fenced, which Markdown would take for quotations."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Fence the examples of an object's docstring."""
+        if obj.docstring is not None:
+            obj.docstring.value = EXAMPLE.sub(fenced, obj.docstring.value)
+
+
+def fenced(example: re.Match[str]) -> str:
+    """The example as a block of code."""
+    indent = example[1]
+    return f"{indent}```pycon\n{example[0]}\n{indent}```"
