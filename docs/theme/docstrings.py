@@ -12,7 +12,11 @@ EXAMPLE = re.compile(r"^( *)>>> .*(?:\n(?!\s*$).*)*", re.MULTILINE)
 
 
 class Readable(griffe.Extension):
-    """Examples fenced, which Markdown would take for quotations."""
+    """Examples fenced, which Markdown would take for quotations; names where they are made, not again where they are imported."""
+
+    def on_module(self, *, mod: griffe.Module, **_: Any) -> None:
+        """Forget `__all__`, which would show imported names a second time."""
+        mod.exports = None
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Fence the examples of an object's docstring."""

@@ -23,10 +23,14 @@ def markdown_of(path: Path) -> str:
 
 
 def shown(output: Any) -> str:
-    """An output in a box of its own: HTML as it is, on one line so that Markdown leaves it alone; else text."""
+    """An output in a box of its own: HTML as it is, on one line so that Markdown leaves it alone; else text.
+
+    Tables get a class where they have none: the theme dresses those without.
+    """
     data = output.get("data", {})
     if "text/html" in data:
-        return f'<div class="output">{one_line(data["text/html"])}</div>'
+        html = re.sub(r"<table(?![^>]*\bclass=)", '<table class="own"', data["text/html"])
+        return f'<div class="output">{one_line(html)}</div>'
     text = output.get("text") or data.get("text/plain", "")
     return f'<div class="output"><pre>{one_line(escape(text.rstrip()), "&#10;")}</pre></div>'
 

@@ -34,7 +34,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     others = [path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named]
     others += [name for name in PAGES if (ROOT / name).exists() and "/" not in name and site_path(name) not in named]
     sections["Background"] += [name for name in others if name != "index.md"]
-    sections["API"] += ["api/index.md", *(f"api/{name}.md" for name in wings())]
+    sections["API"] += [{"Words and public names": "api/index.md"}, *(f"api/{name}.md" for name in wings())]
     return config
 
 
