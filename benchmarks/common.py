@@ -26,7 +26,7 @@ from tl_crossenc.checkpoints.embedded import open_model
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import PartMasks
-from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 

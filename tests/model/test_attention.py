@@ -6,18 +6,13 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from tiny_models import N_HEADS, SIDES, SIZES, explicit, port, run_oracle, tiny_hf, tiny_rows, to_batch
+from attention_cases import ablations, compiled, given, projections
+from tiny_models import N_HEADS, SIZES, explicit, port, run_oracle, tiny_hf, tiny_rows, to_batch
 
 from tl_crossenc.inputs.parts import PartMasks
-from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model import fused_attention as fused_module
-from tl_crossenc.model.attention import (
-    AttentionInput,
-    explicit_pattern,
-    explicit_scores,
-    one_row_attention,
-    part_masses,
-)
+from tl_crossenc.model.attention import explicit_pattern, explicit_scores, one_row_attention, part_masses
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.fused_attention import fused_attention, row_groups
 
 CONDITIONS = (
@@ -33,33 +28,6 @@ CONDITIONS = (
     "mask(DOC->CLS) + mask(DOC->QUERY) + mask(DOC->SEP1) + zero(DOC->DOC) + zero(DOC->SEP2)",
     "mask(QUERY->QUERY) + mask(QUERY->CLS) + mask(QUERY->SEP1) + mask(QUERY->SEP2)",
 )
-
-
-def given(batch, dtype=torch.float64):
-    return AttentionInput(batch.attention_mask, batch.parts, dtype)
-
-
-def projections(batch, d_head, seed=0, dtype=torch.float64, n_rows=None):
-    generator = torch.Generator().manual_seed(seed)
-    n, pos = batch.tokens.shape
-    q, k, v = (torch.randn(n, pos, N_HEADS, d_head, generator=generator, dtype=dtype) for _ in range(3))
-    return q[:, :n_rows], k, v
-
-
-def compiled(text):
-    return Condition.parse(text).compile(1, N_HEADS)[0]
-
-
-def ablations(text):
-    """The oracle's plain data, read from the condition's text without the package."""
-    found = []
-    for edit in [] if text == "none" else text.split(" + "):
-        mode, rest = edit.rstrip(")").split("(")
-        direction, _, heads = rest.partition("; heads=")
-        attender, attended = direction.split("->")
-        chosen = [int(head) for head in heads.split(",")] if heads else None
-        found.append((mode, SIDES[attender], SIDES[attended], None, chosen))
-    return found
 
 
 def reference(q, k, v, rows, text):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tl_crossenc.interventions.conditions import LayerEdits
-from tl_crossenc.model.attention import AttentionInput, mask_scores, zero_pattern
+from tl_crossenc.model.attention import mask_scores, zero_pattern
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.hook_points import FwdHooks, HookPoint
 
 

@@ -11,7 +11,7 @@ from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.interventions.indices import Indices, as_indices
 from tl_crossenc.model.ablation_hooks import hooks_of
-from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hook_points import FwdHooks
 

@@ -9,70 +9,32 @@ With rows r (attenders), columns c (attended), S = q k^T / sqrt(d_head) and A = 
 - `part_masses`: attending to one-hot parts as values gives sum_{c in Y} A[r,c] for every part Y, in one fused call;
   `column_masses` does so for any sets of positions Y.
 
-Masked rows with nothing left are all zeros, not NaN.
+With `relative`, `[pair, head, row, pos]`, that is added to S; with `scale`, it stands in the place of 1/sqrt(d_head). A window is
+the batch's own (`AttentionInput.within`). Rows are those from the first on; masked rows with nothing left are all zeros, not NaN.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_crossenc.inputs.parts import N_PARTS, PartMasks
+from tl_crossenc.inputs.parts import N_PARTS
 from tl_crossenc.interventions.conditions import LayerEdits
+from tl_crossenc.model.attention_input import AttentionInput
 
 ZERO, MASK = 0, 1
-
-
-@dataclass(frozen=True)
-class AttentionInput:
-    """What attention has to know of a batch besides its activations.
-
-    Attributes:
-        attention_mask: `[pair, pos]`, True at real tokens.
-        parts: the positions' parts; None when they are not known, and then no direction can be removed.
-        dtype: of the activations, and so of the bias.
-        tokens: `[pair, pos]`, by which pairs whose parts are not known can be told from others; else None.
-    """
-
-    attention_mask: Bool[Tensor, "pair pos"]
-    parts: PartMasks | None
-    dtype: torch.dtype
-    tokens: Int[Tensor, "pair pos"] | None = None
-
-    @cached_property
-    def padded(self) -> bool:
-        """Whether any pair is shorter than the batch is wide. Without padding the kernels need no mask at all."""
-        return not bool(self.attention_mask.all())
-
-    @cached_property
-    def bias(self) -> Float[Tensor, "pair 1 1 pos"] | None:
-        """Added to the scores: 0 at real tokens, -inf at padding; None without padding."""
-        return additive_bias(self.attention_mask, self.dtype)[:, None, None] if self.padded else None
-
-    def known_parts(self) -> PartMasks:
-        """The parts.
-
-        Raises:
-            ValueError: they are not known.
-        """
-        if self.parts is None:
-            raise ValueError(
-                "removing a direction needs to know which position has which part: pass the pairs from "
-                "model.to_pairs(query, passages), or parts=PartMasks(...) beside raw tokens"
-            )
-        return self.parts
 
 
 class Reading(NamedTuple):
     """What attention is computed from in the layer that runs; q, k and v are `[pair, pos, head, d_head]`, q of the rows only.
 
-    `pattern`, `[pair, head, row, pos]`, is there past a pattern that was looked at.
+    `pattern`, `[pair, head, row, pos]`, is there past a pattern that was looked at, `relative` and `scale` where the layer has
+    them.
     """
 
     given: AttentionInput
@@ -81,11 +43,8 @@ class Reading(NamedTuple):
     k: Tensor
     v: Tensor
     pattern: Tensor | None = None
-
-
-def additive_bias(kept: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
-    """What is added to scores: 0 where they are kept and -inf where they are not."""
-    return torch.zeros(kept.shape, dtype=dtype, device=kept.device).masked_fill_(~kept, -torch.inf)
+    relative: Tensor | None = None
+    scale: float | None = None
 
 
 def explicit_scores(
@@ -93,12 +52,27 @@ def explicit_scores(
     k: Float[Tensor, "pair pos head d_head"],
     given: AttentionInput,
     edits: LayerEdits | None = None,
+    *,
+    relative: Float[Tensor, "pair_or_1 head row pos"] | None = None,
+    scale: float | None = None,
 ) -> Float[Tensor, "pair head row pos"]:
-    """Attention scores before the softmax; -inf at padding and at what `edits` masks."""
-    scores = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / q.shape[-1] ** 0.5
-    if given.bias is not None:
-        scores = scores + given.bias
+    """Attention scores before the softmax; -inf at padding, outside of the window and at what `edits` masks."""
+    scores = _scaled(q.transpose(1, 2) @ k.permute(0, 2, 3, 1), q.shape[-1], scale)
+    bias = added_to_scores(given.bias_of(0, q.shape[1]), relative)
+    if bias is not None:
+        scores = scores + bias
     return scores if edits is None else mask_scores(scores, given, edits)
+
+
+def _scaled(products: Tensor, d_head: int, scale: float | None) -> Tensor:
+    return products / d_head**0.5 if scale is None else products * scale
+
+
+def added_to_scores(bias: Tensor | None, relative: Tensor | None) -> Tensor | None:
+    """What is added to the scores in all: which cells may be read, and what `relative` adds to each."""
+    if relative is None:
+        return bias
+    return relative if bias is None else relative + bias
 
 
 def explicit_pattern(
@@ -120,16 +94,20 @@ def one_row_attention(
     b_V: Float[Tensor, "head d_head"],
     given: AttentionInput,
     edits: LayerEdits | None = None,
+    *,
+    relative: Float[Tensor, "pair_or_1 head row pos"] | None = None,
+    scale: float | None = None,
 ) -> Float[Tensor, "pair row head d_head"]:
     """z of the first row alone, from the residual stream that keys and values would be projected from.
 
     The keys' bias adds the same to all of the row's scores, which the softmax does not see; the values' bias counts for as much
-    attention as is left after zeroing.
+    attention as is left after zeroing. Keys that differ from their projection, as with rotary positions, cannot be read so.
     """
     folded = (q[:, 0].transpose(0, 1) @ W_K).transpose(0, 1)
-    scores = (folded @ resid.transpose(1, 2)).unsqueeze(2) / q.shape[-1] ** 0.5
-    if given.bias is not None:
-        scores = scores + given.bias
+    scores = _scaled((folded @ resid.transpose(1, 2)).unsqueeze(2), q.shape[-1], scale)
+    bias = added_to_scores(given.bias_of(0, 1), relative)
+    if bias is not None:
+        scores = scores + bias
     if edits is not None:
         scores = mask_scores(scores, given, edits)
     pattern = explicit_pattern(scores, given, edits).squeeze(2)
@@ -182,9 +160,12 @@ def part_masses(
     q: Float[Tensor, "pair row head d_head"],
     k: Float[Tensor, "pair pos head d_head"],
     given: AttentionInput,
+    *,
+    relative: Float[Tensor, "pair_or_1 head row pos"] | None = None,
+    scale: float | None = None,
 ) -> Float[Tensor, "pair row head part"]:
     """The attention that each row gives to each of the five parts, without building a pattern."""
-    return column_masses(q, k, given, given.known_parts().one_hot)
+    return column_masses(q, k, given, given.known_parts().one_hot, relative=relative, scale=scale)
 
 
 def column_masses(
@@ -192,6 +173,9 @@ def column_masses(
     k: Float[Tensor, "pair pos head d_head"],
     given: AttentionInput,
     columns: Bool[Tensor, "pair pos set"],
+    *,
+    relative: Float[Tensor, "pair_or_1 head row pos"] | None = None,
+    scale: float | None = None,
 ) -> Float[Tensor, "pair row head set"]:
     """The attention that each row gives to each set of positions, without building a pattern.
 
@@ -201,12 +185,14 @@ def column_masses(
         q, k: queries and keys.
         given: the batch.
         columns: True where a position is in a set; a position may be in many sets or in none.
+        relative, scale: see the module.
     """
     d_head, n_sets = q.shape[-1], columns.shape[-1]
     if d_head < n_sets:
         q, k = (F.pad(tensor, (0, n_sets - d_head)) for tensor in (q, k))
     values = F.pad(columns.to(q.dtype), (0, q.shape[-1] - n_sets))[:, None].expand(-1, q.shape[2], -1, -1)
+    bias = added_to_scores(given.bias_of(0, q.shape[1]), relative)
     masses = F.scaled_dot_product_attention(
-        q.transpose(1, 2), k.transpose(1, 2), values, attn_mask=given.bias, scale=d_head**-0.5
+        q.transpose(1, 2), k.transpose(1, 2), values, attn_mask=bias, scale=d_head**-0.5 if scale is None else scale
     )
     return masses[..., :n_sets].transpose(1, 2)

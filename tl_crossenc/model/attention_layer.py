@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.interventions.conditions import LayerEdits
-from tl_crossenc.model.attention import AttentionInput, Reading, explicit_pattern, explicit_scores, one_row_attention
+from tl_crossenc.model.attention import Reading, explicit_pattern, explicit_scores, one_row_attention
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.fused_attention import fused_attention
 from tl_crossenc.model.hook_points import HookPoint, SharedHookPoint, has_hooks, is_hooked, telling
@@ -98,14 +99,14 @@ class Attention(LayerModule):
 
     def _read(self, running: Reading) -> Tensor:
         """z through its hooks, and scores and pattern where somebody looks at them."""
-        given, edits, q, k, v, pattern = running
+        given, edits, q, k, v, pattern, relative, scale = running
         if is_hooked(self.hook_attn_scores, self.hook_pattern):
             with telling((self.hook_attn_scores, self.hook_pattern), running):
-                scores = self.hook_attn_scores(explicit_scores(q, k, given, edits))
+                scores = self.hook_attn_scores(explicit_scores(q, k, given, edits, relative=relative, scale=scale))
                 pattern = self.hook_pattern(explicit_pattern(scores, given, edits))
             z = (pattern @ v.transpose(1, 2)).transpose(1, 2)
         else:
-            z = fused_attention(q, k, v, given, edits)
+            z = fused_attention(q, k, v, given, edits, relative=relative, scale=scale)
         if not is_hooked(self.hook_z):
             return z
         with telling((self.hook_z,), running._replace(pattern=pattern)):

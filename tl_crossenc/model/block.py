@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.interventions.conditions import LayerEdits
-from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.attention_layer import QKV, Attention
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.fused_attention import edited_span, fused_attention

@@ -25,7 +25,7 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.interventions.conditions import Condition, LayerEdits
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.ablations import Ablation, as_condition
-from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 Progress = Callable[[int], object]

@@ -11,6 +11,9 @@ rows with the same edit, a `RowGroup`, are edited together, in one of two ways:
 
 Neither ever reads the values that are removed, so that no rounding of theirs is left; and rows that no group edits come from the
 kernel as if there were no edit, to the bit.
+
+What `relative` adds to the scores, and which cells a window leaves, go into each call's bias; a row of which window and mask leave
+nothing is all zeros.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from torch import Tensor
 
 from tl_crossenc.inputs.parts import N_PARTS, PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
-from tl_crossenc.model.attention import AttentionInput, additive_bias
+from tl_crossenc.model.attention import added_to_scores
+from tl_crossenc.model.attention_input import AttentionInput, additive_bias
 
 MOST_ROWS = 0.5
 """The share of the rows from which on they are edited at once."""
@@ -88,22 +92,38 @@ def fused_attention(
     given: AttentionInput,
     edits: LayerEdits | None = None,
     first_row: int = 0,
+    *,
+    relative: Float[Tensor, "pair_or_1 head row pos"] | None = None,
+    scale: float | None = None,
 ) -> Float[Tensor, "pair row head d_head"]:
-    """z, what each row reads, by `scaled_dot_product_attention`; `row` are positions from `first_row` on, usually all."""
+    """z, what each row reads, by `scaled_dot_product_attention`; `row` are positions from `first_row` on, usually all.
+
+    Args:
+        q, k, v: queries, keys and values.
+        given: the batch, within the layer's window.
+        edits: what is removed.
+        first_row: the position of the first row.
+        relative: added to the rows' scores before the softmax.
+        scale: of the queries' products with keys, in place of 1/sqrt(d_head).
+    """
     q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
     groups = row_groups(edits) if edits is not None else ()
     if not groups:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=given.bias).transpose(1, 2)
+        bias = added_to_scores(given.bias_of(first_row, first_row + q.shape[2]), relative)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale).transpose(1, 2)
     parts = given.known_parts()
     everywhere = [group for group in groups if group.heads is None and len(group.attenders) == N_PARTS]
     if everywhere:
-        return _attend_again(q, k, v, given, everywhere[0]).transpose(1, 2)
-    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, k, v))
+        return _attend_again(q, k, v, given, everywhere[0], first_row, relative, scale).transpose(1, 2)
+    inputs = (q, k, v) if relative is None else (q, k, v, relative)
+    differentiated = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     at_once = () if differentiated else _edited_at_once(q, parts, groups, first_row)
     if at_once:
-        z = _attend_by_cell(q, k, v, given, at_once, first_row)
+        z = _attend_by_cell(q, k, v, given, at_once, first_row, relative, scale)
     else:
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=given.bias)
+        bias = added_to_scores(given.bias_of(first_row, first_row + q.shape[2]), relative)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+        del bias  # as large as a pattern where there is `relative`
     if differentiated:
         z = z.clone()  # the kernel keeps its own output for the backward pass
     for group in groups:
@@ -111,7 +131,10 @@ def fused_attention(
         if group in at_once or low >= high:
             continue
         heads = slice(None) if group.heads is None else torch.tensor(group.heads, device=q.device)
-        edited = _attend_again(q[:, heads, low:high], k[:, heads], v[:, heads], given, group)
+        added = None if relative is None else relative[:, heads, low:high]
+        edited = _attend_again(
+            q[:, heads, low:high], k[:, heads], v[:, heads], given, group, first_row + low, added, scale
+        )
         rows = _is_among(parts.codes[:, None, low + first_row : high + first_row, None], group.attenders)
         z[:, heads, low:high] = torch.where(rows, edited, z[:, heads, low:high])
     return z.transpose(1, 2)
@@ -123,19 +146,29 @@ def _rows_of(group: RowGroup, parts: PartMasks, first_row: int, n_rows: int) -> 
     return max(low - first_row, 0), min(high - first_row, n_rows)
 
 
-def _attend_again(q: Tensor, k: Tensor, v: Tensor, given: AttentionInput, group: RowGroup) -> Tensor:
+def _attend_again(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given: AttentionInput,
+    group: RowGroup,
+    first_row: int,
+    relative: Tensor | None,
+    scale: float | None,
+) -> Tensor:
     """z of rows that all lose what `group` loses; tensors are `[pair, head, pos, d_head]`."""
     if group.silent:
         return torch.zeros_like(q)
-    columns = given.known_parts().codes
+    columns, last_row = given.known_parts().codes, first_row + q.shape[2]
     if group.zero:
         v = v * ~_is_among(columns[:, None, :, None], group.zero)
     if not group.mask:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=given.bias)
-    kept = given.attention_mask & ~_is_among(columns, group.mask)
+        bias = added_to_scores(given.bias_of(first_row, last_row), relative)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    kept = given.readable(first_row, last_row) & ~_is_among(columns, group.mask)[:, None]
     alive = kept.any(-1, keepdim=True)
-    bias = additive_bias(kept | ~alive, given.dtype)[:, None, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias) * alive[:, None, None, :]
+    bias = added_to_scores(additive_bias(kept | ~alive, given.dtype)[:, None], relative)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale) * alive[:, None]
 
 
 def _edited_at_once(q: Tensor, parts: PartMasks, groups: Sequence[RowGroup], first_row: int) -> tuple[RowGroup, ...]:
@@ -164,18 +197,27 @@ def _edited_at_once(q: Tensor, parts: PartMasks, groups: Sequence[RowGroup], fir
 
 
 def _attend_by_cell(
-    q: Tensor, k: Tensor, v: Tensor, given: AttentionInput, groups: Sequence[RowGroup], first_row: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    given: AttentionInput,
+    groups: Sequence[RowGroup],
+    first_row: int,
+    relative: Tensor | None,
+    scale: float | None,
 ) -> Tensor:
     """z with the edits of `groups`, which edit all heads, by one call; tensors are `[pair, head, pos, d_head]`."""
     parts, n_rows = given.known_parts(), q.shape[2]
     row_codes, column_codes = parts.codes[:, first_row : first_row + n_rows, None], parts.codes[:, None, :]
-    kept = given.attention_mask[:, None, :].expand(-1, n_rows, -1)
+    readable = given.readable(first_row, first_row + n_rows)
+    kept = readable.expand(-1, n_rows, -1)
     for group in groups:
         lost = _is_among(column_codes, (*group.zero, *group.mask))
         kept = kept & ~(_is_among(row_codes, group.attenders) & lost)
     alive = kept.any(-1, keepdim=True)
-    bias = additive_bias(kept | ~alive, given.dtype)[:, None]
-    z, log_kept = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)
+    bias = added_to_scores(additive_bias(kept | ~alive, given.dtype)[:, None], relative)
+    z, log_kept = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias, scale=scale)
+    del bias
     if not alive.all():
         z.mul_(alive[:, None])
     for group in groups:
@@ -183,11 +225,15 @@ def _attend_by_cell(
         ranges = _ranges(parts, group.zero)
         if not ranges:
             continue
-        columns = torch.cat([k[:, :, start:stop] for start, stop in ranges], 2)
-        among = torch.cat([_is_among(parts.codes[:, start:stop], group.zero) for start, stop in ranges], 1)
-        scores = (q[:, :, low:high] @ columns.transpose(2, 3)).mul_(q.shape[-1] ** -0.5)
+        columns = _columns(k, ranges, 2)
+        among = _is_among(_columns(parts.codes, ranges, 1), group.zero)[:, None]
+        if given.window is not None:
+            among = among & _columns(readable[:, low:high], ranges, 2)
+        scores = (q[:, :, low:high] @ columns.transpose(2, 3)).mul_(q.shape[-1] ** -0.5 if scale is None else scale)
+        if relative is not None:
+            scores += _columns(relative[:, :, low:high], ranges, 3)
         weights = scores.sub_(log_kept[:, :, low:high, None]).exp_()  # in units of what is kept; inf leaves nothing
-        left = 1 / (1 + weights.masked_fill_(~among[:, None, None, :], 0.0).sum(-1))
+        left = 1 / (1 + weights.masked_fill_(~among[:, None], 0.0).sum(-1))
         rows = _is_among(row_codes[:, None, low:high, 0], group.attenders)
         z[:, :, low:high] *= torch.where(rows, left, 1.0)[..., None]
     return z
@@ -202,6 +248,11 @@ def _ranges(parts: PartMasks, chosen: Iterable[int]) -> list[tuple[int, int]]:
         elif low < high:
             found.append((low, high))
     return found
+
+
+def _columns(tensor: Tensor, ranges: Sequence[tuple[int, int]], axis: int) -> Tensor:
+    """The tensor at some ranges of its axis of positions, one after the other."""
+    return torch.cat([tensor.narrow(axis, start, stop - start) for start, stop in ranges], axis)
 
 
 def _is_among(codes: Tensor, parts: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,7 @@ from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.ablations import Ablating
-from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.caching import Caching
 from tl_crossenc.model.config import CrossEncoderConfig

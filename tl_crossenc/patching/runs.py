@@ -22,7 +22,7 @@ from tl_crossenc.inputs.batching import length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import Part, PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
-from tl_crossenc.model.attention import AttentionInput
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.fused_attention import fused_attention
@@ -159,7 +159,8 @@ def capturing(model: HookedCrossEncoder, layer: int, sites: Iterable[str], kept:
 
 def select_pairs(given: AttentionInput, pairs: Int[Tensor, "item"]) -> AttentionInput:
     """The same of chosen pairs, one of them as often as wanted."""
-    return AttentionInput(given.attention_mask[pairs], PartMasks(given.known_parts().codes[pairs]), given.dtype)
+    parts = PartMasks(given.known_parts().codes[pairs])
+    return AttentionInput(given.attention_mask[pairs], parts, given.dtype, window=given.window)
 
 
 def rest_of_layer(

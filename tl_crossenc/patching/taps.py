@@ -18,7 +18,8 @@ from torch import Tensor
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.interventions.targets import Target
-from tl_crossenc.model.attention import AttentionInput, Reading
+from tl_crossenc.model.attention import Reading
+from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.fused_attention import fused_attention
 from tl_crossenc.model.hook_points import HookPoint, place_free
 from tl_crossenc.model.hooked_encoder import HookedEncoder
@@ -79,7 +80,8 @@ class RunningBatch:
         if running.pattern is not None:
             return (running.pattern[:, head] @ v.transpose(1, 2))[:, 0]
         edits = running.edits and LayerEdits(running.edits.zero[head], running.edits.mask[head])
-        return fused_attention(q, k, v, running.given, edits)[:, :, 0]
+        relative = None if running.relative is None else running.relative[:, head]
+        return fused_attention(q, k, v, running.given, edits, relative=relative, scale=running.scale)[:, :, 0]
 
 
 Visit = Callable[[Target, Tensor, RunningBatch], Tensor | None]
