@@ -236,6 +236,16 @@ FAMILIES = {
 }
 
 
+SAME_MODEL = {  # the same model on disk under other keys or other names in the configuration
+    "lightning-cross-encoder": "lightning-mono",
+    "modernbert-old": "modernbert-cls",
+    "gte-split": "gte",
+    "gte-old": "gte",
+    "gte-ntk-old": "gte-ntk",
+}
+MODELS = tuple(name for name in FAMILIES if name not in SAME_MODEL)
+
+
 def build(name, n_labels=1, seed=0):
     """The world `name`."""
     return FAMILIES[name](n_labels, seed)

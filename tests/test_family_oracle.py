@@ -6,9 +6,10 @@ import torch
 from family_oracle import PAD, PARTS, Removal, encode, plain, run
 from family_rotary import HALF_WINDOW, MODERN_LAYERS, MODERN_THETAS
 from family_texts import N_CTX, PAIRS
-from family_worlds import FAMILIES, build
+from family_worlds import FAMILIES, MODELS, build
 
 EVERY_FAMILY = pytest.mark.parametrize("name", FAMILIES)
+EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
 ALL = ("ALL",)
 BETWEEN_TEXTS = (
     Removal("mask", ("DOC",), ("QUERY",)),
@@ -21,7 +22,7 @@ def _close(got, expected, real, tolerance):
         torch.testing.assert_close(some[real], other[real], rtol=tolerance, atol=tolerance)
 
 
-@EVERY_FAMILY
+@EVERY_MODEL
 def test_without_removals_it_is_the_untouched_pass(name):
     world = build(name, 2, 1)
     batch = encode(world)
@@ -33,7 +34,7 @@ def test_without_removals_it_is_the_untouched_pass(name):
     torch.testing.assert_close(ours.logits, theirs.logits, rtol=1e-12, atol=1e-12)
 
 
-@EVERY_FAMILY
+@EVERY_MODEL
 def test_float64_is_what_users_get_up_to_rounding(name):
     """What is replaced for the sake of float64 (rotations, scales) changes nothing but rounding."""
     world = build(name, 1, 2)
@@ -42,7 +43,7 @@ def test_float64_is_what_users_get_up_to_rounding(name):
     torch.testing.assert_close(ours.logits.float(), shipped.logits, rtol=1e-5, atol=2e-5)
 
 
-@EVERY_FAMILY
+@EVERY_MODEL
 def test_padding_and_other_pairs_change_nothing(name):
     world = build(name, 1, 3)
     batch = encode(world)
@@ -57,7 +58,7 @@ def test_padding_and_other_pairs_change_nothing(name):
         torch.testing.assert_close(together.logits[i], alone.logits[0], rtol=1e-11, atol=1e-11)
 
 
-@EVERY_FAMILY
+@EVERY_MODEL
 @pytest.mark.parametrize("mode", ["zero", "mask"])
 def test_without_any_attention_only_the_bias_is_written(name, mode):
     world = build(name, 1, 4)
@@ -71,7 +72,7 @@ def test_without_any_attention_only_the_bias_is_written(name, mode):
         )
 
 
-@EVERY_FAMILY
+@EVERY_MODEL
 def test_removals_touch_their_cells_layers_and_heads_only(name):
     """In the first layer named, where scores are untouched: zero keeps the other weights, mask scales a row's up."""
     world = build(name, 1, 5)

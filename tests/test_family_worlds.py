@@ -7,7 +7,7 @@ import torch
 from family_oracle import encode
 from family_texts import PAIRS
 from family_world import LAYOUTS, backbone
-from family_worlds import FAMILIES, build
+from family_worlds import FAMILIES, SAME_MODEL, build
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GteForSequenceClassification
 
@@ -66,6 +66,14 @@ def test_each_key_layout_of_gte_is_read_as_the_same_model(name, tmp_path):
     )
     assert not any(report.values())
     assert all(torch.equal(weight, read.state_dict()[key]) for key, weight in world.model.state_dict().items())
+
+
+def test_layouts_of_one_model_differ_on_disk_only():
+    for name, other in SAME_MODEL.items():
+        world, twin = build(name, 2, 3), build(other, 2, 3)
+        weights = twin.model.state_dict()
+        assert all(torch.equal(weight, weights[key]) for key, weight in world.model.state_dict().items())
+        assert set(world.state) != set(twin.state) or world.config != twin.config
 
 
 def test_saving_a_model_gives_the_worlds_keys(tmp_path):
