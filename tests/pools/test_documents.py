@@ -4,7 +4,8 @@ import ir_datasets
 import pytest
 from tiny_collections import FakeDocs, IndexedPages, SlicedPages
 
-from tl_crossenc.pools.documents import FolderDocuments, IrDatasetsDocuments
+from tl_crossenc.pools.documents import FolderDocuments
+from tl_crossenc.pools.ir_documents import IrDatasetsDocuments
 
 TEXTS = {f"d{i}": f"passage {i} " + "é" * (i % 7) for i in range(601)}  # two strides of 256 and a part
 

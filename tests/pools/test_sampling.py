@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from tiny_collections import BackwardStore, FakeDocs
 
 from tl_crossenc.pools.collections import Collection
-from tl_crossenc.pools.documents import IrDatasetsDocuments
+from tl_crossenc.pools.ir_documents import IrDatasetsDocuments
 from tl_crossenc.pools.length_matching import SAMPLE, length_balance, nearest, wanted_lengths
-from tl_crossenc.pools.sampling import PoolSpec, draw, normalized_text
+from tl_crossenc.pools.sampling import draw, normalized_text
+from tl_crossenc.pools.spec import PoolSpec
 
 
 def make(docs, qrels, queries=None):

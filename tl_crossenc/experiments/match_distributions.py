@@ -32,7 +32,7 @@ from tl_crossenc.interventions.heads import check_heads, format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import listed
 from tl_crossenc.pools.pool import Pool, require_distinct
-from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.pools.spec import EASY_NEGATIVE
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
 

@@ -27,7 +27,7 @@ from tl_crossenc.interventions.directions import Direction, parse_directions
 from tl_crossenc.interventions.heads import Head
 from tl_crossenc.pools.grades import check_sides, listed
 from tl_crossenc.pools.grades import relevant_grades as by_scale
-from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.pools.spec import EASY_NEGATIVE
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.significance import ALPHA, holm, paired_t
 

@@ -14,7 +14,7 @@ from tl_crossenc.experiments.attention import Attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS, matching_heads, passing_heads
 from tl_crossenc.instruments.attention_flow import QUANTITIES
 from tl_crossenc.interventions.directions import Direction
-from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.pools.spec import EASY_NEGATIVE
 from tl_crossenc.results.unavailable import Unavailable
 
 NEGATIVES = {"easy": EASY_NEGATIVE, "hard": 0}

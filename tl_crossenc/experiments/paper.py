@@ -27,7 +27,7 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.untrained import untrained_twin
 from tl_crossenc.pools.grades import check_sides
 from tl_crossenc.pools.pool import Pool
-from tl_crossenc.pools.sampling import EASY_NEGATIVE
+from tl_crossenc.pools.spec import EASY_NEGATIVE
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
 

@@ -29,17 +29,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tl_crossenc.pools.documents import (
-    FILES,
-    Documents,
-    FolderDocuments,
-    IrDatasetsDocuments,
-    default_text,
-    malformed,
-    read_lines,
-    reading,
-)
+from tl_crossenc.pools.documents import FILES, Documents, FolderDocuments
+from tl_crossenc.pools.ir_documents import IrDatasetsDocuments, default_text, reading
 from tl_crossenc.pools.layouts import find_parts, is_header, missing_parts, qrels_header, reader_of
+from tl_crossenc.pools.lines import malformed, read_lines
 
 logger = logging.getLogger(__name__)
 

@@ -6,22 +6,16 @@ line; later reads seek. ir_datasets' own document store serves the rest.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Collection as AbstractCollection
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tl_crossenc.pools.lines import decoded, malformed, read_lines, two_columns, unpacked
+
 FILES = ("docs.tsv", "queries.tsv", "qrels.txt")
-_SIZES = {
-    "msmarco-passage": "a download of 1.06 GB, with 14.4 GB of free disk for its document store",
-    "msmarco-passage-v2": "a download of 21.8 GB, with 60.9 GB of free disk for its document store",
-}
 
 
 class Documents(ABC):
@@ -42,83 +36,6 @@ class Documents(ABC):
     @abstractmethod
     def provenance(self) -> dict[str, Any]:
         """What identifies the passages that were read."""
-
-
-def read_lines(path: Path, checksum: Any) -> Iterator[tuple[int, int, str]]:
-    """(line number from 1, offset in bytes, text without its line end) of the lines that are not blank.
-
-    A file whose name ends in `.gz` is unpacked, and offsets are those of the unpacked text; the checksum is of the file itself.
-    """
-    offset = 0
-    with unpacked(path, checksum) as file:
-        for number, raw in enumerate(file, 1):
-            line = _decoded(path, number, raw)
-            if line.strip():
-                yield number, offset, line
-            offset += len(raw)
-
-
-@contextmanager
-def unpacked(path: Path, checksum: Any = None) -> Iterator[Any]:
-    """The file's bytes, unpacked where its name ends in `.gz`; what is read to the end is in the checksum.
-
-    Raises:
-        ValueError: it is not in gzip's format, or is cut short or damaged.
-    """
-    with path.open("rb") as raw:
-        stream: Any = raw if checksum is None else io.BufferedReader(_Summed(raw, checksum))
-        if path.suffix != ".gz":
-            yield stream
-            return
-        try:
-            with gzip.GzipFile(fileobj=stream) as file:
-                yield file
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole file of gzip's ({error}); copy it again, or unpack it.") from error
-
-
-class _Summed(io.RawIOBase):
-    """A file that adds what is read of it to a checksum."""
-
-    def __init__(self, file: Any, checksum: Any) -> None:
-        self._file, self._checksum = file, checksum
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer)
-        self._checksum.update(memoryview(buffer)[:count])
-        return count
-
-
-def _decoded(path: Path, number: int, raw: bytes) -> str:
-    try:
-        line = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        malformed(path, number, raw.decode("utf-8", "backslashreplace"), "UTF-8", "other bytes")
-    return line.removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
-
-
-def malformed(path: Path, number: int, line: str, expected: str, came: str) -> NoReturn:
-    """Raise the ValueError for a line: where, what was expected, what came, the line itself."""
-    raise ValueError(
-        f"{path}, line {number}: expected {expected}, found {came} in {_short(line, 80)!r}; correct or remove it."
-    )
-
-
-def two_columns(path: Path, number: int, line: str, expected: str) -> tuple[str, str]:
-    """Split a line into id and text, or raise the ValueError that says what is wrong with it."""
-    columns = line.split("\t")
-    if len(columns) != 2:
-        malformed(path, number, line, f"two columns, {expected}", f"{len(columns)}")
-    if not columns[0] or len(columns[0].split()) != 1 or columns[0] != columns[0].strip():
-        malformed(path, number, line, "an id without white space", repr(columns[0]))
-    return columns[0], columns[1]
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def _tsv_record(path: Path, number: int, line: str) -> tuple[str, str]:
@@ -196,7 +113,7 @@ class FolderDocuments(Documents):
         while True:
             at_start = file.tell() == 0
             raw = file.readline()
-            line = _decoded(self._path, 1 if at_start else 2, raw)
+            line = decoded(self._path, 1 if at_start else 2, raw)
             if line.strip():
                 return line
             if not raw:
@@ -238,80 +155,3 @@ class FolderDocuments(Documents):
     def __repr__(self) -> str:
         count = "not read yet" if self._offsets is None else f"{self._count:,} passages"
         return f"FolderDocuments({self._path.name}: {count})"
-
-
-def default_text(record: Any, dataset_id: str) -> str:
-    """The text of an ir_datasets query or document, whatever its fields are called."""
-    if callable(getattr(record, "default_text", None)):
-        return record.default_text()
-    if isinstance(getattr(record, "text", None), str):
-        return record.text
-    fields = ", ".join(getattr(record, "_fields", ()))
-    raise ValueError(
-        f"the ir_datasets collection {dataset_id!r} has records without a text (their fields: {fields}); "
-        f"write it as a folder with {', '.join(FILES)}."
-    )
-
-
-@contextmanager
-def reading(dataset_id: str) -> Iterator[None]:
-    """Turn what ir_datasets raises when a download or read fails into one sentence with what to do."""
-    try:
-        yield
-    except (RuntimeError, OSError, EOFError) as error:
-        size = _SIZES.get(dataset_id.split("/")[0])
-        first = error.args[0] if error.args else ""
-        cause = " ".join(f"{type(error).__name__}: {first if isinstance(first, str) else error}".split())
-        raise OSError(
-            f"the collection {dataset_id!r} could not be read through ir_datasets ({_short(cause, 200)}); "
-            + (f"the first use needs {size}: " if size else "")
-            + "check the network and the free disk, or set IR_DATASETS_HOME to where it is downloaded, "
-            f"or give a folder with {', '.join(FILES)}."
-        ) from error
-
-
-class IrDatasetsDocuments(Documents):
-    """An ir_datasets dataset's passages, through its document store and its iterator."""
-
-    def __init__(self, dataset: Any, dataset_id: str) -> None:
-        self._dataset, self._id = dataset, dataset_id
-
-    def get_many(self, doc_ids: AbstractCollection[str]) -> dict[str, str]:
-        """See `Documents.get_many`."""
-        wanted = sorted(set(doc_ids))
-        if not wanted:
-            return {}
-        with reading(self._id):  # unordered, and silent about ids that it does not have
-            found = self._dataset.docs_store().get_many(wanted)
-        return {doc_id: default_text(found[doc_id], self._id) for doc_id in wanted if doc_id in found}
-
-    def count(self) -> int:
-        """See `Documents.count`."""
-        with reading(self._id):
-            known = self._dataset.docs_count()  # None where only a pass would tell
-            return int(known) if known is not None else sum(1 for _ in self._dataset.docs_iter())
-
-    def at(self, positions: Sequence[int]) -> dict[int, tuple[str, str]]:
-        """See `Documents.at`."""
-        wanted = {int(position) for position in positions}
-        with reading(self._id):
-            docs = self._dataset.docs_iter()
-            if hasattr(type(docs), "__getitem__"):
-                try:
-                    found = {position: docs[position] for position in sorted(wanted)}
-                except (TypeError, IndexError):  # slices alone, or fewer passages than the published count
-                    found = self._one_pass(wanted)
-            else:
-                found = self._one_pass(wanted)
-        return {position: (doc.doc_id, default_text(doc, self._id)) for position, doc in found.items()}
-
-    def _one_pass(self, wanted: set[int]) -> dict[int, Any]:
-        passed = zip(range(max(wanted, default=-1) + 1), self._dataset.docs_iter(), strict=False)
-        return {position: doc for position, doc in passed if position in wanted}
-
-    def provenance(self) -> dict[str, Any]:
-        """See `Documents.provenance`."""
-        return {"id": self._id}
-
-    def __repr__(self) -> str:
-        return f"IrDatasetsDocuments({self._id})"

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tl_crossenc.pools.sampling import PoolPair
+from tl_crossenc.pools.spec import PoolPair
 from tl_crossenc.store.files import write_atomic
 
 FORMAT_VERSION = 2

@@ -19,7 +19,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from tl_crossenc.pools.documents import FILES, malformed, two_columns
+from tl_crossenc.pools.documents import FILES
+from tl_crossenc.pools.lines import malformed, two_columns
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,8 @@ import pandas as pd
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.files import Qrels, read_pool_file, write_pool_file
 from tl_crossenc.pools.runs import Run, read_run, run_pairs
-from tl_crossenc.pools.sampling import EASY_NEGATIVE, PoolPair, PoolSpec, draw
+from tl_crossenc.pools.sampling import draw
+from tl_crossenc.pools.spec import EASY_NEGATIVE, PoolPair, PoolSpec
 
 __all__ = ["Pool", "PoolPair", "PoolSpec", "build_pool"]
 

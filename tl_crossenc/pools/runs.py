@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tl_crossenc.pools.collections import Collection
-from tl_crossenc.pools.documents import malformed, read_lines
-from tl_crossenc.pools.sampling import PoolPair
+from tl_crossenc.pools.lines import malformed, read_lines
+from tl_crossenc.pools.spec import PoolPair
 
 logger = logging.getLogger(__name__)
 
