@@ -24,7 +24,7 @@ from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.parity import check_parity
-from tl_crossenc.statistics.evaluation import ndcg
+from tl_crossenc.statistics.dcg import ndcg
 
 NULL_HEADS = [
     (layer, head)

@@ -15,7 +15,7 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.replacement import ReplacementMeans, ReplacementSamples, replacing
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import PoolSpec, build_pool
-from tl_crossenc.statistics.evaluation import ndcg
+from tl_crossenc.statistics.dcg import ndcg
 from tl_crossenc.store.cells import Store
 
 SETS = ("1.2", "0.0+mlp.1", "QUERY<->DOC@0.1")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tl_crossenc.statistics import evaluation
+from tl_crossenc.statistics import dcg, evaluation, ties, trec_run
 
 LAW = settings(max_examples=100, deadline=None, derandomize=True)
 KINDS = ["linear", "exponential"]
@@ -73,63 +73,63 @@ def tied_queries(draw):
 
 
 def test_groups_are_best_first_and_partition():
-    groups = evaluation.tie_groups([0.5, 2.0, 0.5, -1.0, 2.0, 7.0, 0.5])
+    groups = ties.tie_groups([0.5, 2.0, 0.5, -1.0, 2.0, 7.0, 0.5])
     assert [group.tolist() for group in groups] == [[5], [1, 4], [0, 2, 6], [3]]
 
 
 def test_neighbours_chain():
     # Gaps .05, .05, .11 under a tolerance of .1 · max(1, .21): the first three are one group though .1 apart.
     scores = [0.0, 0.16, 0.21, 0.11]
-    assert [group.tolist() for group in evaluation.tie_groups(scores, 0.1, 1.0)] == [[2, 1, 3], [0]]
-    assert [group.size for group in evaluation.tie_groups(scores, 0.049, 1.0)] == [1, 1, 1, 1]
+    assert [group.tolist() for group in ties.tie_groups(scores, 0.1, 1.0)] == [[2, 1, 3], [0]]
+    assert [group.size for group in ties.tie_groups(scores, 0.049, 1.0)] == [1, 1, 1, 1]
 
 
 def test_tolerance_is_relative_above_the_scale_and_absolute_below():
-    assert len(evaluation.tie_groups([1000.0, 1000.9], 1e-3)) == 1  # .9 <= 1e-3 · 1000.9
-    assert len(evaluation.tie_groups([-1000.9, 0.0, 0.9], 1e-3)) == 2  # the size is that of the largest |score|
-    assert len(evaluation.tie_groups([1000.0, 1001.1], 1e-3)) == 2
-    assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3, 1.0)) == 1  # relative to themselves they differ by half
-    assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3)) == 2  # and no scale says that they are noise
-    assert len(evaluation.tie_groups([1e-4, 2e-4], 1e-3, 0.09)) == 2
-    assert len(evaluation.tie_groups([1000.0, 1000.9], 1e-3, 1.0)) == 1
-    assert len(evaluation.tie_groups([1.0, 1.0, math.nextafter(1.0, 2)], 0.0)) == 2
+    assert len(ties.tie_groups([1000.0, 1000.9], 1e-3)) == 1  # .9 <= 1e-3 · 1000.9
+    assert len(ties.tie_groups([-1000.9, 0.0, 0.9], 1e-3)) == 2  # the size is that of the largest |score|
+    assert len(ties.tie_groups([1000.0, 1001.1], 1e-3)) == 2
+    assert len(ties.tie_groups([1e-4, 2e-4], 1e-3, 1.0)) == 1  # relative to themselves they differ by half
+    assert len(ties.tie_groups([1e-4, 2e-4], 1e-3)) == 2  # and no scale says that they are noise
+    assert len(ties.tie_groups([1e-4, 2e-4], 1e-3, 0.09)) == 2
+    assert len(ties.tie_groups([1000.0, 1000.9], 1e-3, 1.0)) == 1
+    assert len(ties.tie_groups([1.0, 1.0, math.nextafter(1.0, 2)], 0.0)) == 2
 
 
 def test_gap_at_the_tolerance_is_a_tie():
-    assert len(evaluation.tie_groups([0.0, 0.25, 0.5], 0.25, 1.0)) == 1
-    assert len(evaluation.tie_groups([0.0, 0.25, 0.5], math.nextafter(0.25, 0), 1.0)) == 3
+    assert len(ties.tie_groups([0.0, 0.25, 0.5], 0.25, 1.0)) == 1
+    assert len(ties.tie_groups([0.0, 0.25, 0.5], math.nextafter(0.25, 0), 1.0)) == 3
 
 
 def test_tolerances_by_dtype():
-    assert dict(evaluation.TIE_TOLERANCE) == {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
+    assert dict(ties.TIE_TOLERANCE) == {"float64": 1e-12, "float32": 1e-5, "bfloat16": 2e-2}
     # Each is above what one rounding of a score does, for scores in [1, 2): half an epsilon.
     for dtype, bits in {"float64": 52, "float32": 23, "bfloat16": 7}.items():
-        assert evaluation.TIE_TOLERANCE[dtype] > 2.0**-bits
+        assert ties.TIE_TOLERANCE[dtype] > 2.0**-bits
     with pytest.raises(TypeError):
-        evaluation.TIE_TOLERANCE["float32"] = 1.0
+        ties.TIE_TOLERANCE["float32"] = 1.0
 
 
 def test_bfloat16_rounding_is_a_tie_but_distinct_scores_are_not():
     # 3.0 and its next bfloat16, 3.0 + 2^-6, are one group; 3.0 and 3.5 are not.
-    assert [g.tolist() for g in evaluation.tie_groups([3.0, 3.0 + 2**-6, 3.5], 2e-2)] == [[2], [1, 0]]
+    assert [g.tolist() for g in ties.tie_groups([3.0, 3.0 + 2**-6, 3.5], 2e-2)] == [[2], [1, 0]]
 
 
 def test_no_scores_no_groups():
-    assert evaluation.tie_groups([]) == []
+    assert ties.tie_groups([]) == []
 
 
 def test_huge_scores_do_not_overflow():
-    assert [group.tolist() for group in evaluation.tie_groups([-1.7e308, 1.7e308])] == [[1], [0]]
+    assert [group.tolist() for group in ties.tie_groups([-1.7e308, 1.7e308])] == [[1], [0]]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_no_numbers_are_counted(bad):
     scores = [1.0, bad, 2.0, bad, 3.0]
     for call in (
-        lambda: evaluation.tie_groups(scores),
-        lambda: evaluation.ndcg(scores, [0] * 5),
+        lambda: ties.tie_groups(scores),
+        lambda: dcg.ndcg(scores, [0] * 5),
         lambda: evaluation.per_query_ndcg(["q"] * 5, "abcde", [0] * 5, scores),
-        lambda: evaluation.trec_run_lines("q", "abcde", scores, "t"),
+        lambda: trec_run.trec_run_lines("q", "abcde", scores, "t"),
     ):
         with pytest.raises(ValueError, match=r"2 of 5 are NaN or infinite; score these pairs again"):
             call()
@@ -138,9 +138,9 @@ def test_scores_that_are_no_numbers_are_counted(bad):
 @pytest.mark.parametrize("tolerance", [-1e-9, math.nan, math.inf])
 def test_bad_tolerance(tolerance):
     with pytest.raises(ValueError, match="tolerance"):
-        evaluation.tie_groups([1.0], tolerance)
+        ties.tie_groups([1.0], tolerance)
     with pytest.raises(ValueError, match="scale"):
-        evaluation.tie_groups([1.0], 0.1, tolerance)
+        ties.tie_groups([1.0], 0.1, tolerance)
 
 
 def slow_groups(scores, width):
@@ -163,7 +163,7 @@ def test_ties_are_the_same_at_every_size(numbers, scale, exponent):
     scores, tolerance = [n / 64 for n in numbers], 2.0**-5
     expected = slow_groups(scores, tolerance * max(scale, *map(abs, scores)))
     factor = 2.0**exponent
-    groups = evaluation.tie_groups([s * factor for s in scores], tolerance, scale * factor)
+    groups = ties.tie_groups([s * factor for s in scores], tolerance, scale * factor)
     assert {frozenset(group.tolist()) for group in groups} == expected
 
 
@@ -189,7 +189,7 @@ def test_a_constant_added_in_float32_keeps_ranking_and_ties():
     moved = scores + np.float32(1000) + np.float32([0, 0, 6.2e-5, 0, -6.2e-5, 6.2e-5])
     assert moved.dtype == np.float32
     assert moved[1] != moved[2]
-    found, expected = ([sorted(group.tolist()) for group in evaluation.tie_groups(s)] for s in (moved, scores))
+    found, expected = ([sorted(group.tolist()) for group in ties.tie_groups(s)] for s in (moved, scores))
     assert found == expected == [[4], [0], [1, 2], [5], [3]]
 
 
@@ -200,7 +200,7 @@ def test_terms_that_cancel_leave_the_noise_of_the_terms():
     grades = [0, 1, 2, 3]
     frame = evaluation.per_query_ndcg(["q"] * 4, "abcd", grades, scores, scale=3.0)
     assert frame.loc["q", "tie_rate"] == 1.0
-    assert frame.loc["q", "ndcg"] == frame.loc["q", "random"] == evaluation.random_ndcg(grades)
+    assert frame.loc["q", "ndcg"] == frame.loc["q", "random"] == dcg.random_ndcg(grades)
     # Beside a query whose scores are of the terms' size they are noise by themselves; alone nothing tells them from a ranking.
     both = evaluation.per_query_ndcg([*"qqqqpp"], [*"abcdab"], [*grades, 0, 1], [*scores, 3.0, -1.0])
     assert both["tie_rate"].to_dict() == {"q": 1.0, "p": 0.0}
@@ -211,68 +211,68 @@ def test_terms_that_cancel_leave_the_noise_of_the_terms():
 
 
 def test_gains():
-    assert evaluation.gains([-1, 0, 1, 2, 3]).tolist() == [0, 0, 1, 2, 3]
-    assert evaluation.gains([-1, 0, 1, 2, 3], "exponential").tolist() == [0, 0, 1, 3, 7]
+    assert dcg.gains([-1, 0, 1, 2, 3]).tolist() == [0, 0, 1, 2, 3]
+    assert dcg.gains([-1, 0, 1, 2, 3], "exponential").tolist() == [0, 0, 1, 3, 7]
 
 
 def test_bad_gains():
     with pytest.raises(ValueError, match="'linear' or 'exponential' but got 'cubic'"):
-        evaluation.gains([1], "cubic")
+        dcg.gains([1], "cubic")
     with pytest.raises(ValueError, match="finite grades"):
-        evaluation.gains([1.0, math.nan])
+        dcg.gains([1.0, math.nan])
     with pytest.raises(ValueError, match="finite grades"):
-        evaluation.gains([[1, 2], [3, 0]])
+        dcg.gains([[1, 2], [3, 0]])
 
 
 def test_dcg_where_the_discounts_are_rational():
     # Ranks 1, 3 and 7 have the discounts 1, 1/2 and 1/3.
     grades, scores = [0, 3, 0, 2, 0, 0, 1], [6, 7, 4, 5, 3, 2, 1]
-    assert evaluation.expected_dcg(scores, grades) == pytest.approx(3 + 2 / 2 + 1 / 3, abs=1e-15)
-    assert evaluation.expected_dcg(scores, grades, gain="exponential") == pytest.approx(7 + 3 / 2 + 1 / 3, abs=1e-15)
-    assert evaluation.expected_dcg(scores, grades, cutoff=6) == pytest.approx(3 + 2 / 2, abs=1e-15)
-    assert evaluation.expected_dcg(scores, grades, cutoff=2) == 3.0
-    assert evaluation.ideal_dcg(grades) == pytest.approx(3 + 2 / math.log2(3) + 1 / 2, abs=1e-15)
-    assert evaluation.ideal_dcg(grades, cutoff=1, gain="exponential") == 7.0
+    assert dcg.expected_dcg(scores, grades) == pytest.approx(3 + 2 / 2 + 1 / 3, abs=1e-15)
+    assert dcg.expected_dcg(scores, grades, gain="exponential") == pytest.approx(7 + 3 / 2 + 1 / 3, abs=1e-15)
+    assert dcg.expected_dcg(scores, grades, cutoff=6) == pytest.approx(3 + 2 / 2, abs=1e-15)
+    assert dcg.expected_dcg(scores, grades, cutoff=2) == 3.0
+    assert dcg.ideal_dcg(grades) == pytest.approx(3 + 2 / math.log2(3) + 1 / 2, abs=1e-15)
+    assert dcg.ideal_dcg(grades, cutoff=1, gain="exponential") == 7.0
 
 
 def test_expected_dcg_by_hand():
     # Ranks 1..3 hold the tied gains 3, 0, 0 (mean 1), rank 4 the gain 2.
     d = [1 / math.log2(rank + 1) for rank in range(1, 5)]
-    value = evaluation.expected_dcg([5.0, 5.0, 5.0, 1.0], [0, 3, 0, 2])
+    value = dcg.expected_dcg([5.0, 5.0, 5.0, 1.0], [0, 3, 0, 2])
     assert value == pytest.approx(d[0] + d[1] + d[2] + 2 * d[3], abs=1e-15)
     # With the cutoff 2 the group straddles it: ranks 1 and 2 get the mean, the rest of the group nothing.
-    assert evaluation.expected_dcg([5.0, 5.0, 5.0, 1.0], [0, 3, 0, 2], cutoff=2) == pytest.approx(d[0] + d[1])
+    assert dcg.expected_dcg([5.0, 5.0, 5.0, 1.0], [0, 3, 0, 2], cutoff=2) == pytest.approx(d[0] + d[1])
 
 
 def test_random_dcg_by_hand():
     # Mean gain (3 + 0 + 1) / 3 at ranks 1..3; the cutoff is beyond the passages.
     total = 1 + 1 / math.log2(3) + 1 / 2
-    assert evaluation.random_dcg([3, -1, 1]) == pytest.approx(4 / 3 * total, abs=1e-15)
-    assert evaluation.random_ndcg([3, -1, 1]) == pytest.approx(4 / 3 * total / (3 + 1 / math.log2(3)), abs=1e-15)
+    assert dcg.random_dcg([3, -1, 1]) == pytest.approx(4 / 3 * total, abs=1e-15)
+    assert dcg.random_ndcg([3, -1, 1]) == pytest.approx(4 / 3 * total / (3 + 1 / math.log2(3)), abs=1e-15)
 
 
 def test_random_ranking_of_a_full_pool():
     # Ten passages a grade, linear gains: the mean gain is 1.5 at every rank, the ideal 3, so exactly a half.
-    assert evaluation.random_ndcg([0, 1, 2, 3] * 10) == pytest.approx(0.5, abs=1e-15)
+    assert dcg.random_ndcg([0, 1, 2, 3] * 10) == pytest.approx(0.5, abs=1e-15)
     # Exponential gains: the mean of 0, 1, 3, 7 is 11/4; the ideal 7.
-    assert evaluation.random_ndcg([0, 1, 2, 3] * 10, gain="exponential") == pytest.approx(11 / 28, abs=1e-15)
+    assert dcg.random_ndcg([0, 1, 2, 3] * 10, gain="exponential") == pytest.approx(11 / 28, abs=1e-15)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_query_without_relevant_passages_is_zero(kind):
-    assert evaluation.ndcg([3.0, 2.0, 2.0], [0, -1, 0], gain=kind) == 0.0
-    assert evaluation.random_ndcg([0, -1, 0], gain=kind) == 0.0
+    assert dcg.ndcg([3.0, 2.0, 2.0], [0, -1, 0], gain=kind) == 0.0
+    assert dcg.random_ndcg([0, -1, 0], gain=kind) == 0.0
     frame = evaluation.per_query_ndcg(["q"] * 3, "abc", [0, -1, 0], [3.0, 2.0, 1.0], gain=kind)
     assert frame.loc["q", ["ndcg", "random", "ideal_dcg"]].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_query_without_passages_is_zero():
-    assert evaluation.ndcg([], []) == 0.0
-    assert evaluation.random_ndcg([]) == 0.0
+    assert dcg.ndcg([], []) == 0.0
+    assert dcg.random_ndcg([]) == 0.0
 
 
 def test_one_passage():
-    assert evaluation.ndcg([-4.0], [2]) == 1.0
+    assert dcg.ndcg([-4.0], [2]) == 1.0
     frame = evaluation.per_query_ndcg(["q"], ["a"], [2], [-4.0])
     assert frame.loc["q"].to_dict() == {
         "ndcg": 1,
@@ -285,9 +285,9 @@ def test_one_passage():
 
 def test_bad_cutoff_and_lengths():
     with pytest.raises(ValueError, match="cutoff of at least 1 but got 0"):
-        evaluation.ndcg([1.0], [1], cutoff=0)
+        dcg.ndcg([1.0], [1], cutoff=0)
     with pytest.raises(ValueError, match="expected 2 scores, one a grade, but got 3"):
-        evaluation.ndcg([1.0, 2.0, 3.0], [1, 2])
+        dcg.ndcg([1.0, 2.0, 3.0], [1, 2])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -298,7 +298,7 @@ def test_without_ties_closed_form_is_ir_measures(kind, cutoff):
         grades = rng.integers(-1, 4, n)
         scores = rng.permutation(n) / 4  # exact in float32, hence distinct there
         expected = by_ir_measures(grades, scores, cutoff, kind)
-        assert evaluation.ndcg(scores, grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
+        assert dcg.ndcg(scores, grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
         ranked = grades[np.argsort(-scores)].tolist()
         assert expected == pytest.approx(slow_ndcg(ranked, cutoff, kind), abs=1e-12)
 
@@ -310,7 +310,7 @@ def test_ties_equal_the_mean_over_every_order(kind, cutoff):
     levels = [9, 9, 5, 2, 2, 2, 2, 0, 0]
     grades = [0, 3, 1, 2, 0, 3, -1, 1, 2]
     expected = slow_expectation(levels, grades, cutoff, kind)
-    assert evaluation.ndcg(levels, grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
+    assert dcg.ndcg(levels, grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
 
 
 @LAW
@@ -318,16 +318,16 @@ def test_ties_equal_the_mean_over_every_order(kind, cutoff):
 def test_any_ties_equal_the_mean_over_every_order(query, kind, cutoff):
     grades, levels = query
     expected = slow_expectation(levels, grades, cutoff, kind)
-    assert evaluation.ndcg(levels, grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
-    assert -1e-15 <= evaluation.ndcg(levels, grades, cutoff, kind) <= 1 + 1e-12
+    assert dcg.ndcg(levels, grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
+    assert -1e-15 <= dcg.ndcg(levels, grades, cutoff, kind) <= 1 + 1e-12
 
 
 @LAW
 @given(grade_lists, st.floats(-100, 100), st.sampled_from(KINDS), st.integers(1, 7))
 def test_all_equal_scores_are_the_random_ranking(grades, score, kind, cutoff):
     expected = slow_expectation([0] * len(grades), grades, cutoff, kind)
-    assert evaluation.random_ndcg(grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
-    assert evaluation.ndcg([score] * len(grades), grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
+    assert dcg.random_ndcg(grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
+    assert dcg.ndcg([score] * len(grades), grades, cutoff, kind) == pytest.approx(expected, abs=1e-12)
 
 
 @LAW
@@ -337,7 +337,7 @@ def test_noise_below_the_tolerance_changes_nothing(query, data):
     scale = max(1, *levels)
     noise = [data.draw(st.floats(-0.4e-5, 0.4e-5)) * scale for _ in levels]
     noisy = [level + step for level, step in zip(levels, noise, strict=True)]
-    found, expected = (evaluation.ndcg(values, grades, scale=1.0) for values in (noisy, levels))
+    found, expected = (dcg.ndcg(values, grades, scale=1.0) for values in (noisy, levels))
     assert found == pytest.approx(expected, abs=1e-14)
     documents = [str(i) for i in range(len(grades))]
     ids = ["q"] * len(grades), documents
@@ -351,8 +351,8 @@ def test_order_of_passages_shift_and_scale_do_not_matter(query, random, scale, s
     grades, levels = query
     order = list(range(len(grades)))
     random.shuffle(order)
-    moved = evaluation.ndcg([levels[i] * scale + shift for i in order], [grades[i] for i in order])
-    assert moved == pytest.approx(evaluation.ndcg(levels, grades), abs=1e-14)
+    moved = dcg.ndcg([levels[i] * scale + shift for i in order], [grades[i] for i in order])
+    assert moved == pytest.approx(dcg.ndcg(levels, grades), abs=1e-14)
 
 
 # Many queries
@@ -433,7 +433,7 @@ def test_document_ids_do_not_decide():
     values = {
         evaluation.per_query_ndcg(["q"] * 4, names, grades, scores).loc["q", "ndcg"] for names in ("abcd", "dcba")
     }
-    assert values == {evaluation.random_ndcg(grades)}
+    assert values == {dcg.random_ndcg(grades)}
 
 
 def test_a_constant_scorer_is_perfect_or_worthless_by_its_ids_in_trec_eval_and_random_here():
@@ -470,7 +470,7 @@ def test_high_grades_have_their_gain_in_both_ways(high, kind):
     for scores, order in (([2.0, 3.0, 1.0], ranked), ([1.0, 3.0, 1.0], tied)):
         frame = evaluation.per_query_ndcg(["q"] * 3, "abc", grades, scores, gain=kind)
         assert frame.loc["q", "ndcg"] == pytest.approx(sum(map(lambda g, w: float(g) * w, order, d)) / ideal, rel=1e-12)
-        assert frame.loc["q", "ndcg"] == pytest.approx(evaluation.ndcg(scores, grades, gain=kind), rel=1e-12)
+        assert frame.loc["q", "ndcg"] == pytest.approx(dcg.ndcg(scores, grades, gain=kind), rel=1e-12)
     qrels = {"q": {"a": high - 1, "b": 0, "c": high, "x": high + 1}}
     more = evaluation.per_query_ndcg(["q"] * 3, "abc", grades, [2.0, 3.0, 1.0], gain=kind, qrels=qrels)
     extra = float(high + 1 if kind == "linear" else 2 ** (high + 1) - 1)
@@ -553,7 +553,7 @@ def test_per_query_rejects(change, message):
 
 
 def test_run_lines():
-    lines = evaluation.trec_run_lines("q1", ["a", "c", "b", "d"], [0.1, -2.5, 0.1, 1e-8], "none")
+    lines = trec_run.trec_run_lines("q1", ["a", "c", "b", "d"], [0.1, -2.5, 0.1, 1e-8], "none")
     # float32(.1) = .100000001490116…, float32(1e-8) = 9.99999993922529e-09
     assert lines == [
         "q1 Q0 b 1 0.100000001 none",
@@ -567,7 +567,7 @@ def test_run_lines():
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=7))
 def test_float32_round_trip(scores):
     names = [f"d{i}" for i in range(len(scores))]
-    lines = [line.split() for line in evaluation.trec_run_lines("q", names, np.float32(scores), "t")]
+    lines = [line.split() for line in trec_run.trec_run_lines("q", names, np.float32(scores), "t")]
     read = {line[2]: float(line[4]) for line in lines}
     packed = {name: struct.unpack("f", struct.pack("f", value))[0] for name, value in read.items()}
     assert packed == dict(zip(names, scores, strict=True))
@@ -580,7 +580,7 @@ def test_run_lines_are_in_the_order_of_trec_eval():
     # The reciprocal rank of each document, asked alone, is its rank in trec_eval's own order.
     names = ["2", "10", "B", "a", "ä", "9"]
     scores = [1.0, 1.0, 1.0, 1.0, 1.0, 16.0 + 1e-9]
-    lines = [line.split() for line in evaluation.trec_run_lines("q", names, scores, "t")]
+    lines = [line.split() for line in trec_run.trec_run_lines("q", names, scores, "t")]
     run = {"q": {line[2]: float(line[4]) for line in lines}}
     for line in lines:
         (metric,) = ir_measures.iter_calc([ir_measures.RR], {"q": {line[2]: 1}}, run)
@@ -600,11 +600,11 @@ def test_run_lines_are_in_the_order_of_trec_eval():
 )
 def test_run_lines_reject(names, scores, tag, message):
     with pytest.raises(ValueError, match=message):
-        evaluation.trec_run_lines("q", names, scores, tag)
+        trec_run.trec_run_lines("q", names, scores, tag)
 
 
 def test_negative_zero_is_zero():
-    assert evaluation.trec_run_lines("q", ["a", "b"], [-0.0, 0.0], "t") == ["q Q0 b 1 0 t", "q Q0 a 2 0 t"]
+    assert trec_run.trec_run_lines("q", ["a", "b"], [-0.0, 0.0], "t") == ["q Q0 b 1 0 t", "q Q0 a 2 0 t"]
 
 
 @pytest.mark.parametrize("module", ["evaluation", "significance"])

@@ -5,7 +5,7 @@
     difference      s - a                                      in units of the score
     share restored  (s - a) / (b - a)                          0: nothing, 1: all of the way to the other run's score
     rank            1 + (better passages) + (tied passages) / 2    in the passage's pool, the other passages unpatched
-    nDCG            of the pool with this one score changed    tie-aware, as in `evaluation.py`
+    nDCG            of the pool with this one score changed    tie-aware, as in `dcg.py`
 
 The share is the normalized logit difference of Wang et al., *Interpretability in the Wild* (ICLR 2023), and Zhang & Nanda, *Towards
 Best Practices of Activation Patching* (ICLR 2024).
@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
 from tl_crossenc.pools.pool import Pool
-from tl_crossenc.statistics.evaluation import ndcg
+from tl_crossenc.statistics.dcg import ndcg
 from tl_crossenc.statistics.ties import TIE_TOLERANCE, tie_groups
 
 FLOAT32 = TIE_TOLERANCE["float32"]

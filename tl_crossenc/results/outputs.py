@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.statistics.evaluation import trec_run_lines
+from tl_crossenc.statistics.trec_run import trec_run_lines
 from tl_crossenc.store.files import write_atomic
 
 PACKAGES = (
