@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from tl_crossenc.patching.counterfactuals import align_pairs, align_passages
     from tl_crossenc.patching.diagnostics import diagnose
     from tl_crossenc.patching.path import path_patch
-    from tl_crossenc.patching.replacement import ReplacementMeans, ReplacementSamples, replacing
+    from tl_crossenc.patching.replacement import replacing
+    from tl_crossenc.patching.replacement_values import ReplacementMeans, ReplacementSamples
     from tl_crossenc.pools.collections import Collection, load_collection
     from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool
     from tl_crossenc.store.cells import Store
@@ -67,8 +68,8 @@ _HOME = {
     "activation_patch": "patching.activation",
     "path_patch": "patching.path",
     "replacing": "patching.replacement",
-    "ReplacementMeans": "patching.replacement",
-    "ReplacementSamples": "patching.replacement",
+    "ReplacementMeans": "patching.replacement_values",
+    "ReplacementSamples": "patching.replacement_values",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_worlds import tiny_model
 
-from tl_crossenc.experiments import attention, match_cells, qk_alignment, replacement, scoring
+from tl_crossenc.experiments import attention, match_cells, qk_alignment, replacement, replacement_cells, scoring
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model import identity
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
@@ -50,7 +50,7 @@ GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the num
     "match-pairs": (some_matches, match_cells, (1, 1), 8.224271414510602),
     "qk-means": (some_alignment, qk_alignment, (1, 1), -409.78514531751233),
     "qk-terms": (some_alignment, qk_alignment, (1, 1), -63.6504409127549),
-    "replaced_scores": (some_replacement, replacement, (1, 1), 4.298783559917925),
+    "replaced_scores": (some_replacement, replacement_cells, (1, 1), 4.298783559917925),
 }
 
 

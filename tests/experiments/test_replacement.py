@@ -12,7 +12,8 @@ from small_worlds import collection_folder, count_layers, forbid_model_work, ide
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD, SINK_HEAD
 from tl_crossenc.experiments.replacement import run_replacement
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.patching.replacement import ReplacementMeans, ReplacementSamples, replacing
+from tl_crossenc.patching.replacement import replacing
+from tl_crossenc.patching.replacement_values import ReplacementMeans, ReplacementSamples
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import PoolSpec, build_pool
 from tl_crossenc.statistics.dcg import ndcg

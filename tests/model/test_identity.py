@@ -12,7 +12,7 @@ import torch
 from helpers import bert_tokenizer, random_weights, small_config
 from small_worlds import CONTEXT, collection_folder, model_folder, snapshot, tiny_model
 
-from tl_crossenc.experiments import attention, match_cells, qk_alignment, replacement, scoring
+from tl_crossenc.experiments import attention, match_cells, qk_alignment, replacement_cells, scoring
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import run_head_ablation
 from tl_crossenc.experiments.layers import run_layer_sweep
@@ -342,7 +342,7 @@ def test_results_of_another_method_are_computed_anew(model, pool, store, monkeyp
     EXPERIMENTS[name](model, [pool], store)
     forward = {path for path in snapshot(store.root) if "/cells/" in f"/{path}"}
     assert len(forward) == 2 * len(before)
-    for module in (attention, match_cells, qk_alignment, replacement, scoring):
+    for module in (attention, match_cells, qk_alignment, replacement_cells, scoring):
         monkeypatch.setattr(module, "METHOD", module.METHOD + 1)
     EXPERIMENTS[name](model, [pool], store)
     assert len([path for path in snapshot(store.root) if "/cells/" in f"/{path}"]) == 3 * len(before)

@@ -11,7 +11,8 @@ from tl_crossenc.instruments.attention_flow import measure_attention
 from tl_crossenc.instruments.qk import part_moments
 from tl_crossenc.instruments.tl_tools import as_tl_model
 from tl_crossenc.patching.attribution import attribution_patch
-from tl_crossenc.patching.replacement import ReplacementMeans, replacing
+from tl_crossenc.patching.replacement import replacing
+from tl_crossenc.patching.replacement_values import ReplacementMeans
 from tl_crossenc.store.cells import Store
 
 QUERY = "tune a guitar"

@@ -8,7 +8,8 @@ from tiny_models import N_HEADS, N_LAYERS, encoded, port, tiny_hf, tiny_rows
 
 from tl_crossenc.instruments.direct_attribution import COMPONENTS, direct_attribution
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.patching.replacement import ReplacementMeans, ReplacementSamples, replacing
+from tl_crossenc.patching.replacement import replacing
+from tl_crossenc.patching.replacement_values import ReplacementMeans, ReplacementSamples
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ from tiny_models import encoded, port, run_oracle, tiny_hf, tiny_rows, to_batch
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
 from tl_crossenc.interventions.targets import Target, as_targets, check_apart, format_targets, parse_targets
 from tl_crossenc.model.execution import run_conditions
-from tl_crossenc.patching.replacement import ZERO, ReplacementMeans, ReplacementSamples, replacing
+from tl_crossenc.patching.replacement import replacing
+from tl_crossenc.patching.replacement_values import ZERO, ReplacementMeans, ReplacementSamples
 
 SITES = {
     "1.2": Site("head", 1, 2),

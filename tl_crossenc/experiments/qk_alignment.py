@@ -20,21 +20,24 @@ import pandas as pd
 import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.experiments.qk_frames import (
+    decomposition_frame,
+    head_frame,
+    layer_frame,
+    product_frame,
+    spectrum_frame,
+)
 from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.qk import (
     MATCHED_PARTS,
-    MeanScores,
     PartMoments,
-    Spectrum,
     Weighting,
-    divide,
     mean_scores,
     part_moments,
     spectrum,
 )
-from tl_crossenc.instruments.qk_terms import TERM_DIRECTIONS, TERMS, TermMoments, term_moments
-from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.instruments.qk_terms import TermMoments, term_moments
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
 from tl_crossenc.pools.pool import Pool, PoolPair
@@ -147,11 +150,11 @@ def run_qk_alignment(
         )
     shape, found = spectrum(model.W_Q, model.W_K), mean_scores(model, moments.mean)
     return QKAlignment(
-        heads=_head_frame(shape, found, terms),
-        products=_product_frame(found),
-        spectrum=_spectrum_frame(shape),
-        decomposition=_decomposition_frame(terms),
-        layers=_layer_frame(moments),
+        heads=head_frame(shape, found, terms),
+        products=product_frame(found),
+        spectrum=spectrum_frame(shape),
+        decomposition=decomposition_frame(terms),
+        layers=layer_frame(moments),
         collections=tuple(pool.collection for pool in pools),
         weighting=weighting,
         pairs=len(everything),
@@ -218,62 +221,3 @@ def _key(identity: Mapping[str, str], kind: str, **rest: Any) -> CellKey:
         shard_size=SHARD,
         **rest,
     )
-
-
-# Frames: every column is an array with the axes of the index, in their order.
-
-
-def _frame(axes: dict[str, Sequence[Any]], columns: dict[str, np.ndarray]) -> pd.DataFrame:
-    index = pd.MultiIndex.from_product(axes.values(), names=axes.keys())
-    return pd.DataFrame({name: values.ravel() for name, values in columns.items()}, index=index).reset_index()
-
-
-def _heads(like: np.ndarray) -> dict[str, Sequence[Any]]:
-    return {"layer": range(like.shape[0]), "head": range(like.shape[1])}
-
-
-def _head_frame(shape: Spectrum, found: MeanScores, terms: TermMoments) -> pd.DataFrame:
-    score_sd = np.sqrt(terms.variance)
-    columns = {"trace": shape.trace, "sum_sigma": shape.sum_sigma, "alignment": shape.alignment}
-    for name, sd in (("contrast", score_sd[0]), ("other_contrast", score_sd[1])):
-        for column in (name, f"{name}_biased"):
-            raw = getattr(found, column)
-            logit = raw / found.scale
-            columns |= {column: raw, f"{column}_logit": logit, f"{column}_relative": divide(logit, sd)}
-    return _frame(_heads(shape.trace), columns | {"score_sd": score_sd[0]})
-
-
-def _product_frame(found: MeanScores) -> pd.DataFrame:
-    directions = [str(Direction(row, column)) for row in MATCHED_PARTS for column in MATCHED_PARTS]
-    raw = np.stack([found.plain, found.biased], 2)
-    axes = _heads(raw) | {"biases": [False, True], "direction": directions}
-    return _frame(axes, {"raw": raw, "logit": raw / found.scale})
-
-
-def _spectrum_frame(shape: Spectrum) -> pd.DataFrame:
-    axes = _heads(shape.sigma) | {"k": range(1, shape.sigma.shape[2] + 1)}
-    names = ("sigma", "overlap", "cumulative", "cumulative_alignment")
-    return _frame(axes, {name: getattr(shape, name) for name in names})
-
-
-def _decomposition_frame(terms: TermMoments) -> pd.DataFrame:
-    columns = {
-        "token_pairs": np.broadcast_to(terms.count[:, None, None], terms.variance.shape).astype(np.int64),
-        "mean_square": terms.mean_square,
-        "variance": terms.variance,
-    }
-    parts = {"share": terms.shares, "variance_share": terms.variance_shares, "square_ratio": terms.square_ratios}
-    for name, values in parts.items():
-        columns |= {f"{name}_{term}": values[..., i] for i, term in enumerate(TERMS)}
-    del columns["variance_share_constant"]  # always 0
-    for name in ("epsilon_ratio", "two_term_r2", "row_r2", "match_lift"):
-        columns[name] = getattr(terms, name)
-    axes = {"direction": [str(direction) for direction in TERM_DIRECTIONS]} | _heads(terms.variance[0])
-    return _frame(axes, columns)
-
-
-def _layer_frame(moments: PartMoments) -> pd.DataFrame:
-    axes = {"layer": range(len(moments.mean)), "part": [part.name for part in MATCHED_PARTS]}
-    tokens = np.broadcast_to(moments.tokens, moments.square.shape)
-    norm = np.linalg.norm(moments.mean, axis=-1)
-    return _frame(axes, {"tokens": tokens, "norm": norm, "spread": moments.spread})
