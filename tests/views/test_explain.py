@@ -22,7 +22,7 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 from tl_crossenc.report.figures import style
 from tl_crossenc.views.explain import explain
-from tl_crossenc.views.explanation import TABLES, component_name
+from tl_crossenc.views.explained_pair import TABLES, component_name
 from tl_crossenc.views.markup import PART_COLOURS, signed
 
 QUERY, PASSAGE = "tune a guitar", "the guitar by the window and a piano"

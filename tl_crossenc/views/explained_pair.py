@@ -1,0 +1,152 @@
+"""What `model.explain` found about one pair, and what of it is worth showing.
+
+`explain.py` says what the numbers mean.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from tl_crossenc.console.shown import shown
+from tl_crossenc.inputs.parts import Part
+
+TABLES = ("contributions", "heads", "links")
+NAMES = {
+    "head": "head",
+    "attn_bias": "attention bias",
+    "mlp": "MLP",
+    "embed": "embeddings",
+    "ln_bias": "LayerNorm bias",
+    "edit": "edit by hooks",
+    "readout": "pooler and classifier bias",
+    "remainder": "remainder",
+}
+STANDS_OUT = 2.0
+"""A token pair is shown if its weight is at least so many times that of even attention."""
+BELOW = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+NOTHING = 1e-5
+"""A component is shown if it is more than this share of the largest, a head if more than this of its attention goes beyond even."""
+
+
+@dataclass(frozen=True)
+class ExplainedPair:
+    """One pair, its score, and where it comes from.
+
+    Attributes:
+        query, passage: the texts.
+        model: the model's name.
+        condition: what was ablated, "" for nothing.
+        score: the model's score.
+        tokens: the word pieces.
+        parts: `[pos]`, the part of each.
+        truncated: whether the passage lost tokens.
+        contributions: a row a component: `component`, `layer`, `head`, `contribution`, largest in absolute value first; they sum
+            to the score.
+        heads: a row a (direction, head): `direction`, `layer`, `head`, `mass`, `even`, `beyond`, `reaches_score`; the largest
+            `beyond` of each direction first.
+        links: the heaviest token pairs of each row of `heads`: `direction`, `layer`, `head`, `weight`, `attender_pos`,
+            `attended_pos`, `attender`, `attended`.
+        top: how many components, and heads a direction, are shown.
+    """
+
+    query: str
+    passage: str
+    model: str
+    condition: str
+    score: float
+    tokens: tuple[str, ...]
+    parts: Int[np.ndarray, "pos"]
+    truncated: bool
+    contributions: pd.DataFrame = field(repr=False)
+    heads: pd.DataFrame = field(repr=False)
+    links: pd.DataFrame = field(repr=False)
+    top: int = 5
+
+    def to_frame(self, what: str = "contributions") -> pd.DataFrame:
+        """One of the tables as a copy: "contributions", "heads" or "links".
+
+        Raises:
+            ValueError: no such table.
+        """
+        if what not in TABLES:
+            raise ValueError(f"expected a table among {', '.join(TABLES)}, got {what!r}")
+        return getattr(self, what).copy()
+
+    # What is shown, for both ways.
+
+    @property
+    def top_contributions(self) -> list[tuple[str, float]]:
+        """(name, score units) of the `top` largest contributions that are not nothing; then all others in one."""
+        sizes = self.contributions["contribution"].abs()
+        count = min(self.top, int((sizes > NOTHING * sizes.max()).sum()))
+        shown = self.contributions.head(count)
+        rows = [(component_name(row), float(row["contribution"])) for _, row in shown.iterrows()]
+        rest = self.contributions["contribution"].iloc[count:]
+        return rows if rest.empty else [*rows, (f"{len(rest)} others", float(rest.sum()))]
+
+    @property
+    def directions(self) -> list[str]:
+        """The directions between query and passage, in the order shown."""
+        return list(dict.fromkeys(self.heads["direction"]))
+
+    def top_heads(self, direction: str) -> list[tuple[str, float, float, list[tuple[int, int, float]]]]:
+        """(head, mass, beyond, token pairs) of the `top` heads that attend most beyond even in a direction, at least one.
+
+        Only heads that can reach the score and, but for the first, do attend beyond even.
+
+        A token pair is (attender position, attended position, weight); pairs that do not stand out of even attention are left out.
+
+        Raises:
+            ValueError: no such direction.
+        """
+        if direction not in self.directions:
+            raise ValueError(f"expected a direction among {', '.join(self.directions) or 'none'}, got {direction!r}")
+        heads = self.heads[(self.heads["direction"] == direction) & self.heads["reaches_score"]]
+        above = int((heads["beyond"] > NOTHING).sum())
+        keys = ["direction", "layer", "head"]
+        rows = []
+        for _, row in heads.head(min(self.top, max(above, 1))).iterrows():
+            own = self.links[(self.links[keys] == row[keys]).all(axis=1)]
+            own = own[own["weight"] * len(self.tokens) >= STANDS_OUT]
+            pairs = zip(own["attender_pos"], own["attended_pos"], own["weight"], strict=True)
+            links = [(int(attender), int(attended), float(weight)) for attender, attended, weight in pairs]
+            rows.append((f"{row['layer']}.{row['head']}", float(row["mass"]), float(row["beyond"]), links))
+        return rows
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The word pieces as they are shown: one that its text has more than once has its position below, `the₇`."""
+        counts = Counter(zip(self.tokens, self.parts.tolist(), strict=True))
+        return tuple(
+            shown(token) + (str(p).translate(BELOW) if counts[token, part] > 1 else "")
+            for p, (token, part) in enumerate(zip(self.tokens, self.parts.tolist(), strict=True))
+        )
+
+    def even(self, direction: str) -> float:
+        """What even attention would give in a direction."""
+        return float(self.heads.loc[self.heads["direction"] == direction, "even"].iloc[0])
+
+    def marked(self) -> set[int]:
+        """The positions that the shown token pairs join."""
+        return {p for d in self.directions for _, _, _, pairs in self.top_heads(d) for link in pairs for p in link[:2]}
+
+    def lines(self) -> list[tuple[str, list[int]]]:
+        """The positions in two lines: up to the first separator, and what follows."""
+        last = int(np.flatnonzero(self.parts == Part.SEP1)[-1])
+        return [("query", list(range(last + 1))), ("passage", list(range(last + 1, len(self.tokens))))]
+
+
+def component_name(row: pd.Series) -> str:
+    """A component in words: `head 3.1`, `MLP 2`, `LayerNorm bias 0`."""
+    name, layer, head = NAMES[row["component"]], row["layer"], row["head"]
+    if pd.isna(layer):
+        return name
+    if layer < 0:
+        return f"{name} of the embeddings"
+    return f"{name} {layer}" if pd.isna(head) else f"{name} {layer}.{head}"
