@@ -1,19 +1,12 @@
 """The page in a real browser without a network: it loads, says nothing on the console, shows every figure, and sorts."""
 
-import shutil
-
 import pytest
 import saved_results
-from browser import CHROMIUM, FLAGS
+from browser import DESKTOP, PHONE, needs_a_browser, open_address, requested, started
 
 from tl_crossenc.report.page import SHOWN, write_report
 
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None,
-    reason="needs chromium and chromedriver on PATH (Debian: chromium, chromium-driver)",
-)
-PHONE, DESKTOP = 390, 1280
+pytestmark = needs_a_browser
 
 
 @pytest.fixture(scope="module")
@@ -23,24 +16,12 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium, of the dev extra")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.set_page_load_timeout(60)
-    yield driver
-    driver.quit()
+    with started(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 def open_page(browser, page, width):
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    browser.get(page.as_uri())
+    open_address(browser, page.as_uri(), width)
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
@@ -50,13 +31,7 @@ def test_it_loads_without_a_network_and_the_console_stays_silent(browser, page, 
     open_page(browser, page, width)
     assert browser.title.startswith("Matching mechanisms of")
     assert browser.get_log("browser") == []
-    asked = [
-        entry["message"]
-        for entry in browser.get_log("performance")
-        if '"Network.requestWillBeSent"' in entry["message"]
-    ]
-    assert len(asked) == 1  # the page itself
-    assert page.as_uri() in asked[0]
+    assert requested(browser) == [page.as_uri()]
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
