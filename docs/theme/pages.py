@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import posixpath
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -31,9 +32,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Complete the navigation: pages of docs/ that it does not name, and the API."""
     named = str(config.nav)
     sections = {name: entries for section in config.nav for name, entries in section.items()}
-    others = [path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named]
-    others += [name for name in PAGES if (ROOT / name).exists() and "/" not in name and site_path(name) not in named]
-    sections["Background"] += [name for name in others if name != "index.md"]
+    sections["Background"] += [path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named]
     sections["API"] += [{"Words and public names": "api/index.md"}, *(f"api/{name}.md" for name in wings())]
     return config
 
@@ -41,8 +40,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what does not lie in docs/."""
     for name in PAGES:
-        if (ROOT / name).exists():
-            add(files, config, name, (ROOT / name).read_text(encoding="utf-8"))
+        add(files, config, name, (ROOT / name).read_text(encoding="utf-8"))
     for path in sorted((ROOT / "analyses" / "notebooks").glob("*.ipynb")):
         add(files, config, path.relative_to(ROOT).as_posix(), markdown_of(path))
     add(files, config, "api/index.md", api_index())
@@ -97,16 +95,12 @@ def linked_files(files: Files) -> set[str]:
     found = set()
     for file in files.documentation_pages():
         origin = posixpath.dirname(repository_path(file.src_uri))
-        outside_code(
-            file.content_string,
-            lambda text, origin=origin: str(
-                found.update(posixpath.normpath(posixpath.join(origin, to)) for to in LINK.findall(text))
-            ),
-        )
+        words = "".join(FENCE.split(file.content_string)[::2])
+        found |= {posixpath.normpath(posixpath.join(origin, target)) for target in LINK.findall(words)}
     return {target for target in found if target.endswith(".py") and (ROOT / target).is_file()}
 
 
-def outside_code(markdown: str, change) -> str:
+def outside_code(markdown: str, change: Callable[[str], str]) -> str:
     """The page with its text changed and its blocks of code left."""
     return "".join(part if i % 2 else change(part) for i, part in enumerate(FENCE.split(markdown)))
 
