@@ -85,27 +85,32 @@ class RelativePositions:
         Raises:
             ValueError: projections that are missing, or of another number of buckets.
         """
-        n_rows, n, scale = q.shape[1], k.shape[1], self.scale(q.shape[-1])
-        found = None
-        # the offsets column - row that occur, in order, are n_rows + n - 1
-        bucket = _buckets(self, first_row, n_rows, n, q.device)
-        if "c2p" in self.kinds:
-            by_offset = self._by_offset(q, keys, bucket, scale, "keys")
-            found = _askew(by_offset, n_rows, n, n_rows - 1)
-        if "p2c" in self.kinds:
-            by_offset = self._by_offset(k, queries, bucket.flip(0), scale, "queries")
-            term = _askew(by_offset, n, n_rows, n - 1).transpose(2, 3)
-            found = term if found is None else found + term
+        if not self.kinds:
+            return None
+        (n_pairs, n_rows, n_heads, d_head), n = q.shape, k.shape[1]
+        bucket = _buckets(self, first_row, n_rows, n, q.device)  # of the n_rows + n - 1 offsets column - row that occur
+        of_keys = self._of_offsets(keys, bucket, d_head, "keys") if "c2p" in self.kinds else None
+        of_queries = self._of_offsets(queries, bucket.flip(0), d_head, "queries") if "p2c" in self.kinds else None
+        found = q.new_empty(n_pairs, n_heads, n_rows, n)
+        step = 1 if q.device.type == "cpu" else max(n_pairs, 1)  # a pair's terms stay in the CPU's cache
+        for i in range(0, n_pairs, step):
+            terms = []
+            if of_keys is not None:
+                terms.append(_askew(q[i : i + step].transpose(1, 2) @ of_keys, n_rows, n, n_rows - 1))
+            if of_queries is not None:
+                term = _askew(k[i : i + step].transpose(1, 2) @ of_queries, n, n_rows, n - 1)
+                terms.append(term.transpose(2, 3))
+            found[i : i + step] = terms[0] if len(terms) == 1 else terms[0] + terms[1]
         return found
 
-    def _by_offset(
-        self, content: Tensor, projected: Tensor | None, bucket: Tensor, scale: float, name: str
-    ) -> Float[Tensor, "pair head content offset"]:
+    def _of_offsets(
+        self, projected: Tensor | None, bucket: Tensor, d_head: int, name: str
+    ) -> Float[Tensor, "head d_head offset"]:
+        """The projection of each offset's bucket, scaled."""
         got = None if projected is None else projected.shape[0]
         if projected is None or got != 2 * self.span:
             raise ValueError(f"expected the {name} of {2 * self.span} buckets for {'/'.join(self.kinds)}, got {got}")
-        of_offsets = (projected * scale)[bucket].permute(1, 2, 0)  # [head, d_head, offset]
-        return content.transpose(1, 2) @ of_offsets
+        return (projected * self.scale(d_head))[bucket].permute(1, 2, 0)
 
 
 def _askew(by_offset: Tensor, n_rows: int, n_columns: int, zero: int) -> Float[Tensor, "pair head row column"]:
