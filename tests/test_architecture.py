@@ -1,6 +1,7 @@
 """The one-way order of imports, and what the library never does, read from its source."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -89,6 +90,45 @@ def test_no_print_and_no_assert_in_the_library(module):
         assert not isinstance(node, ast.Assert), f"{module}.py:{node.lineno} asserts"
         called = node.func if isinstance(node, ast.Call) else None
         assert not (isinstance(called, ast.Name) and called.id == "print"), f"{module}.py:{node.lineno} prints"
+
+
+ORDER = re.compile(r"ln\d|hook_normalized|normalized_resid|ln_final")
+
+
+def order_known(source):
+    """(line, what) wherever code, not docstrings, names a norm or runs an MLP: what a layer alone knows."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = {
+        id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and ast.get_docstring(node)
+    }
+    for node in ast.walk(tree):
+        text = getattr(node, "attr", None) or getattr(node, "id", None) or getattr(node, "arg", None)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            text = node.value
+        if isinstance(text, str) and ORDER.search(text):
+            yield node.lineno, text
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", None) == "mlp":
+            yield node.lineno, ".mlp("
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if wing(m) != "model"])
+def test_only_the_model_knows_the_order_of_a_layer(module):
+    assert not list(order_known(MODULES[module].read_text(encoding="utf-8"))), module
+
+
+def test_the_order_of_a_layer_would_be_noticed():
+    for line in (
+        "x = block.ln1(resid, w, b)",
+        "w = stack.ln2_weight[layer]",
+        'name = f"blocks.{layer}.hook_normalized_resid_post"',
+        "y = x + block.mlp(x)",
+        'cache["normalized_resid_post", 1]',
+    ):
+        assert list(order_known(f"def f():\n    {line}\n")), line
+    assert not list(
+        order_known('def f():\n    """Past ln1 and hook_normalized."""\n    return block.resume("mid", x)\n')
+    )
 
 
 def test_the_checks_would_notice():

@@ -14,7 +14,8 @@ linear elementwise, tanh(u) = s * u + r:
 - `tangent`: s = 1 - tanh(u)^2, the slope at the point, which is what the gradient sees. A saturated unit has slope 0 and
   all of its w . r goes to the remainder.
 
-A write of vector y at CLS is worth g . y, g being w * s carried back through the pooler and the later LNs. After Elhage et al.
+A write of vector y at CLS is worth g . y, g being w * s carried back through the pooler and the later LNs: the head and each layer
+do that in their own order (`carry_back`). Where a head reads all rows, a write is worth the sum over them. After Elhage et al.
 2021 (A Mathematical Framework for Transformer Circuits), for a post-LN encoder; the lens after nostalgebraist 2020.
 
 **Notation.** head: z W_O of one head, its values' bias included; attn_bias: b_O; mlp: the MLP's output, its bias included; embed:
@@ -34,7 +35,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -43,11 +43,10 @@ from jaxtyping import Float
 
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
-from tl_crossenc.instruments.cls_writes import cls_rows, contributions, edited_points, writes
+from tl_crossenc.instruments.cls_writes import contributions, edited_points, held_points, rows_read
+from tl_crossenc.model.activations import WAYS, Way
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
-Tanh = Literal["secant", "tangent"]
-TANH: tuple[Tanh, ...] = get_args(Tanh)
 COMPONENTS = ("head", "attn_bias", "mlp", "embed", "ln_bias", "readout", "remainder")
 EDIT = "edit"
 
@@ -125,7 +124,7 @@ def direct_attribution(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,
     *,
-    tanh: Tanh | str = "secant",
+    tanh: Way | str = "secant",
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Callable[[int], object] | None = None,
 ) -> DirectAttribution:
@@ -145,16 +144,16 @@ def direct_attribution(
     Raises:
         ValueError: no pairs, or another `tanh`.
     """
-    if tanh not in TANH:
-        raise ValueError(f"expected a tanh among {', '.join(TANH)}, got {tanh!r}")
+    if tanh not in WAYS:
+        raise ValueError(f"expected a tanh among {', '.join(WAYS)}, got {tanh!r}")
     L, H, n = model.cfg.n_layers, model.cfg.n_heads, len(pairs)
     shapes = {"head": (n, L, H), "attn_bias": (n, L), "mlp": (n, L), "ln_bias": (n, L + 1), EDIT: (n, L + 1)}
     shapes |= dict.fromkeys(("embed", "readout", "remainder"), (n,))
     values = {name: np.zeros(shape) for name, shape in shapes.items()}
     scores = np.zeros(n)
     for indices, batch in _batches(model, pairs, token_budget):
-        rows, found = cls_rows(model, batch, writes(L), edited_points(model))
-        parts = contributions(model, rows, tanh)
+        rows, found = rows_read(model, batch, held_points(model), edited_points(model))
+        parts = contributions(model, rows, tanh, batch.attention_mask)
         scores[indices] = found.double().cpu().numpy()
         for name, part in parts.items():
             values[name][indices] = part.cpu().numpy()
@@ -176,12 +175,13 @@ def score_lens(
     Raises:
         ValueError: no pairs.
     """
-    names = [f"blocks.{layer}.hook_normalized_resid_post" for layer in range(model.cfg.n_layers)]
+    names = [model.block(layer).stream_name("after") for layer in range(model.cfg.n_layers)]
     lens = np.zeros((len(pairs), len(names)))
     for indices, batch in _batches(model, pairs, token_budget):
-        rows, _ = cls_rows(model, batch, names)
+        rows, _ = rows_read(model, batch, names)
+        streams = [rows[name].unflatten(0, (len(batch), -1)) for name in names]
         with torch.no_grad():
-            by_layer = [model.score_of(model.run_head(rows[name][:, None])) for name in names]
+            by_layer = [model.score_of(model.read_out(resid, batch.attention_mask)) for resid in streams]
         lens[indices] = torch.stack(by_layer, 1).double().cpu().numpy()
         if progress is not None:
             progress(len(indices))

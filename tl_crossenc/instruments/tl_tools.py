@@ -29,7 +29,7 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 Output = Literal["scores", "logits"]
 SEPARATOR = "[SEP]"
 EMBED, FULL_EMBED = "hook_embed", "hook_full_embed"
-_PRE_LN = ("attn.hook_q_input", "attn.hook_k_input", "attn.hook_v_input", "hook_mlp_in")
+_READERS = ("attn.hook_q_input", "attn.hook_k_input", "attn.hook_v_input", "hook_mlp_in")
 
 
 class TokensOnly:
@@ -118,14 +118,14 @@ class TokensOnly:
         """The model's `run_with_hooks` on the tokens' pairs."""
         return self.original_model.run_with_hooks(
             self._input(tokens),
-            fwd_hooks=_own_names(fwd_hooks),
-            bwd_hooks=_own_names(bwd_hooks),
+            fwd_hooks=self._own_names(fwd_hooks),
+            bwd_hooks=self._own_names(bwd_hooks),
             **self._returning(kwargs),
         )
 
     def hooks(self, fwd_hooks: Sequence = (), bwd_hooks: Sequence = (), **kwargs: Any) -> AbstractContextManager:
         """The model's `hooks`."""
-        return self.original_model.hooks(_own_names(fwd_hooks), _own_names(bwd_hooks), **kwargs)
+        return self.original_model.hooks(self._own_names(fwd_hooks), self._own_names(bwd_hooks), **kwargs)
 
     @property
     def hook_dict(self) -> dict[str, Any]:
@@ -168,9 +168,14 @@ class TokensOnly:
         return found
 
     def set_use_hook_mlp_in(self, use_hook_mlp_in: bool) -> None:
-        """Refuse edge attribution and faithfulness, which turn this on."""
+        """Refuse edge attribution and faithfulness, which turn this on: no layer here has that hook point."""
+        if use_hook_mlp_in and not self.original_model.writes_add_up:
+            raise _plain_only("hook_mlp_in")
         if use_hook_mlp_in:
-            raise _pre_ln_only("hook_mlp_in")
+            raise ValueError(
+                "expected a tool that does not need hook_mlp_in, what an MLP reads by itself, which no layer here has a hook on: "
+                "use this package's path patching"
+            )
 
     def __getattr__(self, name: str) -> Any:
         if name == "original_model":  # not there yet
@@ -183,6 +188,13 @@ class TokensOnly:
     def _input(self, tokens: Any) -> PairBatch:
         texts = isinstance(tokens, str) or (not isinstance(tokens, Tensor | PairBatch))
         return self.pairs_of(self.to_tokens(tokens) if texts else tokens)
+
+    def _own_names(self, hooks: Sequence[tuple[str | Callable, Callable]]) -> list[tuple[str | Callable, Callable]]:
+        if not self.original_model.writes_add_up:
+            for name, _ in hooks:
+                if isinstance(name, str) and name.endswith(_READERS):
+                    raise _plain_only(name)
+        return [(FULL_EMBED if name == EMBED else name, hook) for name, hook in hooks]
 
     def _returning(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs if "stop_at_layer" in kwargs else {"return_type": self.output, **kwargs}
@@ -202,14 +214,7 @@ def as_tl_model(model: HookedCrossEncoder, *pairs: PairBatch, output: str = "sco
     return TokensOnly(model, pairs, output)
 
 
-def _own_names(hooks: Sequence[tuple[str | Callable, Callable]]) -> list[tuple[str | Callable, Callable]]:
-    for name, _ in hooks:
-        if isinstance(name, str) and name.endswith(_PRE_LN):
-            raise _pre_ln_only(name)
-    return [(FULL_EMBED if name == EMBED else name, hook) for name, hook in hooks]
-
-
-def _pre_ln_only(name: str) -> ValueError:
+def _plain_only(name: str) -> ValueError:
     return ValueError(
         f"expected a tool that does not need {name}: it adds a head's write to what a later layer reads, which holds where the "
         "residual stream is a plain sum (pre-LN), and a BERT layer normalizes after every write: use this package's path patching"

@@ -1,7 +1,8 @@
-"""TransformerLens's `ActivationCache` of a post-LN encoder: what holds for one is inherited, what does not is refused.
+"""TransformerLens's `ActivationCache` of an encoder: what holds for one is inherited, what does not is refused.
 
-A BERT layer normalizes after every write, so that the residual stream is no sum of writes, there is no final LayerNorm before an
-unembedding, and no unembedding. What TransformerLens computes on these assumptions would come out as numbers all the same.
+A BERT layer normalizes after every write, so that the residual stream is no sum of writes (`model.writes_add_up` says of a model
+whether it is one), there is no final LayerNorm before an unembedding, and no unembedding. What TransformerLens computes on these
+assumptions would come out as numbers all the same.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ class EncoderCache(ActivationCache):
     """Activations of one run, by name: `cache["blocks.1.attn.hook_z"]` or `cache["z", 1]`; see TransformerLens."""
 
     def accumulated_resid(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: the last entry would be a stream before its LayerNorm beside others that are past theirs."""
-        raise _refused("accumulated_resid", f"{STREAMS}, {LENS}")
+        """Refused where writes do not add up: the last entry would be before its LayerNorm, the others past theirs."""
+        if not self.model.writes_add_up:
+            raise _refused("accumulated_resid", f"{STREAMS}, {LENS}")
+        return super().accumulated_resid(*args, **kwargs)
 
     def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: the writes do not add up to the stream."""
@@ -58,8 +61,8 @@ class EncoderCache(ActivationCache):
         Raises:
             ValueError: no such layer; `incl_remainder` or `apply_ln`, which need a stream that is a sum of writes.
         """
-        self._check_plain("stack_head_results", incl_remainder=incl_remainder, apply_ln=apply_ln)
-        return super().stack_head_results(self._above(layer), return_labels, pos_slice=pos_slice)
+        self._check_plain("stack_head_results", incl_remainder, apply_ln=apply_ln)
+        return super().stack_head_results(self._above(layer), return_labels, incl_remainder, pos_slice=pos_slice)
 
     def stack_neuron_results(
         self,
@@ -77,9 +80,14 @@ class EncoderCache(ActivationCache):
         Raises:
             ValueError: no such layer; `incl_remainder`, `apply_ln` or `mlp_input`, which need a stream that is a sum of writes.
         """
-        self._check_plain("stack_neuron_results", incl_remainder=incl_remainder, apply_ln=apply_ln, mlp_input=mlp_input)
+        self._check_plain("stack_neuron_results", incl_remainder, apply_ln=apply_ln, mlp_input=mlp_input)
         return super().stack_neuron_results(
-            self._above(layer), pos_slice, neuron_slice, return_labels, project_output_onto=project_output_onto
+            self._above(layer),
+            pos_slice,
+            neuron_slice,
+            return_labels,
+            incl_remainder,
+            project_output_onto=project_output_onto,
         )
 
     def stack_activation(
@@ -107,8 +115,10 @@ class EncoderCache(ActivationCache):
             )
         return layer
 
-    def _check_plain(self, name: str, **options: bool) -> None:
-        for option, on in options.items():
+    def _check_plain(self, name: str, incl_remainder: bool, **options: bool) -> None:
+        """Refuse what asks for a norm before an unembedding, and remainders of a stream that is no sum."""
+        remainder = incl_remainder and not self.model.writes_add_up
+        for option, on in {"incl_remainder": remainder, **options}.items():
             if on:
                 raise _refused(f"{name} with {option}=True", WRITES)
 

@@ -16,6 +16,7 @@ from tl_crossenc.model.hook_points import HookPoint, SharedHookPoint, has_hooks,
 from tl_crossenc.model.layer_stack import K, LayerModule, LayerStack, Q, V
 
 QKV = tuple[Tensor, Tensor, Tensor]
+_PLACE = {"q": Q, "k": K, "v": V}
 
 
 class Attention(LayerModule):
@@ -111,6 +112,37 @@ class Attention(LayerModule):
             return z
         with telling((self.hook_z,), running._replace(pattern=pattern)):
             return self.hook_z(z)
+
+    def attend(
+        self,
+        q: Float[Tensor, "pair row head d_head"],
+        k: Float[Tensor, "pair pos head d_head"],
+        v: Float[Tensor, "pair pos head d_head"],
+        given: AttentionInput,
+        edits: LayerEdits | None = None,
+        *,
+        first_row: int = 0,
+        head: int | None = None,
+    ) -> Float[Tensor, "pair row head d_head"]:
+        """z of what `hook_q`, `hook_k` and `hook_v` hold, without a pattern.
+
+        Args:
+            q, k, v: of all heads, or of `head` alone.
+            given: the batch.
+            edits: the layer's, of all heads.
+            first_row: the position of q's first row.
+            head: the only head that q, k and v have.
+        """
+        if head is not None and edits is not None:
+            edits = LayerEdits(edits.zero[head : head + 1], edits.mask[head : head + 1])
+        return fused_attention(q, k, v, given, edits, first_row=first_row)
+
+    def project_head(
+        self, read: Float[Tensor, "pair pos d_model"], head: int, which: str
+    ) -> Float[Tensor, "pair pos d_head"]:
+        """One head's "q", "k" or "v" of what attention reads."""
+        weight, bias = self.stack.projection(_PLACE[which]), self.stack.projection_bias(_PLACE[which])
+        return read @ weight[self.layer, head] + bias[self.layer, head]
 
     def write(self, z: Float[Tensor, "pair row head d_head"]) -> Float[Tensor, "pair row d_model"]:
         """What the heads together write to the residual stream for what they read, z."""

@@ -10,9 +10,8 @@ from transformer_lens.utilities import Slice
 
 from tl_crossenc.model.activation_cache import EncoderCache
 from tl_crossenc.model.checked_hooks import SPLIT_INPUTS, CheckedHooks
+from tl_crossenc.model.head import POOLED
 from tl_crossenc.model.hook_points import FwdHooks, HookPoint
-
-_WITHOUT_POSITIONS = ("pooler.", "classifier.")
 
 
 class Caching(CheckedHooks):
@@ -55,7 +54,7 @@ class Caching(CheckedHooks):
         fwd: FwdHooks = []
         bwd: FwdHooks = []
         for name in [name for name in self.hook_dict if wanted(name)]:
-            own = None if name.startswith(_WITHOUT_POSITIONS) else pos_slice
+            own = None if name.startswith(POOLED) else pos_slice
             heads_last = own is not None and name.endswith(SPLIT_INPUTS)  # TransformerLens would cut their heads
             found = super().get_caching_hooks(
                 name, incl_bwd, device, remove_batch_dim, kept, None if heads_last else own

@@ -6,7 +6,7 @@ Here are its head, its run and its scores; how it reads texts is in `reading_enc
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.inputs.texts import Texts
 from tl_crossenc.model.config import CrossEncoderConfig
-from tl_crossenc.model.head import BertPooler, Classifier
+from tl_crossenc.model.head import BertPooler, Classifier, Head
 from tl_crossenc.model.input_checks import apart
 from tl_crossenc.model.pretrained import Pretrained
 from tl_crossenc.model.score_rule import score_from_logits
@@ -119,25 +119,37 @@ class HookedCrossEncoder(Prompt, Pretrained):
         )
         if wanted == "resid":
             return resid
-        logits = self.run_head(resid)
+        logits = self.read_out(resid, cast(Tensor, attention_mask))  # `encode` takes no input without one
         return logits if wanted == "logits" else self.score_of(logits)
 
     def score_of(self, logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pair"]:
         """The scores that `cfg.score` makes of logits."""
         return score_from_logits(logits, str(self.cfg.score))
 
-    def run_head(self, resid: Float[Tensor, "pair row d_model"]) -> Float[Tensor, "pair label"]:
-        """Logits from the residual stream after the last layer; only its first position is read."""
-        return self.classifier(self.pooler(resid))
+    def run_head(
+        self, resid: Float[Tensor, "pair row d_model"], attention_mask: Tensor | None = None
+    ) -> Float[Tensor, "pair label"]:
+        """Logits from the residual stream after the last layer; only its first position is read, and no mask is needed."""
+        return self.head.logits(resid, attention_mask)
+
+    def read_out(self, resid: Float[Tensor, "pair row d_model"], attention_mask: Tensor) -> Float[Tensor, "pair label"]:
+        """`run_head` with the mask, where the head reads more than the first position."""
+        return self.run_head(resid) if self.reads_only_first_row else self.run_head(resid, attention_mask)
+
+    @property
+    def head(self) -> Head:
+        """Pooler and classifier as one thing: what is read, what a score is made of, what the stream is worth to it."""
+        return Head(self.pooler, self.classifier, str(self.cfg.score))
+
+    @property
+    def reads_only_first_row(self) -> bool:  # type: ignore[override]
+        """Whether the head reads nothing but CLS of the stream after the last layer."""
+        return self.head.reads_only_first_row
 
     @property
     def score_scale(self) -> float:
-        """The size of the terms that a score is a sum of: the norm of each label's weights and the size of its bias, summed.
-
-        The pooler's outputs are at most 1 in size, so that rounding errors of size e in them move a score by about e times this.
-        """
-        weight, bias = self.classifier.weight.detach().double(), self.classifier.bias.detach().double()
-        return float(weight.norm(dim=1).sum() + bias.abs().sum())
+        """The size of the terms that a score is a sum of (`Head.score_scale`)."""
+        return self.head.score_scale
 
     def score(
         self,

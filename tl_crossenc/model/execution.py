@@ -106,7 +106,7 @@ def _walk(
 ) -> list[tuple[list[int], Tensor]]:
     """(conditions, their scores `[pair]`) for all `members`, whose residual stream before `layer` is the same."""
     if layer == model.cfg.n_layers:
-        return [(members, model.score_of(model.run_head(resid)))]
+        return [(members, model.score_of(model.read_out(resid, given.attention_mask)))]
     found = []
     branches = _branches(plans, layer, members)
     unedited = all(edits is None for edits in plans[members[0]][:layer])

@@ -20,7 +20,7 @@ from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.ablations import Ablating
 from tl_crossenc.model.attention_input import AttentionInput
-from tl_crossenc.model.block import BertBlock
+from tl_crossenc.model.block import BertBlock, Block
 from tl_crossenc.model.caching import Caching
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.embeddings import BertEmbed
@@ -36,6 +36,8 @@ class HookedEncoder(WeightViews, Ablating, Caching):
     Args:
         cfg: sizes and conventions.
     """
+
+    reads_only_first_row: bool = True
 
     def __init__(self, cfg: CrossEncoderConfig):
         super().__init__()
@@ -55,6 +57,15 @@ class HookedEncoder(WeightViews, Ablating, Caching):
     def dtype(self) -> torch.dtype:
         """The type of the weights and activations."""
         return self.embed.W_E.dtype
+
+    def block(self, layer: int) -> Block:
+        """A layer, as what it can be asked."""
+        return cast(Block, self.blocks[layer])
+
+    @property
+    def writes_add_up(self) -> bool:
+        """Whether the residual stream is a plain sum of what embeddings, heads and MLPs write, as it is in no post-LN encoder."""
+        return all(self.block(layer).WRITES_ADD_UP for layer in range(self.cfg.n_layers))
 
     def token_budget(self, asked: int | None = None) -> int:
         """Padded tokens a batch: as asked for, or what suits the device (`batching.default_token_budget`)."""
@@ -103,10 +114,11 @@ class HookedEncoder(WeightViews, Ablating, Caching):
     ) -> Float[Tensor, "pair row d_model"]:
         """The residual stream after `layer`.
 
-        With `only_cls`, nothing but the CLS position is wanted: just that row is computed, unless a hook looks at the others.
+        With `only_cls`, nothing but what the head reads is wanted: where that is the CLS position, just that row is computed,
+        unless a hook looks at the others.
         """
-        block = cast(BertBlock, self.blocks[layer])
-        rows = 1 if only_cls and block.reads_only_first_row() else None
+        block = self.block(layer)
+        rows = 1 if only_cls and self.reads_only_first_row and block.reads_only_first_row() else None
         return block(resid, given, edits, rows)
 
     def run_branches(
@@ -125,13 +137,13 @@ class HookedEncoder(WeightViews, Ablating, Caching):
         of the unedited layer (run for it if need be); what it gives differs from a whole run by rounding, and does not depend on
         the other branches. Both are left where a hook is on the layer or only CLS is wanted.
         """
-        block = cast(BertBlock, self.blocks[layer])
-        if only_cls or self.cfg.use_split_qkv_input or has_hooks(block):
+        block = self.block(layer)
+        if (only_cls and self.reads_only_first_row) or self.cfg.use_split_qkv_input or has_hooks(block):
             for edits in branches:
                 yield self.run_layer(layer, resid, given, edits, only_cls=only_cls)
             return
         few = [from_unedited and edits is not None and edits.spares_passage for edits in branches]
-        projected: Any = block.attn.project(resid)
+        projected: Any = block.project(resid)
         unedited = block(resid, given, projected=projected) if any(few) else None
         for i, edits in enumerate(branches):
             if edits is None and unedited is not None:
@@ -184,9 +196,7 @@ class HookedEncoder(WeightViews, Ablating, Caching):
         """The residual stream as the caller's, who may edit it: a copy if a hook may have kept it or the caller gave it."""
         if start == stop and not embedded:
             return resid.clone()
-        last = (
-            cast(BertBlock, self.blocks[stop - 1]).hook_normalized_resid_post if stop > start else self.hook_full_embed
-        )
+        last = self.block(stop - 1).stream_point("after") if stop > start else self.hook_full_embed
         return resid.clone() if is_hooked(last) else resid
 
     def forward(

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_crossenc.model.activations import BY_NAME
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hook_points import HookPoint
 from tl_crossenc.model.layer_stack import LayerModule, LayerStack
-
-
-def _gelu_new(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
-
-
-ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_new": _gelu_new,
-    "relu": F.relu,
-}
 
 
 class MLP(LayerModule):
@@ -29,7 +17,7 @@ class MLP(LayerModule):
 
     def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
         super().__init__(stack, layer)
-        self.activation = ACTIVATION_FUNCTIONS[cfg.act_fn]
+        self.activation = BY_NAME[cfg.act_fn].function
         self.hook_pre = HookPoint()
         self.hook_post = HookPoint()
 

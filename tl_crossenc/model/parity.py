@@ -118,7 +118,8 @@ def certify(
         fused = model(pairs, return_type="logits")
         names = ["hook_full_embed"]
         for layer in range(model.cfg.n_layers):
-            names += [f"blocks.{layer}.hook_normalized_resid_post", f"blocks.{layer}.attn.hook_pattern"]
+            block = model.block(layer)
+            names += [block.stream_name("after"), block.name_of("attn.hook_pattern")]
         opened, cache = model.run_with_cache(pairs, return_type="logits", names_filter=names)
     real = pairs.attention_mask
     hidden = [cache[name][real] for name in names if not name.endswith("pattern")]

@@ -143,7 +143,7 @@ def _run(
         with capturing(model, layer, sites if layer in layers else (), wanted):
             resid = model.run_layer(layer, resid, given, edits[layer], only_cls=alone)
         kept.update({(site, layer): wanted[site] for site in wanted})
-    return kept, model.score_of(model.run_head(resid))
+    return kept, model.score_of(model.read_out(resid, given.attention_mask))
 
 
 def _by_piece(pieces: Pieces, change: Tensor, batch: PairBatch) -> np.ndarray:

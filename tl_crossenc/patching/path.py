@@ -2,13 +2,13 @@
 
 **Method.** Wang et al., *Interpretability in the Wild* (ICLR 2023), section 3.1; Goldowsky-Dill et al., *Localizing Model Behavior
 with Path Patching* (2023). For a sender head in layer l and a receiver in layer r > l (the query, key or value input of a head),
-in the post-LN layers of BERT:
+in layers of any order:
 
 1. *The path.* In the base run the sender's z is replaced by the donor run's. Every other head of layer l and every head of
    the layers l+1 .. r-1 writes what it wrote in the base run: they are frozen. So does every MLP of the layers l .. r-1 with
    `mlps="frozen"`; with "recomputed", MLPs answer what they read. The residual stream and all LayerNorms are
-   recomputed: the sender's change is added before the first LayerNorm of layer l and is normalized again by each one up to
-   the receiver. This gives the receiver's q, k or v, at every position.
+   recomputed: the sender's change is added to the stream of layer l where its heads write, and in a post-LN model is normalized
+   again by each LayerNorm up to the receiver. This gives the receiver's q, k or v, at every position.
 2. *The effect.* In the base run that q, k or v of the receiver alone is replaced, and everything above it is recomputed.
 
 The receiver "score" is the classifier: the first step with r = number of layers gives the score itself. As frozen heads move
@@ -37,12 +37,9 @@ from torch import Tensor
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import Part
-from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.interventions.heads import check_heads
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.fused_attention import fused_attention
-from tl_crossenc.model.layer_stack import K, Q, V
 from tl_crossenc.patching.activation import Progress, check_aligned, check_labels, check_mode
 from tl_crossenc.patching.result import PatchResult
 from tl_crossenc.patching.runs import (
@@ -53,7 +50,6 @@ from tl_crossenc.patching.runs import (
     finish,
     layers_above,
     pair_batches,
-    rest_of_layer,
     select_pairs,
 )
 from tl_crossenc.patching.sites import choose_pieces
@@ -61,7 +57,6 @@ from tl_crossenc.patching.sites import choose_pieces
 MLPs = Literal["frozen", "recomputed"]
 SCORE = "score"
 _RECEIVER = re.compile(r"\s*(\d+)\.(\d+)\.([qkv])\s*")
-_WEIGHT = {"q": Q, "k": K, "v": V}
 
 
 class Receiver(NamedTuple):
@@ -208,23 +203,21 @@ class _Path:
         return mlps + (layers_above(self.twin.model.cfg.n_layers, self.top, "mid") if self.receiver else 0.0)
 
     def scores(self, layer: int, resid: Tensor, pair: Tensor) -> Tensor:
-        """`[item]` for changed streams `[item, row, d_model]` before the first LayerNorm of `layer`, one a path and pair."""
+        """`[item]` for streams `[item, row, d_model]` changed at the mid stage of `layer`, one a path and pair."""
         model, rows = self.twin.model, resid.shape[1]
         own: Callable[[int, str], Tensor] = lambda at, site: self.kept[at][site][0][pair, :rows]  # noqa: E731
         for at in range(layer, self.top):
             if at > layer:
                 resid = resid + own(at, "attn_out")
-            resid = rest_of_layer(model, at, "mid", resid, own(at, "mlp_out") if self.frozen else None)
+            resid = model.block(at).resume("mid", resid, own(at, "mlp_out") if self.frozen else None)
+        given = select_pairs(self.twin.given, pair)
         if self.receiver is None:
-            return model.score_of(model.run_head(resid))
+            return model.score_of(model.read_out(resid, given.attention_mask))
         at, head, which = self.receiver
-        weight, bias = model.stack.projection(_WEIGHT[which]), model.stack.projection_bias(_WEIGHT[which])
+        block = model.block(at)
         inputs = {site: own(at, site)[:, :, head : head + 1] for site in "qkv"}
-        inputs[which] = (resid @ weight[at, head] + bias[at, head]).unsqueeze(2)
-        given, edits = select_pairs(self.twin.given, pair), self.twin.edits[at]
-        if edits is not None:
-            edits = LayerEdits(edits.zero[head : head + 1], edits.mask[head : head + 1])
-        z = fused_attention(inputs["q"], inputs["k"], inputs["v"], given, edits)[:, :, 0]
+        inputs[which] = block.project_head(resid, head, which).unsqueeze(2)
+        z = block.attn.attend(inputs["q"], inputs["k"], inputs["v"], given, self.twin.edits[at], head=head)[:, :, 0]
         mid = own(at, "resid_mid") + (z - own(at, "z")[:, :, head]) @ model.W_O[at, head]
-        read = 1 if at == model.cfg.n_layers - 1 else None
+        read = 1 if at == model.cfg.n_layers - 1 and model.reads_only_first_row else None
         return finish(model, at, "mid", mid[:, :read], given, self.twin.edits)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -23,11 +22,10 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import Part, PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.attention_input import AttentionInput
-from tl_crossenc.model.block import BertBlock
+from tl_crossenc.model.block import Stage
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.fused_attention import fused_attention
 from tl_crossenc.model.hook_points import is_hooked
-from tl_crossenc.patching.sites import SITES, Pieces, Stage
+from tl_crossenc.patching.sites import SITES, Pieces
 
 Twin = tuple[Tensor, Tensor]
 """An activation in the base run and in the donor run."""
@@ -135,7 +133,8 @@ class TwinRun:
 
     def scores(self) -> Twin:
         """`[pair]` of the base and of the donor run, after the last layer."""
-        first, second = (self.model.score_of(self.model.run_head(resid)) for resid in self.resid)
+        mask = self.given.attention_mask
+        first, second = (self.model.score_of(self.model.read_out(resid, mask)) for resid in self.resid)
         return first, second
 
 
@@ -149,7 +148,7 @@ def capturing(model: HookedCrossEncoder, layer: int, sites: Iterable[str], kept:
 
         return keep
 
-    hooks: list = [(SITES[site].hook_name(layer), keeper(site)) for site in sites]
+    hooks: list = [(SITES[site].hook_name(model.block(layer)), keeper(site)) for site in sites]
     if not hooks:
         yield
         return
@@ -163,24 +162,6 @@ def select_pairs(given: AttentionInput, pairs: Int[Tensor, "item"]) -> Attention
     return AttentionInput(given.attention_mask[pairs], parts, given.dtype, window=given.window)
 
 
-def rest_of_layer(
-    model: HookedCrossEncoder,
-    layer: int,
-    stage: Stage,
-    resid: Float[Tensor, "item row d_model"],
-    mlp_out: Float[Tensor, "item row d_model"] | None = None,
-) -> Float[Tensor, "item row d_model"]:
-    """The residual stream after `layer` from the one before its first ("mid") or its second ("post") LayerNorm.
-
-    With `mlp_out`, the MLP is not run: it writes that.
-    """
-    stack, block = model.stack, cast(BertBlock, model.blocks[layer])
-    if stage == "mid":
-        normalized = block.ln1(resid, stack.ln1_weight[layer], stack.ln1_bias[layer])
-        resid = normalized + (block.mlp(normalized) if mlp_out is None else mlp_out)
-    return block.ln2(resid, stack.ln2_weight[layer], stack.ln2_bias[layer])
-
-
 def finish(
     model: HookedCrossEncoder,
     layer: int,
@@ -191,15 +172,15 @@ def finish(
 ) -> Float[Tensor, "item"]:
     """The scores of residual streams that were changed at `stage` of `layer`; no layer below is run.
 
-    In the last layer, past its attention, `row` may be the CLS position alone.
+    In the last layer, past its attention, `row` may be the CLS position alone where the head reads no other.
     """
     last = model.cfg.n_layers - 1
     if stage != "pre":
-        resid = rest_of_layer(model, layer, stage, resid)
+        resid = model.block(layer).resume(stage, resid)
         layer += 1
     for above in range(layer, model.cfg.n_layers):
         resid = model.run_layer(above, resid, given, edits[above], only_cls=above == last)
-    return model.score_of(model.run_head(resid))
+    return model.score_of(model.read_out(resid, given.attention_mask))
 
 
 def layers_above(n_layers: int, layer: int, stage: Stage) -> float:
@@ -208,7 +189,7 @@ def layers_above(n_layers: int, layer: int, stage: Stage) -> float:
 
 
 def patched_z(
-    pieces: Pieces, kept: dict[str, Twin], codes: Tensor, given: AttentionInput, edits: LayerEdits | None
+    twin: TwinRun, layer: int, pieces: Pieces, kept: dict[str, Twin]
 ) -> tuple[Float[Tensor, "slot pair pos head d_head"], Tensor]:
     """What heads read when their q, k, v, z or pattern is patched, and which patches change anything, `[slot, pair, head]`.
 
@@ -216,6 +197,7 @@ def patched_z(
     is never computed again.
     """
     base, donor = kept[pieces.site.name]
+    codes = twin.codes
     if pieces.site.kind == "pattern":
         cells = pieces.cells(codes)[:, :, None, : base.shape[2]]
         z = torch.stack(
@@ -229,7 +211,8 @@ def patched_z(
     if pieces.site.name == "z":
         return torch.stack(swapped), differs
     q, k, v = ([kept[site][0]] * len(swapped) if site != pieces.site.name else swapped for site in "qkv")
-    runs = [fused_attention(*inputs, given, edits) for inputs in zip(q, k, v, strict=True)]
+    attend = twin.model.block(layer).attn.attend
+    runs = [attend(*inputs, twin.given, twin.edits[layer]) for inputs in zip(q, k, v, strict=True)]
     return torch.stack(runs), differs
 
 
@@ -243,16 +226,16 @@ def changed_streams(
         layer: the patched layer.
         pieces: what is patched, each alone.
         kept: the layer's activations that the site needs.
-        only_cls: whether only the CLS position is read once the layer's attention is past.
+        only_cls: whether only what the head reads is read once the layer's attention is past.
 
     Returns:
         How to make the streams of (patch, pair) indices, `[item, row, d_model]`; and two `[head x slot, pair]`: whether the patch
         changes anything that is read, and whether what it leaves is the donor's stream.
     """
     model, site, n_slots = twin.model, pieces.site, len(pieces.slots)
-    rows = 1 if only_cls and site.stage != "pre" else None
+    rows = 1 if only_cls and model.reads_only_first_row and site.stage != "pre" else None
     if site.kind != "stream":
-        z, differs = patched_z(pieces, kept, twin.codes, twin.given, twin.edits[layer])
+        z, differs = patched_z(twin, layer, pieces, kept)
         own = list(pieces.heads)
         read = None if site.name in ("k", "v") else rows
         changed = differs[:, :, own, :read].any(-1).permute(2, 0, 1).flatten(0, 1)

@@ -6,7 +6,8 @@
 | z, q, k, v | `[pair, pos, head, d_head]` | head, head_part |
 | pattern | `[pair, head, attender pos, attended pos]` | head (or one direction of it), head_part (rows of a part) |
 
-Hook names and meanings are those of the encoder: `resid_mid` and `resid_post` come before their LayerNorm.
+Hook names and meanings are those of the encoder: `resid_mid` and `resid_post` are the residual stream with the heads' and with the
+MLP's write added, in a post-LN layer before its LayerNorm.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from torch import Tensor
 from tl_crossenc.inputs.parts import REAL_PART_NAMES, REAL_PARTS, Part
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.interventions.indices import Indices, within
+from tl_crossenc.model.block import Block, Stage
 
-Stage = Literal["pre", "mid", "post"]
 Kind = Literal["stream", "heads", "pattern"]
 BY: dict[Kind, tuple[str, ...]] = {
     "stream": ("part", "position", "all"),
@@ -38,34 +39,34 @@ class Site:
 
     Attributes:
         name: what users call it.
-        leaf: its hook's name inside of a block.
         kind: which axes it has.
-        stage: the residual stream that a patch of it changes: before the layer, before its first or before its second LayerNorm.
+        stage: the residual stream that a patch of it changes: before the layer, with the heads' or with the MLP's write added.
+        leaf: its hook's name inside of a block; None for the residual stream, of which the block knows where it is.
     """
 
     name: str
-    leaf: str
     kind: Kind
     stage: Stage
+    leaf: str | None = None
 
-    def hook_name(self, layer: int) -> str:
+    def hook_name(self, block: Block) -> str:
         """The full name of its hook point in a layer."""
-        return f"blocks.{layer}.{self.leaf}"
+        return block.stream_name(self.stage) if self.leaf is None else block.name_of(self.leaf)
 
 
 SITES: dict[str, Site] = {
     site.name: site
     for site in (
-        Site("resid_pre", "hook_resid_pre", "stream", "pre"),
-        Site("resid_mid", "hook_resid_mid", "stream", "mid"),
-        Site("resid_post", "hook_resid_post", "stream", "post"),
-        Site("attn_out", "hook_attn_out", "stream", "mid"),
-        Site("mlp_out", "hook_mlp_out", "stream", "post"),
-        Site("z", "attn.hook_z", "heads", "mid"),
-        Site("q", "attn.hook_q", "heads", "mid"),
-        Site("k", "attn.hook_k", "heads", "mid"),
-        Site("v", "attn.hook_v", "heads", "mid"),
-        Site("pattern", "attn.hook_pattern", "pattern", "mid"),
+        Site("resid_pre", "stream", "pre"),
+        Site("resid_mid", "stream", "mid"),
+        Site("resid_post", "stream", "post"),
+        Site("attn_out", "stream", "mid", "hook_attn_out"),
+        Site("mlp_out", "stream", "post", "hook_mlp_out"),
+        Site("z", "heads", "mid", "attn.hook_z"),
+        Site("q", "heads", "mid", "attn.hook_q"),
+        Site("k", "heads", "mid", "attn.hook_k"),
+        Site("v", "heads", "mid", "attn.hook_v"),
+        Site("pattern", "pattern", "mid", "attn.hook_pattern"),
     )
 }
 
