@@ -25,6 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.checkpoints.checkpoint import LARGEST_CONFIG, WEIGHT_FILES, Checkpoint, read_json
+from tl_crossenc.checkpoints.families import family_of
 from tl_crossenc.checkpoints.weight_files import FLOATS, read_weight_files
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed, quoted, shown
@@ -225,7 +226,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
 def _merged_tensors(base: Checkpoint, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
     unused = set(adapter.factors)
     replaced = {key.partition(".")[0] for key in adapter.full}
-    names = WeightNames()
+    names = WeightNames(family_of(base.config, base.name))
     for given, tensor in base.read_tensors():
         key = names(given) or given  # the latter under a second prefix: `porting` refuses it by that name
         if key.partition(".")[0] in replaced or key.startswith(_PRETRAINING):

@@ -20,7 +20,21 @@ class CrossEncoderConfig(TransformerLensConfig):
     Attributes:
         n_labels: logits of the head: 1 or 2, or more with a score of the kind `index:K`.
         score: what a score is of the logits (`score_rule`); None for the one logit, or `logit[1] - logit[0]`.
-        d_vocab_types: rows of the token-type embedding.
+        d_vocab_types: rows of the token-type embedding; 0 where there is none.
+        family: what kind of checkpoint it was (`checkpoints.families`), by its `model_type`.
+        norm_order: "post" (norms after what is added, as in BERT) or "pre" (before what reads).
+        first_norm: of "pre", whether attention in layer 0 reads through a norm.
+        final_norm: whether the head reads through a norm of its own, as with "pre".
+        position_offset: first rows of the checkpoint's table of positions that no position reads.
+        rotary_bases: of rotary positions (`positional_embedding_type` "rotary"), the base in each layer.
+        rotary_factor: what their frequencies are divided by.
+        windows: in each layer, how far a position sees to either side, or None for all; None where all layers see all.
+        relative: of relative positions ("relative"): (buckets, largest distance, content-to-position, position-to-content).
+        relative_norm: whether the table of relative positions is read through a norm.
+        unbiased: kinds of weights, by their place in the model, whose checkpoint has no bias, which is 0 then.
+        d_embed: width of the embeddings where a projection widens them, else None.
+        pooling: what the head reads: "cls" or "mean" of all real positions.
+        head_dense, head_act, head_norm: whether there is a dense layer before the classifier, its activation, a norm after it.
         model_name: what the user called the model.
         revision: what identifies its weights: a hub commit, or `sha256:...` of the files.
     """
@@ -28,6 +42,22 @@ class CrossEncoderConfig(TransformerLensConfig):
     n_labels: int = 1
     score: str | None = None
     d_vocab_types: int = 2
+    family: str = "bert"
+    norm_order: str = "post"
+    first_norm: bool = True
+    final_norm: bool = False
+    position_offset: int = 0
+    rotary_bases: tuple[float, ...] | None = None
+    rotary_factor: float = 1.0
+    windows: tuple[int | None, ...] | None = None
+    relative: tuple[int, int, bool, bool] | None = None
+    relative_norm: bool = False
+    unbiased: tuple[str, ...] = ()
+    d_embed: int | None = None
+    pooling: str = "cls"
+    head_dense: bool = True
+    head_act: str = "tanh"
+    head_norm: bool = False
     model_name: str = "unnamed"
     revision: str = "unknown"
 

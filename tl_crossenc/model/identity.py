@@ -20,6 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.hook_points import HookPoint, SharedHookPoint
 
@@ -42,6 +44,31 @@ CONFIG = (
     *("n_labels", "score", "act_fn", "eps", "normalization_type", "use_attn_result", "use_split_qkv_input"),
 )
 """What of the configuration is computed with."""
+
+FAMILY_CONFIG = (
+    *(
+        "positional_embedding_type",
+        "gated_mlp",
+        "norm_order",
+        "first_norm",
+        "final_norm",
+        "position_offset",
+        "rotary_bases",
+    ),
+    *(
+        "rotary_factor",
+        "windows",
+        "relative",
+        "relative_norm",
+        "unbiased",
+        "d_embed",
+        "pooling",
+        "head_dense",
+        "head_act",
+        "head_norm",
+    ),
+)
+"""The same of what families differ in; only where it is not as in BERT, whose stored results are of before there were others."""
 
 OURS = ("torch", "tl_crossenc")
 """Packages whose modules and functions do the same for as long as `torch` and `FORWARD` in the key are the same."""
@@ -98,6 +125,9 @@ def _blake2b(*parts: Any) -> bytes:
 def _arithmetic(model: HookedCrossEncoder) -> Iterator[str]:
     yield f"forward {FORWARD}, products {_precision(model)}"
     yield from (f"{name} {getattr(model.cfg, name)!r}" for name in CONFIG)
+    plain = {field.name: field.default for field in fields(CrossEncoderConfig)}
+    differs = [name for name in FAMILY_CONFIG if getattr(model.cfg, name) != plain[name]]
+    yield from (f"{name} {getattr(model.cfg, name)!r}" for name in differs)
     for name, module in model.named_modules():
         if type(module) in POINTS:
             continue

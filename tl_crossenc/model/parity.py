@@ -22,11 +22,11 @@ from torch import Tensor
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.embedded import open_model
+from tl_crossenc.checkpoints.families import family_of
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.parity_tokens import TEXTS, reference_tokenizer, tokenized
-from tl_crossenc.model.porting import IGNORED_KEYS
 from tl_crossenc.model.score_rule import describe_rule
 
 logger = logging.getLogger(__name__)
@@ -167,19 +167,20 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
     """
     from transformers import BertConfig, BertForSequenceClassification
 
+    family = family_of(checkpoint.config, checkpoint.name)
     config = BertConfig.from_dict(checkpoint.config)
     config._attn_implementation = "eager"
     model: Any
-    names = WeightNames()
+    names = WeightNames(family)
     if checkpoint.folder is not None and not any(names.wrapped for key, _ in checkpoint.read_tensors() if names(key)):
         model = BertForSequenceClassification.from_pretrained(
             str(checkpoint.folder), config=config, dtype=dtype, attn_implementation="eager"
         )
     else:
         model = BertForSequenceClassification(config)
-        names = WeightNames()
+        names = WeightNames(family)
         state = {names(key) or key: tensor for key, tensor in checkpoint.read_tensors()}
-        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(IGNORED_KEYS)})
+        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(family.ignored)})
     return model.to(device=device, dtype=dtype).eval()
 
 

@@ -1,124 +1,57 @@
-"""Porting: a Hugging Face BERT sequence classifier's checkpoint → the weights of a hooked cross-encoder.
+"""Porting: the checkpoint of a sequence classifier → the weights of a hooked cross-encoder.
 
-Every key of the checkpoint is either used or on the short list `IGNORED_KEYS`; every weight of the model is filled exactly
-once; a configuration that the model would compute differently is refused. Tensors are copied one at a time into place, so
-that no second copy of the model is ever held.
+What a checkpoint's weights are called and where they go is its family's (`checkpoints.families`). Every key of the checkpoint is
+either used or on the family's short list of keys that are ignored; every weight of the model is filled exactly once, those that
+the family has not (biases) with 0; a configuration that the model would compute differently is refused. Tensors are copied one at
+a time into place, so that no second copy of the model is ever held.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
+from tl_crossenc.checkpoints.config_fields import n_labels, refuse_quantized
+from tl_crossenc.checkpoints.families import family_of
+from tl_crossenc.checkpoints.families.family import Place, Target
 from tl_crossenc.checkpoints.weight_files import FLOATS
 from tl_crossenc.checkpoints.weight_names import WeightNames
-from tl_crossenc.console.shown import listed, quoted
-from tl_crossenc.model.config import ACTIVATIONS, CrossEncoderConfig
-from tl_crossenc.model.config_fields import (
-    MOST_LAYERS,
-    architectures,
-    check_stored,
-    n_labels,
-    number,
-    refuse_quantized,
-    whole,
-)
-from tl_crossenc.model.head import BertPooler, Classifier
+from tl_crossenc.console.shown import listed
+from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hooked_encoder import HookedEncoder
-from tl_crossenc.model.layer_stack import K, Q, V
 from tl_crossenc.model.score_rule import canonical_rule, rule_of_labels
 
-logger = logging.getLogger(__name__)
-
-IGNORED_KEYS = (
-    "bert.embeddings.position_ids",  # a constant 0, 1, 2, ... that older versions stored
-    "bert.embeddings.token_type_ids",  # a constant 0 that older versions stored
-    "cls.predictions.",  # the pre-training heads, which a classifier does not use
-    "cls.seq_relationship.",
-)
-
-EMBEDDINGS = {
-    "word_embeddings.weight": "W_E",
-    "position_embeddings.weight": "W_pos",
-    "token_type_embeddings.weight": "W_token_type",
-    "LayerNorm.weight": "ln_weight",
-    "LayerNorm.bias": "ln_bias",
-}
-LAYER: dict[str, tuple[str, int | None]] = {
-    "attention.self.query": ("qkv", Q),
-    "attention.self.key": ("qkv", K),
-    "attention.self.value": ("qkv", V),
-    "attention.output.dense": ("out", None),
-    "attention.output.LayerNorm": ("ln1", None),
-    "intermediate.dense": ("mlp_in", None),
-    "output.dense": ("mlp_out", None),
-    "output.LayerNorm": ("ln2", None),
-}
+_SMALLEST = 1
+"""Bytes of the smallest type that a weight is stored in."""
 
 
 def config_from_checkpoint(
     checkpoint: Checkpoint, dtype: torch.dtype, score: str | int | None = None
 ) -> CrossEncoderConfig:
-    """The hooked encoder's configuration for a BERT sequence classifier.
+    """The hooked encoder's configuration for a sequence classifier of a family that is covered.
 
-    A configuration without `model_type`, as MonoBERT's of 2020, is taken for BERT's. The score is `score`, else what the labels'
-    names say, else the default (`score_rule`).
+    A configuration without `model_type`, as MonoBERT's of 2020, is known by its classes, else taken for BERT's. The score is
+    `score`, else what the labels' names say, else the default (`score_rule`).
 
     Raises:
         ValueError: another architecture, a decoder, or a setting that the hooked encoder does not compute.
     """
-    config = checkpoint.config
-    name = checkpoint.name
-    family = config.get("model_type", "bert")
-    classes = architectures(config, name)
-    if config.get("is_encoder_decoder") or config.get("is_decoder") or any("Causal" in a for a in classes):
-        raise ValueError(
-            f"expected an encoder with a classification head (BertForSequenceClassification), got {name!r}, a "
-            f"{'decoder' if not config.get('is_encoder_decoder') else 'encoder-decoder'} model "
-            f"({listed(classes) or quoted(family)}): attention that looks both ways is what this tool reads"
-        )
-    if family != "bert" or any(not a.startswith("Bert") for a in classes):
-        raise ValueError(
-            f"expected a BERT model, got {name!r}, which is {quoted(family)} ({listed(classes) or 'no architecture named'}): "
-            "other families are not supported yet"
-        )
+    config, name = checkpoint.config, checkpoint.name
+    family = family_of(config, name)
     refuse_quantized(config, name)
-    refused = {
-        "position_embedding_type": (config.get("position_embedding_type", "absolute"), ("absolute",)),
-        "hidden_act": (config.get("hidden_act", "gelu"), ACTIVATIONS),
-        "add_cross_attention": (config.get("add_cross_attention", False), (False,)),
-    }
-    for setting, (value, accepted) in refused.items():
-        if value not in accepted:
-            raise ValueError(
-                f"expected {setting} among {', '.join(map(str, accepted))} in the configuration of {name!r}, "
-                f"got {quoted(value)}"
-            )
-    d_model, n_heads = whole(config, "hidden_size", name), whole(config, "num_attention_heads", name)
-    sizes: dict[str, Any] = {
-        "n_layers": whole(config, "num_hidden_layers", name, most=MOST_LAYERS),
-        "n_ctx": whole(config, "max_position_embeddings", name),
-        "d_mlp": whole(config, "intermediate_size", name),
-        "d_vocab": whole(config, "vocab_size", name),
-        "d_vocab_types": whole(config, "type_vocab_size", name, 2),
-        "n_labels": n_labels(config, name),
-    }
-    eps = number(config, "layer_norm_eps", name, 1e-12)
-    rule = rule_of_labels(config, sizes["n_labels"], name) if score is None else score
+    shape = {"n_labels": n_labels(config, name)} | family.shape(config, name)
+    rule = rule_of_labels(config, shape["n_labels"], name) if score is None else score
     try:
         cfg = CrossEncoderConfig(
-            d_model=d_model,
-            d_head=d_model // n_heads,
-            n_heads=n_heads,
-            **sizes,
-            score=canonical_rule(rule, sizes["n_labels"]),
-            eps=eps,
-            act_fn=config.get("hidden_act", "gelu"),
+            **shape,
+            d_head=shape["d_model"] // shape["n_heads"],
+            family=family.model_types[0],
+            score=canonical_rule(rule, shape["n_labels"]),
             normalization_type="LN",
             dtype=dtype,
             device="cpu",
@@ -127,7 +60,7 @@ def config_from_checkpoint(
         )
     except ValueError as error:
         raise ValueError(f"cannot port {name!r}: {error}") from None
-    check_stored(cfg, checkpoint.stored_bytes, name)
+    _check_stored(cfg, checkpoint)
     return cfg
 
 
@@ -137,63 +70,140 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
     Raises:
         ValueError: keys that are missing, unknown, twice there, or of another shape or no float type, listed.
     """
-    slots = dict(weight_slots(model))
-    names = WeightNames()
+    family = family_of(checkpoint.config, checkpoint.name)
+    layouts = [weight_slots(model, places) for places in family.places(model.cfg.n_layers)]
+    slots = {name: slot for layout in reversed(layouts) for name, slot in layout.items()}
+    names = WeightNames(family)
     filled: set[str] = set()
-    unknown: list[str] = []
-    twice: list[str] = []
-    wrong: list[str] = []
-    broken: list[str] = []
+    touched: set[tuple[int, torch.Size]] = set()
+    found: dict[str, list[str]] = {}
     with torch.no_grad():
+        _fill_unstored(model)
         for key, tensor in checkpoint.read_tensors():
             name = names(key)
-            if name is not None and name.startswith(IGNORED_KEYS):
+            if name is not None and name.startswith(family.ignored):
                 continue
             slot = None if name is None else slots.get(name)
             if name is None or slot is None:
-                unknown.append(key)
+                found.setdefault("not known", []).append(key)
                 continue
-            if name in filled:
-                twice.append(key)
+            if name in filled or slot.views & touched:
+                found.setdefault("twice there", []).append(key)
             elif tensor.dtype not in FLOATS:
-                wrong.append(f"{key} of {tensor.dtype}, no float that is read here")
-            elif slot.shape != tensor.shape:
-                wrong.append(f"{key} {tuple(tensor.shape)} instead of {tuple(slot.shape)}")
+                found.setdefault("of another kind", []).append(f"{key} of {tensor.dtype}, no float that is read here")
+            elif slot.shape != tuple(tensor.shape):
+                found.setdefault("of another kind", []).append(f"{key} {tuple(tensor.shape)} instead of {slot.shape}")
             elif not bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()):
-                broken.append(key)
+                found.setdefault("NaN or infinite", []).append(key)
             else:
-                slot.copy_(tensor)
+                slot.fill(tensor)
+            touched |= slot.views
             filled.add(name)
-    missing = sorted(slots.keys() - filled)
-    kinds = {
-        "missing": missing,
-        "not known": unknown,
-        "twice there": twice,
-        "of another kind": wrong,
-        "NaN or infinite": broken,
-    }
-    found = {what: keys for what, keys in kinds.items() if keys}
+    # Of several ways to name the weights the one that is meant is the one with the most of them.
+    meant = max(layouts, key=lambda layout: len(layout.keys() & filled))
+    missing = sorted(meant.keys() - filled)
+    kinds = ("missing", "not known", "twice there", "of another kind", "NaN or infinite")
+    found = {kind: keys for kind in kinds if (keys := missing if kind == "missing" else found.get(kind, []))}
     problems = [f"{what}: {listed(keys, 6 if len(found) == 1 else 3)}" for what, keys in found.items()]
     if len(names.prefixes) > 1:
         problems.append(f"under several prefixes ({listed(map(repr, names.prefixes))})")
     if problems:
         raise ValueError(
-            f"expected exactly the weights of a BERT sequence classifier with {model.cfg.n_labels} label(s) in "
+            f"expected exactly the weights of a {family.name} sequence classifier with {model.cfg.n_labels} label(s) in "
             f"{checkpoint.name!r}; {'; '.join(problems)}: is it a trained reranker, whole, and of this configuration?"
         )
 
 
-def weight_slots(model: HookedEncoder) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face key, the tensor that it fills, a view into the model) for every weight of the model."""
-    for key, attribute in EMBEDDINGS.items():
-        yield f"bert.embeddings.{key}", getattr(model.embed, attribute).detach()
-    for layer in range(model.cfg.n_layers):
-        for key, (kind, index) in LAYER.items():
-            for leaf in ("weight", "bias"):
-                slot = getattr(model.stack, f"{kind}_{leaf}").detach()[layer]
-                yield f"bert.encoder.layer.{layer}.{key}.{leaf}", slot if index is None else slot[index]
-    for prefix, module in (("bert.pooler.dense", "pooler"), ("classifier", "classifier")):
-        head: nn.Module | None = getattr(model, module, None)
-        if isinstance(head, BertPooler | Classifier):
-            yield f"{prefix}.weight", head.weight.detach()
-            yield f"{prefix}.bias", head.bias.detach()
+@dataclass(frozen=True)
+class WeightSlot:
+    """Where one weight of a checkpoint goes: views into the model, which take its rows in their order.
+
+    Attributes:
+        parts: the views.
+        skipped: rows at its beginning that are left.
+    """
+
+    parts: tuple[Tensor, ...]
+    skipped: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the checkpoint's tensor."""
+        first = self.parts[0].shape
+        return (sum(part.shape[0] for part in self.parts) + self.skipped, *first[1:])
+
+    @property
+    def views(self) -> set[tuple[int, torch.Size]]:
+        """What tells the views from others."""
+        return {(part.data_ptr(), part.shape) for part in self.parts}
+
+    def fill(self, tensor: Tensor) -> None:
+        """Copy the checkpoint's tensor into the model."""
+        sizes = [self.skipped, *(part.shape[0] for part in self.parts)]
+        for part, rows in zip(self.parts, tensor.split(sizes)[1:], strict=True):
+            part.copy_(rows)
+
+
+def weight_slots(model: HookedEncoder, places: Mapping[str, Place]) -> dict[str, WeightSlot]:
+    """Name in the checkpoint -> where it goes, of every weight that this model has."""
+    slots = {}
+    for name, (targets, layer, leaf) in places.items():
+        parts = [_view(model, target, layer, leaf) for target in targets]
+        if all(part is not None for part in parts):
+            skipped = model.cfg.position_offset if targets[0].skips else 0
+            slots[name] = WeightSlot(tuple(part for part in parts if part is not None), skipped)
+    return slots
+
+
+def _view(model: HookedEncoder, target: Target, layer: int | None, leaf: str) -> Tensor | None:
+    """A weight of the model, a view; None where the model has none, or its checkpoint stores none."""
+    cfg = model.cfg
+    if leaf == "bias" and target.path in cfg.unbiased:
+        return None
+    if layer is not None:
+        if target.path == "ln1" and layer == 0 and not cfg.first_norm:
+            return None
+        stacked = getattr(model.stack, f"{target.path}_{leaf}", None)
+        if stacked is None:
+            return None
+        slot = stacked.detach()[layer]
+        return slot if target.index is None else slot[target.index]
+    found: Any = model
+    for attribute in (*target.path.split("."), *([leaf] if leaf else [])):
+        found = getattr(found, attribute, None)
+    return found.detach() if isinstance(found, Tensor) else None
+
+
+def _fill_unstored(model: HookedEncoder) -> None:
+    """Weights that no checkpoint of this configuration stores: biases of 0; a norm that is not there, and so not read."""
+    for path in model.cfg.unbiased:
+        bias = getattr(model.stack, f"{path}_bias", None)
+        if bias is None:
+            bias = getattr(getattr(model, path, None), "bias", None)
+        if bias is not None:
+            bias.zero_()
+    if not model.cfg.first_norm:
+        model.stack.ln1_weight[0], model.stack.ln1_bias[0] = 1, 0
+
+
+def _check_stored(cfg: CrossEncoderConfig, checkpoint: Checkpoint) -> None:
+    """Refuse a configuration with more weights than the files can hold, before the model is allocated.
+
+    Weights of a sequence classifier with d = d_model, e of its embeddings, m = d_mlp, times two where it is gated:
+    `(vocabulary + positions + types + 2) e + layers (4 d^2 + 2 d m + m + 9 d) + d^2 + d + labels (d + 1)`; of a family whose
+    norms and matrices have no bias, the matrices.
+    """
+    d, m, e = cfg.d_model, cfg.d_mlp or 0, cfg.d_embed or cfg.d_model
+    positions = cfg.n_ctx + cfg.position_offset if cfg.positional_embedding_type == "standard" else 0
+    embeddings = (cfg.d_vocab + positions + cfg.d_vocab_types + 2) * e
+    layer = 4 * d * d + (3 if cfg.gated_mlp else 2) * d * m + (0 if cfg.unbiased else m + 9 * d)
+    head = d * d + d if cfg.head_dense else 0
+    n_weights = embeddings + cfg.n_layers * layer + head + cfg.n_labels * (d + 1)
+    if cfg.unbiased:
+        n_weights -= embeddings - (cfg.d_vocab + positions) * e + head + cfg.n_labels * (d + 1)
+    if checkpoint.stored_bytes is not None and n_weights * _SMALLEST > checkpoint.stored_bytes:
+        raise ValueError(
+            f"cannot port {checkpoint.name!r}: its configuration describes {n_weights:,} weights, and its weight files have "
+            f"{checkpoint.stored_bytes:,} bytes, too few: is it the configuration of these weights, and are they whole? "
+            "Download them again"
+        )

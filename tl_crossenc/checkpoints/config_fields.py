@@ -10,22 +10,32 @@ import math
 from typing import Any
 
 from tl_crossenc.console.shown import quoted
-from tl_crossenc.model.config import CrossEncoderConfig
 
 MOST_LAYERS = 1_000
 MOST = (1 << 31) - 1
-_SMALLEST = 1
-"""Bytes of the smallest type that a weight is stored in."""
 
 
-def whole(config: dict[str, Any], key: str, name: str, default: int | None = None, most: int = MOST) -> int:
-    """A whole number from 1; `default` where the field is absent."""
+def whole(
+    config: dict[str, Any], key: str, name: str, default: int | None = None, most: int = MOST, least: int = 1
+) -> int:
+    """A whole number from `least`; `default` where the field is absent."""
     if key not in config and default is None:
         raise ValueError(f"expected {key} in the configuration of {name!r}; it is not there")
     value = config.get(key, default)
-    if type(value) is not int or not 1 <= value <= most:
+    if type(value) is not int or not least <= value <= most:
         raise ValueError(
-            f"cannot port {name!r}: expected {key} as a whole number from 1 to {most} in its configuration, got {quoted(value)}"
+            f"cannot port {name!r}: expected {key} as a whole number from {least} to {most} in its configuration, "
+            f"got {quoted(value)}"
+        )
+    return value
+
+
+def accept(config: dict[str, Any], key: str, values: tuple[Any, ...], name: str, default: Any = None) -> Any:
+    """A field that has to have one of a few values; where it is absent, `default`, or the first of them."""
+    value = config.get(key, values[0] if default is None else default)
+    if value not in values:
+        raise ValueError(
+            f"expected {key} among {', '.join(map(str, values))} in the configuration of {name!r}, got {quoted(value)}"
         )
     return value
 
@@ -73,21 +83,4 @@ def refuse_quantized(config: dict[str, Any], name: str) -> None:
         raise ValueError(
             f"expected weights in a float type, got {name!r}, which is quantized ({quoted(method)}): load the model that it was "
             "made from, or save it with dequantized weights"
-        )
-
-
-def check_stored(cfg: CrossEncoderConfig, stored_bytes: int | None, name: str) -> None:
-    """Refuse a configuration with more weights than the files can hold, before the model is allocated.
-
-    Weights of a BERT sequence classifier with d = d_model, m = d_mlp:
-    `(vocabulary + positions + types + 2) d + layers (4 d^2 + 2 d m + m + 9 d) + d^2 + d + labels (d + 1)`.
-    """
-    d, m = cfg.d_model, cfg.d_mlp or 0
-    embeddings = (cfg.d_vocab + cfg.n_ctx + cfg.d_vocab_types + 2) * d
-    layers = cfg.n_layers * (4 * d * d + 2 * d * m + m + 9 * d)
-    n_weights = embeddings + layers + d * d + d + cfg.n_labels * (d + 1)
-    if stored_bytes is not None and n_weights * _SMALLEST > stored_bytes:
-        raise ValueError(
-            f"cannot port {name!r}: its configuration describes {n_weights:,} weights, and its weight files have "
-            f"{stored_bytes:,} bytes, too few: is it the configuration of these weights, and are they whole? Download them again"
         )

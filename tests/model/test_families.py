@@ -1,0 +1,64 @@
+"""Every family that is covered, in each layout on disk, against Hugging Face's own modules: untouched, and with directions removed.
+
+`COVERED` are the worlds of `family_worlds` that open; the oracle is `family_oracle`.
+"""
+
+import family_oracle as oracle
+import family_texts as texts
+import pytest
+import torch
+from family_worlds import FAMILIES, build
+
+from tl_crossenc import Condition, HookedCrossEncoder
+
+COVERED = ("bert", "xlm-roberta", "roberta", "camembert", "jina-v2")
+QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
+
+
+def opened(name, folder, n_labels=1, dtype="float64", kind="safetensors"):
+    """(world, model) of a family's checkpoint as it lies on disk."""
+    world = build(name, n_labels)
+    world.write(folder, kind)
+    return world, HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype=dtype)
+
+
+def test_what_is_covered_is_there():
+    assert set(COVERED) <= set(FAMILIES)
+
+
+@pytest.mark.parametrize("n_labels", [1, 2])
+@pytest.mark.parametrize("name", COVERED)
+def test_scores_are_hugging_faces(name, n_labels, tmp_path):
+    world, model = opened(name, tmp_path, n_labels)
+    expected = oracle.run(world, oracle.encode(world, texts.PAIRS), []).score
+    assert expected.std() > 1e-2
+    torch.testing.assert_close(model.score(QUERIES, PASSAGES), expected, rtol=0, atol=1e-10)
+    for token_budget in (1, 200):
+        found = model.score(QUERIES, PASSAGES, token_budget=token_budget)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_float32_scores_are_hugging_faces(name, tmp_path):
+    world, model = opened(name, tmp_path, dtype="float32", kind="bin")
+    expected = oracle.run(world, oracle.encode(world, texts.PAIRS), []).score.float()
+    torch.testing.assert_close(model.score(QUERIES, PASSAGES), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["zero", "mask"])
+@pytest.mark.parametrize("direction", ["DOC->QUERY", "CLS->ALL", "ALL->DOC", "SEP1->SEP1", "ALL->ALL"])
+@pytest.mark.parametrize("name", COVERED)
+def test_directions_removed_give_hugging_faces_scores(name, direction, mode, tmp_path):
+    world, model = opened(name, tmp_path, 2)
+    attender, attended = direction.split("->")
+    batch = oracle.encode(world, texts.PAIRS)
+    for where, layers, heads in (
+        ("", None, None),
+        ("; layers=1", [1], None),
+        ("; layers=0-2; heads=0,2", [0, 1, 2], [0, 2]),
+    ):
+        removal = oracle.Removal(mode, (attender,), (attended,), layers, heads)
+        expected = oracle.run(world, batch, [removal]).score
+        with model.ablating(Condition.parse(f"{mode}({direction}{where})")):
+            found = model.score(QUERIES, PASSAGES)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
