@@ -2,16 +2,15 @@
 
 python analyses/attention_by_direction.py --model demo --collection demo
 
-Writes `attention_by_direction.csv`, a row a (layer, head, attender, attended, grade, quantity), and the per-query means of
-QUERY->DOC and DOC->QUERY as `attention_per_query.parquet`. A second run measures nothing anew.
+Writes `tables/attention_by_direction.csv`, a row a (layer, head, attender, attended, grade, quantity), and the per-query means
+of QUERY->DOC and DOC->QUERY as `tables/attention_per_query.parquet`. A second run measures nothing anew.
 """
 
 import pandas as pd
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS
-from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()
@@ -20,13 +19,13 @@ def main() -> None:
     given = options.parse_args()
     model, pools, store = opened(given)
     attention = run_attention(model, pools, store)
-    write_frame(given.out / "attention_by_direction.csv", attention.by_direction, index=False)
+    write_table(given, "attention_by_direction.csv", attention.by_direction, index=False)
     per_query = [
         attention.per_query(direction, quantity).assign(direction=direction, quantity=quantity)
         for direction in MATCHING_DIRECTIONS
         for quantity in ("mass", "density")
     ]
-    write_frame(given.out / "attention_per_query.parquet", pd.concat(per_query, ignore_index=True), index=False)
+    write_table(given, "attention_per_query.parquet", pd.concat(per_query, ignore_index=True), index=False)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,18 @@
 
 python analyses/attention_distributions.py --model demo --collection demo
 
-Writes `match_histogram.csv`, `match_mass.csv`, `match_per_query.csv`, `match_exact_by_layer.csv`, `match_depth.csv`,
-`match_distance.csv` and `match_token_pairs.csv`.
+Writes `tables/match_histogram.csv`, `tables/match_mass.csv`, `tables/match_per_query.csv`, `tables/match_exact_by_layer.csv`,
+`tables/match_depth.csv`, `tables/match_distance.csv` and `tables/match_token_pairs.csv`.
 """
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 
 from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
 from tl_crossenc.interventions.heads import resolve_heads
 from tl_crossenc.pools.grades import parse_grades
 from tl_crossenc.results.job import heads_source, model_source
-from tl_crossenc.results.outputs import write_frame
 
 FRAMES = ("histogram", "mass", "per_query", "exact_by_layer", "depth", "distance", "token_pairs")
 
@@ -44,7 +43,7 @@ def main() -> None:
         max_pairs=given.max_pairs,
     )
     for name in FRAMES:
-        write_frame(given.out / f"match_{name}.csv", getattr(found, name), index=False)
+        write_table(given, f"match_{name}.csv", getattr(found, name), index=False)
     print(f"{found.pairs} passages; the share of attention between query and passage that is on equal word pieces:")
     table = found.exact_by_layer.pivot(index="layer", columns=["direction", "group"], values=["share", "lift_pooled"])
     print(table.to_string(float_format="{:.3f}".format))

@@ -8,16 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tl_crossenc.experiments.matching import QUANTITY
 from tl_crossenc.instruments.attention_flow import QUANTITIES
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import parse_grades
 from tl_crossenc.pools.pool import Pool, PoolSpec
+from tl_crossenc.results.former import adopt
 from tl_crossenc.results.job import Job, claim, model_source, refuse_another
 from tl_crossenc.results.kept_pools import frozen_pool
-from tl_crossenc.results.outputs import default_folder, versions
+from tl_crossenc.results.layout import POOLS, TABLES, is_former
+from tl_crossenc.results.outputs import default_folder, write_frame
+from tl_crossenc.results.work import open_store, prepare
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import StoreError
+from tl_crossenc.store.locks import locked
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -67,13 +73,21 @@ def opened(given: argparse.Namespace) -> tuple[HookedCrossEncoder, list[Pool], S
     collections = given.collection or ["demo"]
     given.out = given.out or default_folder(given.model, collections, "analyses-")
     model = HookedCrossEncoder.from_pretrained(given.model, device=given.device)
-    store = Store(given.out, versions={"torch": versions()["torch"]})
     job = Job("analyses", model.cfg.model_name, model_source(model))
+    prepare(given.out)
     refuse_another(given.out, job)
-    print(f"Tables are written into {given.out}/")
-    pools = [frozen_pool(name, PoolSpec(), given.out / "pools") for name in collections]
+    if is_former(given.out):
+        with locked(given.out):
+            adopt(given.out)
+    print(f"Tables are written into {given.out}/{TABLES}/")
+    pools = [frozen_pool(name, PoolSpec(), given.out / POOLS) for name in collections]
     claim(given.out, job)
-    return model, pools, store
+    return model, pools, open_store(given.out)
+
+
+def write_table(given: argparse.Namespace, name: str, frame: pd.DataFrame, *, index: bool = True) -> None:
+    """Write a frame among the tables of the folder that was opened, by the ending of its name."""
+    write_frame(given.out / TABLES / name, frame, index=index)
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 python analyses/head_ablation.py --model demo --collection demo
 python analyses/head_ablation.py --heads @matching:8 --counts 2 4 8 --draws 39
 
-Writes `head_ablation.csv`, `head_ablation_draws.csv` and `head_ablation_per_query.csv`.
+Writes `tables/head_ablation.csv`, `tables/head_ablation_draws.csv` and `tables/head_ablation_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser
+from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
@@ -14,7 +14,6 @@ from tl_crossenc.experiments.matching import matching_heads
 from tl_crossenc.experiments.paper import ranked_heads
 from tl_crossenc.interventions.heads import resolve_heads
 from tl_crossenc.results.job import heads_source, model_source
-from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()
@@ -35,7 +34,7 @@ def main() -> None:
     chosen = {"counts": given.counts, "n_draws": given.draws, "draw_queries": given.draw_queries, "seed": given.seed}
     found = run_head_ablation(model, pools, store, ranking, **chosen)
     for name, frame in (("", found.curve), ("_draws", found.draws), ("_per_query", found.per_query)):
-        write_frame(given.out / f"head_ablation{name}.csv", frame, index=name == "_per_query")
+        write_table(given, f"head_ablation{name}.csv", frame, index=name == "_per_query")
     print(found.curve.round(3).to_string(index=False))
 
 

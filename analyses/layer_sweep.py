@@ -3,15 +3,14 @@
 python analyses/layer_sweep.py --model demo --collection demo
 python analyses/layer_sweep.py --span only --directions 'DOC->QUERY' 'CLS->ALL'
 
-Writes `figure1a.csv` and `figure1a_per_query.csv`.
+Writes `tables/figure1a.csv` and `tables/figure1a_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 
 from tl_crossenc.experiments.layers import FIGURE_1A, SPANS, run_layer_sweep
 from tl_crossenc.interventions.conditions import MODES
 from tl_crossenc.interventions.directions import parse_directions
-from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()
@@ -24,8 +23,8 @@ def main() -> None:
     model, pools, store = opened(given)
     directions = [direction for text in given.directions for direction in parse_directions(text)]
     sweep = run_layer_sweep(model, pools, store, directions=directions, span=given.span, mode=given.mode)
-    write_frame(given.out / "figure1a.csv", sweep.curve, index=False)
-    write_frame(given.out / "figure1a_per_query.csv", sweep.per_query)
+    write_table(given, "figure1a.csv", sweep.curve, index=False)
+    write_table(given, "figure1a_per_query.csv", sweep.per_query)
     print(sweep.curve.pivot(index="direction", columns="layer", values="mean").round(3).to_string())
     print(f"{sweep.layers_run:,} pair-layers run, {sweep.layers_alone:,} without shared prefixes")
 

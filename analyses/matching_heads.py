@@ -3,17 +3,16 @@
 python analyses/matching_heads.py --model demo --collection demo
 python analyses/matching_heads.py --relevant-grades 1,2,3 --against 0 --directions 'CLS->DOC' --quantity density
 
-Writes `matching_heads.csv` and the heads that pass as `heads/matching.json`, which other commands take as `@matching`.
+Writes `tables/matching_heads.csv` and the heads that pass as `heads/matching.json`, which other commands take as `@matching`.
 """
 
-from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser
+from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS, matching_heads, passing_heads
 from tl_crossenc.interventions.heads import format_heads, save_heads
 from tl_crossenc.pools.grades import scale_sentence
 from tl_crossenc.results.job import heads_source, model_source
-from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()
@@ -27,7 +26,7 @@ def main() -> None:
     frame = matching_heads(attention, directions=given.directions, **grade_settings(given))
     print(f"relevant: {scale_sentence(attention.highest_grades, frame.attrs['relevant_grades'])}")
     heads = passing_heads(frame)
-    write_frame(given.out / "matching_heads.csv", frame, index=False)
+    write_table(given, "matching_heads.csv", frame, index=False)
     about = {"model": given.model, "pools": {pool.collection: pool.digest for pool in pools}}
     about |= {"directions": given.directions, **frame.attrs}
     save_heads(given.out, "matching", heads, about, heads_source(model_source(model), pools))

@@ -4,15 +4,16 @@ python analyses/patching.py --model demo --collection demo --axiom TFC1 --pairs 
 python analyses/patching.py --site resid_pre --by part
 python analyses/patching.py --receiver 4.3.v
 
-Writes `patching_<site>.csv` (every pair under every patch) and `patching_<site>_summary.csv` (means, bootstrap intervals, paired
-tests with Holm's correction), and prints the strongest patches, the layers run, the time, and the correlation of attribution
-patching with exact patching. With `--receiver`, the direct paths from every head to that input of a head (or to "score").
+Writes `tables/patching_<site>.csv` (every pair under every patch) and `tables/patching_<site>_summary.csv` (means, bootstrap
+intervals, paired tests with Holm's correction), and prints the strongest patches, the layers run, the time, and the correlation
+of attribution patching with exact patching. With `--receiver`, the direct paths from every head to that input of a head (or to
+"score").
 """
 
 import time
 from collections.abc import Iterator, Sequence
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 from rich.console import Console
 
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -24,7 +25,6 @@ from tl_crossenc.patching.path import path_patch
 from tl_crossenc.patching.result import MEASURES
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.report.terminal import progress_bar
-from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()
@@ -55,8 +55,8 @@ def main() -> None:
     seconds = time.perf_counter() - start
     summary = found.summary(given.measure)
     name = "patching_" + found.site.replace(" -> ", "_to_")
-    write_frame(given.out / f"{name}.csv", found.to_frame(), index=False)
-    write_frame(given.out / f"{name}_summary.csv", summary, index=False)
+    write_table(given, f"{name}.csv", found.to_frame(), index=False)
+    write_table(given, f"{name}_summary.csv", summary, index=False)
     strongest = summary.reindex(summary["mean"].abs().sort_values(ascending=False, kind="stable").index).head(10)
     console.print(strongest.round(3).to_string(index=False))
     share = found.layers_run / found.layers_plain

@@ -2,15 +2,15 @@
 
 python analyses/qk_alignment.py --model demo --collection demo
 
-Writes `qk_heads.csv`, `qk_products.csv`, `qk_spectrum.csv`, `qk_decomposition.csv` and `qk_layers.csv`.
+Writes `tables/qk_heads.csv`, `tables/qk_products.csv`, `tables/qk_spectrum.csv`, `tables/qk_decomposition.csv` and
+`tables/qk_layers.csv`.
 """
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
-from tl_crossenc.results.outputs import write_frame
 
 FRAMES = ("heads", "products", "spectrum", "decomposition", "layers")
 
@@ -32,7 +32,7 @@ def main() -> None:
         seed=given.seed,
     )
     for name in FRAMES:
-        write_frame(given.out / f"qk_{name}.csv", getattr(found, name), index=False)
+        write_table(given, f"qk_{name}.csv", getattr(found, name), index=False)
     columns = ["layer", "head", "alignment", "contrast_relative", "other_contrast_relative"]
     top = found.heads.sort_values("alignment", ascending=False).head(12)
     print(f"{found.pairs} pairs, decomposition on {found.sampled}; the heads most aligned:")

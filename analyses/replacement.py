@@ -2,16 +2,15 @@
 
 python analyses/replacement.py 3.1 mlp.2 "DOC->QUERY@1.2" --model demo --collection demo
 
-Each argument is a set of targets replaced together, joined by +: 3.7+3.8. Writes `replacement.csv`, a row a (set, kind of values),
-and `replacement_per_query.parquet`. A second run scores nothing anew.
+Each argument is a set of targets replaced together, joined by +: 3.7+3.8. Writes `tables/replacement.csv`, a row a (set, kind
+of values), and `tables/replacement_per_query.parquet`. A second run scores nothing anew.
 """
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 
 from tl_crossenc.experiments.replacement import KINDS, run_replacement
-from tl_crossenc.results.outputs import write_frame
 
 
 @bad_input_in_one_sentence()
@@ -23,8 +22,8 @@ def main() -> None:
     given = options.parse_args()
     model, pools, store = opened(given)
     found = run_replacement(model, pools, store, given.targets, kinds=given.kinds, seed=given.seed)
-    write_frame(given.out / "replacement.csv", found.comparison, index=False)
-    write_frame(given.out / "replacement_per_query.parquet", found.per_query.reset_index(), index=False)
+    write_table(given, "replacement.csv", found.comparison, index=False)
+    write_table(given, "replacement_per_query.parquet", found.per_query.reset_index(), index=False)
     columns = ["targets", "values", "mean", "difference", "diff_low", "diff_high", "p_holm"]
     print(f"unchanged nDCG@10 {found.unchanged[0]:.3f}, random {found.random:.3f}")
     print(found.comparison[columns].to_string(index=False, float_format="{:.3f}".format))

@@ -2,15 +2,14 @@
 
 python analyses/sinks.py --model demo --collection demo
 
-Writes `sinks_by_layer.csv` (means over heads) and `sinks_by_head.csv`, and prints the means over all positions beside those of
-Zhan et al. 2020 where the model has as many layers as theirs.
+Writes `tables/sinks_by_layer.csv` (means over heads) and `tables/sinks_by_head.csv`, and prints the means over all positions
+beside those of Zhan et al. 2020 where the model has as many layers as theirs.
 """
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.sinks import measure_sinks
-from tl_crossenc.results.outputs import write_frame
 from tl_crossenc.statistics.published import ZHAN_2020, ZHAN_2020_SEP_MASS
 
 
@@ -20,8 +19,8 @@ def main() -> None:
     given = options.parse_args()
     model, pools, store = opened(given)
     sinks = measure_sinks(run_attention(model, pools, store))
-    write_frame(given.out / "sinks_by_layer.csv", sinks.by_layer, index=False)
-    write_frame(given.out / "sinks_by_head.csv", sinks.by_head, index=False)
+    write_table(given, "sinks_by_layer.csv", sinks.by_layer, index=False)
+    write_table(given, "sinks_by_head.csv", sinks.by_head, index=False)
     rows = sinks.by_layer[sinks.by_layer["attender"] == "ALL"]
     table = rows.pivot(index="layer", columns="sink", values="mass")
     if len(table) == len(ZHAN_2020_SEP_MASS):

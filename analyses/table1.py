@@ -3,15 +3,15 @@
 python analyses/table1.py --model demo --collection demo
 python analyses/table1.py --mode mask --gain exponential
 
-Writes `table1.csv` and `table1.md`, and `table1_per_query.csv`.
+Writes `tables/table1.csv` and `tables/table1.md`, and `tables/table1_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, opened, parser
+from common import bad_input_in_one_sentence, opened, parser, write_table
 
 from tl_crossenc.experiments.table1 import run_table1
 from tl_crossenc.interventions.conditions import MODES
 from tl_crossenc.report.tables import markdown_table, table1_csv
-from tl_crossenc.results.outputs import write_frame
+from tl_crossenc.results.layout import TABLES
 from tl_crossenc.store.files import write_atomic
 
 
@@ -23,10 +23,10 @@ def main() -> None:
     given = options.parse_args()
     model, pools, store = opened(given)
     table = run_table1(model, pools, store, mode=given.mode, gain=given.gain)
-    write_frame(given.out / "table1.csv", table1_csv(table.comparison))
-    write_frame(given.out / "table1_per_query.csv", table.per_query)
+    write_table(given, "table1.csv", table1_csv(table.comparison))
+    write_table(given, "table1_per_query.csv", table.per_query)
     text = markdown_table(table.comparison, table.unablated)
-    write_atomic(given.out / "table1.md", text)
+    write_atomic(given.out / TABLES / "table1.md", text)
     print(f"{text}\nunablated {table.unablated:.3f}, random {table.random.mean():.3f}")
 
 

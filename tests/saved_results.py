@@ -207,9 +207,9 @@ def save_run(folder, given=None, **sizes):
     """A results folder as a run leaves it: Table 1, `run.json`, and the artefacts of `given`."""
     rng = np.random.default_rng(1)
     comparison = compared(rng, [f"{a}->{b}" for a, b in product(SIDES, SIDES)], 0.8)
-    write_frame(folder / "table1.csv", comparison)
+    write_frame(folder / "tables" / "table1.csv", comparison)
     per_query = pd.DataFrame({"random": rng.uniform(0.4, 0.5, 7), "none": rng.uniform(0.7, 0.9, 7)}, index=QUERIES)
-    write_frame(folder / "per_query.csv", per_query)
+    write_frame(folder / "tables" / "per_query.csv", per_query)
     pool = {"collection": "tiny-2", "digest": "ab12", "provenance": {"passages_by_grade": {"2": 13, "0": 17, "-1": 19}}}
     run = {
         "model": {"name": "small <b>model</b>", "revision": "r1"},

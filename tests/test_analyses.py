@@ -78,8 +78,8 @@ def test_patching_writes_each_pair_and_their_mean(tmp_path, monkeypatch, capsys)
     out = capsys.readouterr().out
     assert "attribution patching" in out
     assert "Pearson r" in out
-    each = pd.read_csv(tmp_path / "patching_resid_pre.csv")
-    summary = pd.read_csv(tmp_path / "patching_resid_pre_summary.csv")
+    each = pd.read_csv(tmp_path / "tables" / "patching_resid_pre.csv")
+    summary = pd.read_csv(tmp_path / "tables" / "patching_resid_pre_summary.csv")
     where = [column for column in summary.columns if column in each.columns and column in ("layer", "part")]
     assert where == ["layer", "part"]
     assert len(summary) == 6 * 5
@@ -91,7 +91,7 @@ def test_patching_writes_each_pair_and_their_mean(tmp_path, monkeypatch, capsys)
 def test_patching_follows_paths_to_a_head(tmp_path, monkeypatch, capsys):
     run("patching", monkeypatch, "--pairs", "2", "--receiver", "4.3.v", "--out", tmp_path, "--device", "cpu")
     assert "layers" in capsys.readouterr().out
-    assert sum(1 for _ in tmp_path.glob("patching_*_summary.csv")) == 1
+    assert sum(1 for _ in tmp_path.glob("tables/patching_*_summary.csv")) == 1
 
 
 def test_patching_says_what_no_passage_allows(tmp_path, monkeypatch):
@@ -127,4 +127,4 @@ def test_scripts_share_what_is_stored_and_stand_beside_the_main_job(world, tmp_p
     assert "results/analyses-m-c/" in capsys.readouterr().out
     forbid_model_work(monkeypatch)
     run("sinks", monkeypatch, *places)  # of the same attention
-    assert (tmp_path / "results" / "analyses-m-c" / "sinks_by_head.csv").is_file()
+    assert (tmp_path / "results" / "analyses-m-c" / "tables" / "sinks_by_head.csv").is_file()

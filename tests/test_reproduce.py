@@ -63,19 +63,24 @@ def test_every_file_is_there_and_can_be_read(finished):
     found, out = finished
     names = snapshot(out).keys()
     assert {name for name in names if name.count("/") == 0} == {
-        ".lock", "job.json", "tl_crossenc.json", "run.json", "table1.csv", "table1.md", "table1.tex", "per_query.csv",
-        "tie_rate.csv", "scores.parquet",
+        ".lock", "run.json", "scores.parquet",
     }  # fmt: skip
-    assert {name for name in names if name.startswith("pools/")} == {
-        f"pools/{name}_grade-10_easy-2-matched_seed-0.parquet" for name in ("one", "two")
+    assert {name for name in names if name.startswith("tables/")} == {
+        f"tables/{name}" for name in ("table1.csv", "table1.md", "table1.tex", "per_query.csv", "tie_rate.csv")
+    }
+    assert {name for name in names if name.startswith("machinery/") and name.count("/") == 1} == {
+        "machinery/job.json", "machinery/tl_crossenc.json",
+    }  # fmt: skip
+    assert {name for name in names if name.startswith("machinery/pools/")} == {
+        f"machinery/pools/{name}_grade-10_easy-2-matched_seed-0.parquet" for name in ("one", "two")
     }
     assert len([name for name in names if name.startswith("runs/one/")]) == 37
     assert (
-        len([name for name in names if name.startswith("cells/")]) == 2 * 37 * 2
+        len([name for name in names if name.startswith("machinery/cells/")]) == 2 * 37 * 2
     )  # a shard a pool; table and manifest
-    table = pd.read_csv(out / "table1.csv", index_col="direction")
+    table = pd.read_csv(out / "tables" / "table1.csv", index_col="direction")
     assert len(table) == 36
-    per_query = pd.read_csv(out / "per_query.csv", index_col=["collection", "query_id"])
+    per_query = pd.read_csv(out / "tables" / "per_query.csv", index_col=["collection", "query_id"])
     assert list(per_query.columns) == ["random", "ideal_dcg", *CONDITIONS]
     assert len(per_query) == 5
     for direction, row in table.iterrows():
@@ -85,14 +90,17 @@ def test_every_file_is_there_and_can_be_read(finished):
         )
     scores = pd.read_parquet(out / "scores.parquet")
     assert list(scores.columns) == ["collection", "query_id", "doc_id", "grade", *CONDITIONS]
-    pools = [Pool.load(out / "pools" / f"{name}_grade-10_easy-2-matched_seed-0.parquet") for name in ("one", "two")]
+    pools = [
+        Pool.load(out / "machinery" / "pools" / f"{name}_grade-10_easy-2-matched_seed-0.parquet")
+        for name in ("one", "two")
+    ]
     judged = [(pool.collection, p.query_id, p.doc_id, p.grade) for pool in pools for p in pool.pairs if p.grade >= 0]
     assert list(scores.iloc[:, :4].itertuples(index=False, name=None)) == judged
     assert any(p.grade == -1 for pool in pools for p in pool.pairs)
-    markdown = (out / "table1.md").read_text(encoding="utf-8")
+    markdown = (out / "tables" / "table1.md").read_text(encoding="utf-8")
     assert f"Unablated {per_query['none'].mean():.3f}" in markdown
     assert markdown.count("\n| ") == 6  # the rows after the header
-    assert (out / "table1.tex").read_text(encoding="utf-8").startswith("\\begin{table}")
+    assert (out / "tables" / "table1.tex").read_text(encoding="utf-8").startswith("\\begin{table}")
     assert found.table1.unablated == per_query["none"].mean()
 
 
@@ -112,14 +120,14 @@ def test_the_runs_are_the_scores(finished):
 
 def test_a_rerun_runs_no_model_and_leaves_every_byte(finished, model, collections, monkeypatch):
     first, out = finished
-    before, cells = snapshot(out), identities(out / "cells")
+    before, cells = snapshot(out), identities(out / "machinery" / "cells")
     forbid_model_work(monkeypatch)
     monkeypatch.setattr(kept_pools, "build_pool", None)  # nor is a pool drawn again
     again = reproduce(settings(model, collections, out))
     assert (again.table1.layers_run, again.table1.layers_alone) == (0, 0)
     pd.testing.assert_frame_equal(again.table1.comparison, first.table1.comparison)
     assert snapshot(out) == before
-    assert identities(out / "cells") == cells
+    assert identities(out / "machinery" / "cells") == cells
 
 
 def test_results_do_not_depend_on_the_folder_they_are_in(finished, model, collections, tmp_path):
@@ -177,7 +185,7 @@ def test_the_whole_job_leaves_every_artefact_or_says_why_not(everything):
     found, out = everything
     assert found.report == out / "report.html"
     assert found.report.stat().st_size > 10_000
-    reasons = json.loads((out / "unavailable.json").read_text())
+    reasons = json.loads((out / "machinery" / "summaries" / "unavailable.json").read_text())
     assert reasons == found.unavailable
     assert len(reasons) < len(ARTEFACTS) / 2
     for key, artefact in ARTEFACTS.items():
@@ -187,10 +195,12 @@ def test_the_whole_job_leaves_every_artefact_or_says_why_not(everything):
         assert all((out / table).is_file() for table in artefact.tables.values()), key
         if artefact.drawn:
             assert {(out / "figures" / f"{key}.{kind}").is_file() for kind in ("svg", "pdf")} == {True}
-    curve = pd.read_csv(out / "figure1a.csv")
-    unablated = pd.read_csv(out / "per_query.csv")["none"].mean()
-    assert json.loads((out / "figure1a.json").read_text())["unablated"]["mean"] == pytest.approx(unablated, abs=1e-12)
-    table = pd.read_csv(out / "table1.csv", index_col="direction")
+    curve = pd.read_csv(out / "tables" / "figure1a.csv")
+    unablated = pd.read_csv(out / "tables" / "per_query.csv")["none"].mean()
+    assert json.loads((out / "machinery" / "summaries" / "figure1a.json").read_text())["unablated"][
+        "mean"
+    ] == pytest.approx(unablated, abs=1e-12)
+    table = pd.read_csv(out / "tables" / "table1.csv", index_col="direction")
     last = curve[curve["layer"] == curve["layer"].max()].set_index("direction")["mean"]
     for direction, value in last.items():  # removed up to the last layer is removed everywhere
         assert value == pytest.approx(table.loc[direction, "mean"], abs=1e-12)
@@ -198,11 +208,11 @@ def test_the_whole_job_leaves_every_artefact_or_says_why_not(everything):
 
 def test_a_rerun_of_the_whole_job_runs_no_model_and_leaves_every_byte(everything, model, collections, monkeypatch):
     _, out = everything
-    before, cells = snapshot(out), identities(out / "cells")
+    before, cells = snapshot(out), identities(out / "machinery" / "cells")
     forbid_model_work(monkeypatch)
     reproduce(settings(model, collections, out, only_table1=False))
     assert snapshot(out) == before
-    assert identities(out / "cells") == cells
+    assert identities(out / "machinery" / "cells") == cells
 
 
 def test_what_cannot_be_made_does_not_keep_the_rest(model, collections, tmp_path):
@@ -221,14 +231,14 @@ def test_what_cannot_be_made_does_not_keep_the_rest(model, collections, tmp_path
 def test_published_values_stand_beside_monoberts_alone(collections, tmp_path):
     folder = model_folder(tmp_path / "monobert-large-msmarco", seed=2)
     reproduce(settings(folder, collections[:1], tmp_path / "out"))
-    table = pd.read_csv(tmp_path / "out" / "table1.csv", index_col="direction")
+    table = pd.read_csv(tmp_path / "out" / "tables" / "table1.csv", index_col="direction")
     assert table["published"].dropna().to_dict() == VAST_2025_TABLE_1
     assert table.loc["DOC->DOC", "published"] == 0.67
     assert table.loc["CLS->ALL", "published"] == 0.48
 
 
 def test_no_published_values_beside_other_models(finished):
-    assert "published" not in pd.read_csv(finished[1] / "table1.csv")
+    assert "published" not in pd.read_csv(finished[1] / "tables" / "table1.csv")
 
 
 @pytest.mark.parametrize(
@@ -386,11 +396,15 @@ def check_a_kill(base, report):
     assert report["killed"] == signal.SIGKILL
     assert report["status"] == 0
     assert snapshot(out) == whole
-    manifests = {name for name in report["left"] if name.startswith("cells/") and name.endswith(".json")}
+    manifests = {name for name in report["left"] if name.startswith("machinery/cells/") and name.endswith(".json")}
     kept = manifests | {name.replace(".json", ".parquet") for name in manifests}
     now = identities(out)
     assert {name: list(now[name]) for name in kept} == {name: report["left"][name] for name in kept}
-    missing = [name for name in whole if name.startswith("cells/") and name.endswith(".json") and name not in manifests]
+    missing = [
+        name
+        for name in whole
+        if name.startswith("machinery/cells/") and name.endswith(".json") and name not in manifests
+    ]
     # Two layers, and no two conditions share one: what the rerun ran is what its missing cells take, and at most the first layer
     # of the unablated model for each of the shards (5 + 4 + 5 and 5 + 4 pairs) to build on.
     need = 2 * sum(json.loads(whole[name])["rows"] for name in missing)
@@ -403,7 +417,7 @@ def test_kill_9_at_any_moment_then_a_rerun_is_an_undisturbed_run(model, collecti
     first, *killed = drive(model, collections, tmp_path / "kills", moments)
     assert first["status"] == 0
     kept = [len(check_a_kill(tmp_path / "kills", report)) for report in killed]
-    n_cells = sum(name.endswith(".json") for name in snapshot(tmp_path / "kills" / "whole" / "cells"))
+    n_cells = sum(name.endswith(".json") for name in snapshot(tmp_path / "kills" / "whole" / "machinery" / "cells"))
     assert n_cells == 37 * (2 + 2)  # shards of 7 pairs, of pools of 5 + 4 + 5 and of 5 + 4
     assert kept == sorted(kept)
     assert kept[0] == 0
@@ -428,7 +442,7 @@ def test_kill_9_during_the_whole_job(model, collections, tmp_path):
         assert (report["killed"], report["status"]) == (signal.SIGKILL, 0)
         assert snapshot(tmp_path / "kills" / report["out"]) == whole
         now = identities(tmp_path / "kills" / report["out"])
-        manifests = {name for name in report["left"] if name.startswith("cells/") and name.endswith(".json")}
+        manifests = {name for name in report["left"] if name.startswith("machinery/cells/") and name.endswith(".json")}
         assert {name: list(now[name]) for name in manifests} == {name: report["left"][name] for name in manifests}
 
 
@@ -456,15 +470,15 @@ def test_kill_9_from_outside(model, collections, tmp_path):
     assert start(whole).wait(timeout=300) == 0
     process = start(out)
     deadline = time.monotonic() + 200
-    while len(list(out.glob("cells/scores/*.json"))) < 3 and time.monotonic() < deadline:
+    while len(list(out.glob("machinery/cells/scores/*.json"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     assert process.wait(timeout=60) == -signal.SIGKILL
-    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("cells/scores/*.json")}
+    finished = {path.name: path.stat().st_mtime_ns for path in out.glob("machinery/cells/scores/*.json")}
     assert len(finished) >= 3
     assert start(out).wait(timeout=300) == 0
     assert snapshot(out) == snapshot(whole)
-    assert all((out / "cells/scores" / name).stat().st_mtime_ns == mark for name, mark in finished.items())
+    assert all((out / "machinery/cells/scores" / name).stat().st_mtime_ns == mark for name, mark in finished.items())
 
 
 def test_parquet_files_are_whole(finished):

@@ -27,10 +27,12 @@ from tl_crossenc.report.page import remove_others, shown_files, write_report
 from tl_crossenc.report.table1_files import TABLE1_FILES, write_table1
 from tl_crossenc.report.tables import caption, measure_text
 from tl_crossenc.results.artefacts import save_all
-from tl_crossenc.results.job import at_work, heads_source, model_source
+from tl_crossenc.results.job import heads_source, model_source
 from tl_crossenc.results.kept_pools import Cut, count_cut
-from tl_crossenc.results.outputs import versions, write_json
+from tl_crossenc.results.layout import RUN
+from tl_crossenc.results.outputs import write_json
 from tl_crossenc.results.record import run_record
+from tl_crossenc.results.work import Work, at_work, prepare
 from tl_crossenc.statistics.published import (
     VAST_2025,
     VAST_2025_RANDOM,
@@ -39,7 +41,7 @@ from tl_crossenc.statistics.published import (
     is_monobert,
 )
 from tl_crossenc.store.cells import Store
-from tl_crossenc.store.locks import WAIT, LockedFolder
+from tl_crossenc.store.locks import WAIT
 
 __all__ = ["Reproduction", "Settings", "reproduce"]
 
@@ -145,7 +147,7 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress, *, wa
         ValueError: bad settings, model, collection or output folder; or the folder is another job's.
         StoreError: the folder cannot be written, was moved in mid-run, or another process still works in it after `wait` seconds.
     """
-    store = Store(settings.out, versions={name: version for name, version in versions().items() if name == "torch"})
+    prepare(settings.out)
     model = HookedCrossEncoder.from_pretrained(
         settings.model,
         device=settings.device,
@@ -172,20 +174,19 @@ def reproduce(settings: Settings, progress: ProgressFactory = no_progress, *, wa
             check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
             chosen = replace(settings, options=replace(settings.options, heads=tuple(heads)))
 
-    with at_work(out, job, settings.collections, settings.pool, check=check, wait=wait) as (folder, pools):
-        return _reproduce(chosen, model, source, pools, store, progress, folder)
+    with at_work(out, job, settings.collections, settings.pool, check=check, wait=wait) as work:
+        return _reproduce(chosen, model, source, progress, work)
 
 
 def _reproduce(
     settings: Settings,
     model: HookedCrossEncoder,
     source: Mapping[str, Any],
-    pools: tuple[Pool, ...],
-    store: Store,
     progress: ProgressFactory,
-    folder: LockedFolder,
+    work: Work,
 ) -> Reproduction:
     """Table 1, then the rest where it is asked for, in a folder that is locked and this job's."""
+    folder, pools, store = work
     with progress("Table 1") as advance:
         table = run_table1(
             model,
@@ -204,7 +205,7 @@ def _reproduce(
     remove_others(settings.out, record)
     write_table1(settings.out, table, found.caption, found.published)
     if settings.only_table1:
-        write_json(settings.out / "run.json", record)
+        write_json(settings.out / RUN, record)
     else:
         found, record = _reproduce_rest(found, model, source, store, progress)
     folder.verify(record["files"])
@@ -238,7 +239,7 @@ def _reproduce_rest(
         heads = passing_heads(results["figure1b"])
         save_heads(settings.out, "matching", heads, about, heads_source(source, found.pools))
     record = _record(found, model)
-    write_json(settings.out / "run.json", record)
+    write_json(settings.out / RUN, record)
     draw_figures(settings.out)
     return replace(found, report=write_report(settings.out)), record
 

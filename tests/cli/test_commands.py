@@ -181,7 +181,7 @@ def test_reproduce_prints_the_table_and_says_where_everything_is(
     assert "Table 1" in out
     assert f"Everything is in {finished}/" in out  # on one line, however long the path
     assert "0 pair-layers run" in out
-    csv = (finished / "table1.csv").read_text().splitlines()
+    csv = (finished / "tables" / "table1.csv").read_text().splitlines()
     value = float(dict(zip(csv[0].split(","), csv[1].split(","), strict=True))["mean"])
     assert f"{value:.3f}" in out
 
@@ -352,7 +352,7 @@ def test_nan_scores(run, results, collection, tmp_path):
         ["score", folder, "--query", "q", "--passage", "the flea"],
     ):
         assert_one_sentence(run(*command), ["expected finite scores", "float32"])
-    assert not list(out.glob("cells/*/*"))  # and so the folder is still anybody's
+    assert not list(out.glob("machinery/cells/*/*"))  # and so the folder is still anybody's
     command = ["reproduce", "--only-table1", "--model", folder, "--collection", collection, "--out"]
     assert run(*command, out, "--dtype", "float64", "--mode", "mask")[0] == 0
     assert_one_sentence(run(*command, results), ["another job's", "weights", str(folder)])
@@ -457,7 +457,7 @@ def test_an_unwritable_folder(run, model, collection, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:  # tests may run as root, whom no permission stops
         patched.setattr("tl_crossenc.store.files.os.open", refuse)
         assert_one_sentence(run(*arguments), ["could not write", "Permission denied", "choose a place"])
-    assert not (tmp_path / "out" / "table1.csv").exists()
+    assert not (tmp_path / "out" / "tables" / "table1.csv").exists()
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 9, 40, 76, 90])
@@ -482,7 +482,9 @@ def test_a_full_disk_at_any_moment_harms_nothing_and_a_rerun_completes(
     stored = snapshot(out) if out.exists() else {}
     expected = snapshot(finished)
     assert {name: expected[name] for name in stored} == stored  # whole files only, of the right content
-    kept = {name: mark for name, mark in identities(out).items() if name.startswith("cells/")} if stored else {}
+    kept = (
+        {name: mark for name, mark in identities(out).items() if name.startswith("machinery/cells/")} if stored else {}
+    )
     assert run(*arguments)[0] == 0
     assert snapshot(out) == expected
     manifests = {name for name in kept if name.endswith(".json")}

@@ -212,18 +212,18 @@ def test_the_command_writes_and_prints_the_table(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "zhan-d2q:1" in printed
     assert "Unablated" in printed
-    with (out / "compare_masks.csv").open() as stream:
+    with (out / "tables" / "compare_masks.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["preset"], row["mode"]) for row in rows] == [
         *(("zhan-d2q:1", "zero"), ("zhan-d2q:1", "mask")),
         *(("mice-mask2", "zero"), ("mice-mask2", "mask")),
     ]
     assert rows[3]["published"] == "0.615"
-    lines = (out / "compare_masks.md").read_text().splitlines()
+    lines = (out / "tables" / "compare_masks.md").read_text().splitlines()
     assert lines[0].startswith("| mask | mode | nDCG@10 | difference |")
     assert lines[2].startswith(f"| zhan-d2q:1 | zero | {float(rows[0]['mean']):.3f}")
     assert "0.615 of 0.755 nDCG@10" in lines[5]
-    per_query = pd.read_csv(out / "compare_masks_per_query.csv")
+    per_query = pd.read_csv(out / "tables" / "compare_masks_per_query.csv")
     assert len(per_query) == 3
     assert per_query[rows[0]["condition"]].mean() == pytest.approx(float(rows[0]["mean"]))
 

@@ -91,7 +91,7 @@ def test_every_scale_gives_the_figures_and_says_how(model, tmp_path, undrawn, gr
     settings = job(model, [folder], tmp_path / "out", options={"directions": (Direction.parse("DOC->QUERY"),)})
     found = reproduce(settings)
     assert not {"figure1b", "figure1c", "matches", "head_ablation"} & found.unavailable.keys()
-    about = json.loads((tmp_path / "out" / "figure1b.json").read_text())
+    about = json.loads((tmp_path / "out" / "machinery" / "summaries" / "figure1b.json").read_text())
     assert (about["relevant_grades"], about["against"], about["quantity"]) == (relevant, [-1], "excess")
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["relevance"]["relevant_grades"] == relevant
@@ -99,7 +99,7 @@ def test_every_scale_gives_the_figures_and_says_how(model, tmp_path, undrawn, gr
     said = f"grade {' or '.join(map(str, relevant))}, the upper half of the scale 0..{max(grades)}"
     assert said in record["relevance"]["words"]
     assert said in caption(tmp_path / "out", "figure1b", Run.read(tmp_path / "out"))
-    groups = json.loads((tmp_path / "out" / "figure1c.json").read_text())["groups"]
+    groups = json.loads((tmp_path / "out" / "machinery" / "summaries" / "figure1c.json").read_text())["groups"]
     assert groups["relevant"] == relevant
     assert ("hard" in groups) == (0 in grades)
 
@@ -148,16 +148,16 @@ def test_advice_names_options_that_work(model, tmp_path, undrawn):
     ]
     places += ["--direction", "CLS->DOC", "--device", "cpu"]
     assert main([*places, "--easy-negatives", "0"]) == 0
-    reason = json.loads((tmp_path / "out" / "unavailable.json").read_text())["figure1b"]
+    reason = json.loads((tmp_path / "out" / "machinery" / "summaries" / "unavailable.json").read_text())["figure1b"]
     assert "--easy-negatives 10, or compare with hard negatives by --against 0 " in reason
     assert main([*places, "--easy-negatives", "0", "--against", "0"]) == 0
-    assert json.loads((tmp_path / "out" / "unavailable.json").read_text()) == {}
-    assert json.loads((tmp_path / "out" / "figure1b.json").read_text())["against"] == [0]
+    assert json.loads((tmp_path / "out" / "machinery" / "summaries" / "unavailable.json").read_text()) == {}
+    assert json.loads((tmp_path / "out" / "machinery" / "summaries" / "figure1b.json").read_text())["against"] == [0]
     assert main([*places, "--relevant-grades", "2"]) == 0
-    reason = json.loads((tmp_path / "out" / "unavailable.json").read_text())["figure1b"]
+    reason = json.loads((tmp_path / "out" / "machinery" / "summaries" / "unavailable.json").read_text())["figure1b"]
     assert "--relevant-grades 1,3 " in reason
     assert main([*places, "--relevant-grades", "1,3", "--against", "-1", "--quantity", "density"]) == 0
-    about = json.loads((tmp_path / "out" / "figure1b.json").read_text())
+    about = json.loads((tmp_path / "out" / "machinery" / "summaries" / "figure1b.json").read_text())
     assert (about["relevant_grades"], about["against"], about["quantity"]) == ([1, 3], [-1], "density")
     options = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["options"]
     assert (options["relevant_grades"], options["against"], options["quantity"]) == ("(1, 3)", "(-1,)", "density")

@@ -76,14 +76,14 @@ def test_the_smallest_pools_end_in_a_page_without_holes(model, tmp_path, capsys,
             shown[path.name] = visible(path.read_text("utf-8"))
     assert {"report.html", "table1.md", "table1.tex", "figure1a.svg", "sinks.svg"} <= shown.keys()
     assert {where: HOLE.search(text) for where, text in shown.items() if HOLE.search(text)} == {}
-    missing = json.loads((out / "unavailable.json").read_text("utf-8"))
+    missing = json.loads((out / "machinery" / "summaries" / "unavailable.json").read_text("utf-8"))
     assert all(len(reason.split()) > 5 for reason in missing.values())
     if len(POOLS[name][GRADES]) == 1:
         for where in {"report.html", "table1.md", "table1.tex", "compare_masks.md"} & shown.keys():
             said = re.sub(r"\| mask .*", "", shown[where])  # a column may be empty
             said, permuted = re.subn(r"bold where p ≤ \.05 against [\d,]+ permutations", "", said)
             if permuted:  # of passages within queries: made wherever there is a distance
-                distance = pd.read_csv(out / "figure1c_distance.csv")
+                distance = pd.read_csv(out / "tables" / "figure1c_distance.csv")
                 assert distance["p_max"].notna().equals(distance["distance"].notna())
                 assert distance["p_max"].notna().any()
             assert TESTED.search(said) is None, where

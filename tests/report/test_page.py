@@ -174,8 +174,9 @@ def test_the_shade_of_table1_is_blue_for_less_and_red_for_more(folder, tmp_path)
     comparison = load_table(folder, "table1", "comparison").set_index("direction")
     comparison["difference"] = 0.0
     comparison.loc["DOC->DOC", "difference"], comparison.loc["CLS->CLS", "difference"] = -0.2, 0.2
-    comparison.to_csv(tmp_path / "table1.csv")
-    (tmp_path / "per_query.csv").write_text("collection,query_id,random,none\ntiny,q,0.4,0.8\n", "utf-8")
+    (tmp_path / "tables").mkdir()
+    comparison.to_csv(tmp_path / "tables" / "table1.csv")
+    (tmp_path / "tables" / "per_query.csv").write_text("collection,query_id,random,none\ntiny,q,0.4,0.8\n", "utf-8")
     cells = table1_cells(tmp_path)
     colour = {
         name: [int(cells[i][i]["shade"][j : j + 2], 16) for j in (1, 3, 5)]
@@ -317,7 +318,7 @@ def test_an_empty_run_is_a_page_of_reasons_and_an_empty_folder_an_error(tmp_path
 def test_a_missing_file_is_a_result_not_computed(folder, tmp_path):
     saved_results.save_run(tmp_path, {})
     assert set(load_unavailable(tmp_path)) == set(ARTEFACTS) - {"table1"}
-    (tmp_path / "table1.csv").unlink()
+    (tmp_path / "tables" / "table1.csv").unlink()
     assert load_unavailable(tmp_path)["table1"] == NOT_COMPUTED
     assert not set(load_unavailable(folder))
 
@@ -326,7 +327,7 @@ def test_what_the_run_does_not_list_is_not_shown(tmp_path):
     """Files that an earlier run left: with `run.json` saying nothing of them they are no result."""
     saved_results.save_run(tmp_path)
     record = json.loads((tmp_path / "run.json").read_text("utf-8"))
-    listed = ["table1.csv", "per_query.csv", *ARTEFACTS["figure1a"].tables.values()]
+    listed = ["tables/table1.csv", "tables/per_query.csv", *ARTEFACTS["figure1a"].tables.values()]
     (tmp_path / "run.json").write_text(json.dumps(record | {"files": listed}), "utf-8")
     assert set(load_unavailable(tmp_path)) == set(ARTEFACTS) - {"table1", "figure1a"}
     page = Page(write_report(tmp_path).read_text("utf-8"))
@@ -350,9 +351,9 @@ def test_saving_without_a_result_removes_its_files(tmp_path):
     saved_results.save_run(tmp_path)
     given = saved_results.results() | {"figure1b": Unavailable(REASON)}
     save_all(tmp_path, given)
-    assert not (tmp_path / "figure1b.csv").exists()
-    assert not (tmp_path / "figure1b.json").exists()
-    assert (tmp_path / "figure1a.csv").exists()
+    assert not (tmp_path / "tables" / "figure1b.csv").exists()
+    assert not (tmp_path / "machinery" / "summaries" / "figure1b.json").exists()
+    assert (tmp_path / "tables" / "figure1a.csv").exists()
 
 
 def test_saving_keeps_every_frame_and_scalar(folder):
@@ -381,7 +382,9 @@ def test_saving_writes_json_that_others_read_and_refuses_unknown_results(tmp_pat
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    saved = json.loads((tmp_path / "figure1a.json").read_text("utf-8"), parse_constant=refuse)
+    saved = json.loads(
+        (tmp_path / "machinery" / "summaries" / "figure1a.json").read_text("utf-8"), parse_constant=refuse
+    )
     assert saved["unablated"] == {"mean": 0.8, "low": None, "high": None}
     assert saved["note"] == [1, 0.5]
     with pytest.raises(ValueError, match="got figure7"):

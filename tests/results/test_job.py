@@ -195,9 +195,12 @@ def test_another_job_is_refused_before_any_work(world, finished, changes, said, 
 
 def test_what_an_earlier_run_showed_goes_when_the_job_grows(world, finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "out")
-    old = [out / name for name in ("report.html", "figure1b.csv", "figure1b.json", "figures/figure1b.svg")]
+    old = [
+        out / name
+        for name in ("report.html", "tables/figure1b.csv", "machinery/summaries/figure1b.json", "figures/figure1b.svg")
+    ]
     for path in old:
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("of an earlier run")
     more = collection_folder(tmp_path / "more", n_queries=2, per_grade=(1, 1, 1, 1))
     reproduce(settings(world, out, collections=(str(world[2]), str(more))))
@@ -209,16 +212,16 @@ def test_easy_negatives_may_change_and_all_that_is_shown_is_of_the_last_ones(wor
     """They are not ranked: Table 1 is that of any of them; of the heads that others gave nothing is used."""
     out, options = tmp_path / "out", {"options": PaperOptions(n_draws=1, counts=(1,)), "only_table1": False}
     reproduce(settings(world, out, **options))
-    table = (out / "table1.csv").read_bytes()
-    assert not (out / "figure1b.csv").exists()
+    table = (out / "tables" / "table1.csv").read_bytes()
+    assert not (out / "tables" / "figure1b.csv").exists()
     found = reproduce(settings(world, out, pool=PoolSpec(10, 2, 0), **options))
     assert found.table1.layers_run == 0
-    assert (out / "figure1b.csv").exists()
+    assert (out / "tables" / "figure1b.csv").exists()
     assert json.loads((out / "run.json").read_text())["settings"]["pool"]["easy_negatives"] == 2
     reproduce(settings(world, out, **options))
-    assert not (out / "figure1b.csv").exists()
+    assert not (out / "tables" / "figure1b.csv").exists()
     assert not list((out / "figures").glob("figure1b*"))
-    assert (out / "table1.csv").read_bytes() == table
+    assert (out / "tables" / "table1.csv").read_bytes() == table
     with pytest.raises(ValueError, match="expected heads found on these pools as @matching"):
         reproduce(settings(world, out, heads="@matching", **options))
 
@@ -265,14 +268,14 @@ def test_a_file_that_is_removed_in_mid_run_is_an_error(world, finished, monkeypa
 
     def and_lose(path, value):
         write(path, value)
-        (path.parent / "table1.md").unlink()
+        (path.parent / "tables" / "table1.md").unlink()
 
     monkeypatch.setattr(module, "write_json", and_lose)
-    with pytest.raises(StoreError, match=r"1 are gone, such as table1.md"):
+    with pytest.raises(StoreError, match=r"1 are gone, such as tables/table1.md"):
         reproduce(settings(world, finished))
     monkeypatch.undo()
     reproduce(settings(world, finished))
-    assert (finished / "table1.md").is_file()
+    assert (finished / "tables" / "table1.md").is_file()
 
 
 # Processes.
@@ -312,7 +315,7 @@ def test_two_processes_with_two_jobs_do_not_mix(world, tmp_path):
     assert "--mode" in ends[loser][1].splitlines()[-1]
     assert json.loads((out / "run.json").read_text())["settings"]["mode"] == ("zero", "mask")[1 - loser]
     conditions = {
-        json.loads(path.read_text())["key"]["fields"]["condition"] for path in out.glob("cells/scores/*.json")
+        json.loads(path.read_text())["key"]["fields"]["condition"] for path in out.glob("machinery/cells/scores/*.json")
     }
     assert {text.partition("(")[0] for text in conditions} == {"none", ("zero", "mask")[1 - loser]}
 
@@ -321,7 +324,7 @@ def test_a_rerun_goes_on_after_kill_9_under_the_lock(world, finished, tmp_path):
     out = tmp_path / "out"
     process = start(world, out)
     deadline = time.monotonic() + 120
-    while not list(out.glob("cells/scores/*.json")) and time.monotonic() < deadline:
+    while not list(out.glob("machinery/cells/scores/*.json")) and time.monotonic() < deadline:
         time.sleep(0.002)
     process.kill()
     process.communicate(timeout=60)

@@ -49,10 +49,11 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.pools.pool import PoolSpec
     from tl_crossenc.report.tables import markdown, masks_caption, masks_markdown, measure_text
     from tl_crossenc.report.terminal import masks_for_terminal, progress_bar
-    from tl_crossenc.results.job import Job, at_work, model_source
+    from tl_crossenc.results.job import Job, model_source
     from tl_crossenc.results.kept_pools import count_cut
-    from tl_crossenc.results.outputs import default_folder, versions, write_frame
-    from tl_crossenc.store.cells import Store
+    from tl_crossenc.results.layout import TABLES
+    from tl_crossenc.results.outputs import default_folder, write_frame
+    from tl_crossenc.results.work import at_work
     from tl_crossenc.store.files import write_atomic
 
     collections = arguments.collection or ["demo"]
@@ -63,12 +64,11 @@ def run(arguments: argparse.Namespace) -> int:
         **of_the_model(arguments),
     )
     mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
-    store = Store(out, versions={"torch": versions()["torch"]})
     spec = PoolSpec(arguments.per_grade, 0, arguments.seed)
     rules = {f"pool.{name}": value for name, value in asdict(spec).items()}
     free = {"presets": list(presets), "token_budget": arguments.token_budget, "device": model.device.type}
     job = Job("compare-masks", model.cfg.model_name, model_source(model) | rules, free)
-    with at_work(out, job, collections, spec, wait=arguments.wait) as (folder, pools):
+    with at_work(out, job, collections, spec, wait=arguments.wait) as (folder, pools, store):
         with progress_bar(Console(stderr=True), "masks") as advance:
             found = run_compare_masks(
                 model,
@@ -91,10 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
             one_gain=found.one_gain,
         )
         folder.verify()
-        write_frame(out / "compare_masks.csv", found.table, index=False)
-        write_frame(out / "compare_masks_per_query.csv", found.per_query)
-        write_atomic(out / "compare_masks.md", f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
-        folder.verify([f"compare_masks{end}" for end in (".csv", "_per_query.csv", ".md")])
+        table, per_query, text = (f"{TABLES}/compare_masks{end}" for end in (".csv", "_per_query.csv", ".md"))
+        write_frame(out / table, found.table, index=False)
+        write_frame(out / per_query, found.per_query)
+        write_atomic(out / text, f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
+        folder.verify([table, per_query, text])
     title = f"Masks of three papers: {called} on {names}"
     Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
     for pool in pools:

@@ -13,9 +13,10 @@ from tl_crossenc.report.figures.alignment import top_heads
 from tl_crossenc.report.figures.matching import map_extent
 from tl_crossenc.report.figures.svg import to_pdf, to_svg
 from tl_crossenc.results.artefacts import DRAWN, load_scalars, load_table, load_unavailable
+from tl_crossenc.results.layout import FIGURES, RUN
+from tl_crossenc.results.outputs import read_json
 from tl_crossenc.store.files import write_atomic
 
-FIGURES = "figures"
 SPECTRUM_HEADS = 5
 
 Draw = Callable[[bool], Figure]
@@ -67,10 +68,8 @@ def named_heads(folder: Path) -> list[tuple[int, int]]:
 
 
 def _cutoff(folder: Path) -> int:
-    run = folder / "run.json"
-    if not run.is_file():
-        return 10
-    return int(pd.read_json(run, typ="series").get("settings", {}).get("cutoff", 10))
+    record = read_json(folder / RUN) if (folder / RUN).exists() else {}
+    return int(record.get("settings", {}).get("cutoff", 10))
 
 
 def _figure1a(folder: Path) -> Draw:

@@ -20,7 +20,7 @@ from matplotlib.colors import to_hex
 
 from tl_crossenc.console.shown import short_name
 from tl_crossenc.report.captions import caption
-from tl_crossenc.report.drawing import FIGURES, draw_figures, figure_files
+from tl_crossenc.report.drawing import draw_figures, figure_files
 from tl_crossenc.report.figures.style import DIVERGING, arrow, centred, difference_extent, signed
 from tl_crossenc.report.figures.svg import PageStyles, inline
 from tl_crossenc.report.head_table import head_table
@@ -34,10 +34,11 @@ from tl_crossenc.results.artefacts import (
     load_table,
     load_unavailable,
 )
+from tl_crossenc.results.layout import FIGURES, REPORT, RUN
+from tl_crossenc.results.outputs import read_json
 from tl_crossenc.statistics.significance import ALPHA, least_significant, mean_interval
 from tl_crossenc.store.files import explained, write_atomic
 
-REPORT = "report.html"
 TEMPLATE = "template.html"
 TABLES = ("table1", "figure1b_counts")
 SHOWN = tuple(key for key, artefact in ARTEFACTS.items() if artefact.drawn or key in TABLES)
@@ -53,7 +54,7 @@ def write_report(folder: Path) -> Path:
     """
     folder = Path(folder)
     missing = load_unavailable(folder)
-    if not (set(SHOWN) - set(missing)) and not (folder / "run.json").is_file():
+    if not (set(SHOWN) - set(missing)) and not (folder / RUN).is_file():
         raise ValueError(
             f"expected a folder of results, but {folder} has none: run `tl-crossenc reproduce --out {folder}`"
         )
@@ -77,11 +78,10 @@ def remove_others(folder: Path, record: Mapping[str, Any]) -> None:
 
     Page, figures, artefacts' files and, last, `run.json` go; cells, pools and lists of heads stay.
     """
-    path = folder / "run.json"
-    there = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    there = read_json(folder / RUN) if (folder / RUN).exists() else {}
     if {**there, "files": None} == json.loads(json.dumps({**record, "files": None})):
         return
-    for name in (REPORT, *shown_files({}), "run.json"):
+    for name in (REPORT, *shown_files({}), RUN):
         with explained(folder / name):
             (folder / name).unlink(missing_ok=True)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tl_crossenc.console.shown import short_name
 from tl_crossenc.report.tables import measure_text, one_gain_text
+from tl_crossenc.results.layout import RUN
+from tl_crossenc.results.outputs import read_json
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Run:
     @classmethod
     def read(cls, folder: Path) -> Run:
         """The run of a results folder."""
-        path = Path(folder) / "run.json"
-        if not path.is_file():
+        path = Path(folder) / RUN
+        if not path.exists():
             return cls()
-        record = json.loads(path.read_text("utf-8"))
+        record = read_json(path)
         pools, settings = record.get("pools", []), record.get("settings", {})
         by_grade: dict[int, int] = {}
         for pool in pools:

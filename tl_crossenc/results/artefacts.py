@@ -1,24 +1,25 @@
 """The artefacts of a run and the files that hold their numbers: written here from results, read by figures and report.
 
-A results folder has for each artefact its tables (CSV; Parquet where large) and `<key>.json` with what is no table: the unablated
-mean, seeds, counts. `unavailable.json` says why an artefact could not be made, in one sentence each. Nothing here imports a model.
+A results folder has for each artefact its tables (CSV; Parquet where large) and a summary, `<key>.json`, with what is no table: the
+unablated mean, seeds, counts. `unavailable.json` says why an artefact could not be made, in one sentence each (`layout` says where
+they lie). Nothing here imports a model.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.results.outputs import read_frame, write_frame, write_json
+from tl_crossenc.results.layout import RUN, SUMMARIES, TABLES, former_name, located
+from tl_crossenc.results.outputs import read_frame, read_json, write_frame, write_json
 from tl_crossenc.results.unavailable import Unavailable
 
-UNAVAILABLE_FILE = "unavailable.json"
+UNAVAILABLE_FILE = f"{SUMMARIES}/unavailable.json"
 NOT_COMPUTED = "It was not computed in this run."
 
 
@@ -46,77 +47,85 @@ class Artefact:
         return self.source or self.key
 
 
+def _tables(**files: str) -> dict[str, str]:
+    return {name: f"{TABLES}/{file}" for name, file in files.items()}
+
+
 ARTEFACTS: dict[str, Artefact] = {
     artefact.key: artefact
     for artefact in (
         Artefact(
             "table1",
             "Table 1: every direction removed",
-            {"comparison": "table1.csv", "per_query": "per_query.csv"},
+            _tables(comparison="table1.csv", per_query="per_query.csv"),
             drawn=False,
         ),
         Artefact(
             "figure1a",
             "Figure 1a: directions removed layer by layer",
-            {"curve": "figure1a.csv", "per_query": "figure1a_per_query.csv"},
+            _tables(curve="figure1a.csv", per_query="figure1a_per_query.csv"),
         ),
-        Artefact("figure1b", "Figure 1b: heads that attend more in relevant passages", {"heads": "figure1b.csv"}),
-        Artefact("figure1b_control", "Figure 1b of the untrained twin: a control", {"heads": "figure1b_untrained.csv"}),
-        Artefact("figure1b_counts", "Figure 1b counted in other ways", {"counts": "figure1b_counts.csv"}, drawn=False),
+        Artefact("figure1b", "Figure 1b: heads that attend more in relevant passages", _tables(heads="figure1b.csv")),
+        Artefact(
+            "figure1b_control", "Figure 1b of the untrained twin: a control", _tables(heads="figure1b_untrained.csv")
+        ),
+        Artefact(
+            "figure1b_counts", "Figure 1b counted in other ways", _tables(counts="figure1b_counts.csv"), drawn=False
+        ),
         Artefact(
             "figure1c",
             "Figure 1c: how attention weights are distributed",
-            {
-                "histogram": "figure1c_histogram.parquet",
-                "distance": "figure1c_distance.csv",
-                "token_pairs": "figure1c_token_pairs.csv",
-            },
+            _tables(
+                histogram="figure1c_histogram.parquet",
+                distance="figure1c_distance.csv",
+                token_pairs="figure1c_token_pairs.csv",
+            ),
         ),
         Artefact(
             "matches",
             "Figure 1c, by kind of match: attention on equal word pieces",
-            {
-                "mass": "figure1c_mass.csv",
-                "per_query": "figure1c_per_query.parquet",
-                "depth": "figure1c_depth.csv",
-            },
+            _tables(
+                mass="figure1c_mass.csv",
+                per_query="figure1c_per_query.parquet",
+                depth="figure1c_depth.csv",
+            ),
             source="figure1c",
         ),
         Artefact(
             "sinks",
             "Sinks: attention on CLS, separators and full stops",
-            {"by_layer": "sinks.csv", "by_head": "sinks_by_head.csv"},
+            _tables(by_layer="sinks.csv", by_head="sinks_by_head.csv"),
         ),
         Artefact(
             "figure2",
             "Figure 2: what the query-key circuits look for",
-            {"heads": "figure2_heads.csv", "products": "figure2_products.csv", "layers": "figure2_layers.csv"},
+            _tables(heads="figure2_heads.csv", products="figure2_products.csv", layers="figure2_layers.csv"),
         ),
         Artefact(
             "spectrum",
             "Figure 2, its spectra: alignment by singular direction",
-            {"spectrum": "figure2_spectrum.csv"},
+            _tables(spectrum="figure2_spectrum.csv"),
             source="figure2",
         ),
         Artefact(
             "decomposition",
             "The decomposition tested: how large is ε?",
-            {"decomposition": "figure2_decomposition.csv"},
+            _tables(decomposition="figure2_decomposition.csv"),
             source="figure2",
         ),
         Artefact(
             "head_ablation",
             "Do the matching heads matter?",
-            {
-                "curve": "head_ablation.csv",
-                "draws": "head_ablation_draws.csv",
-                "per_query": "head_ablation_per_query.csv",
-            },
+            _tables(
+                curve="head_ablation.csv",
+                draws="head_ablation_draws.csv",
+                per_query="head_ablation_per_query.csv",
+            ),
         ),
         Artefact(
             "attention",
             "Attention by direction and grade",
-            {"by_direction": "attention_by_direction.parquet"},
+            _tables(by_direction="attention_by_direction.parquet"),
             drawn=False,
         ),
     )
@@ -236,7 +245,7 @@ def save_all(
             except Unavailable as reason:
                 missing[key] = str(reason)
                 continue
-            write_json(folder / f"{key}.json", _plain(scalars))
+            write_json(folder / summary(key), _plain(scalars))
     for key in missing:
         for name in files_of(key):
             (folder / name).unlink(missing_ok=True)
@@ -245,8 +254,13 @@ def save_all(
 
 
 def files_of(key: str) -> list[str]:
-    """The files that hold an artefact's numbers: its tables, and `<key>.json` where `save_all` writes one."""
-    return [*ARTEFACTS[key].tables.values(), *([f"{key}.json"] if key in SAVERS else [])]
+    """The files that hold an artefact's numbers: its tables, and the summary where `save_all` writes one."""
+    return [*ARTEFACTS[key].tables.values(), *([summary(key)] if key in SAVERS else [])]
+
+
+def summary(key: str) -> str:
+    """The file of what of an artefact is no table."""
+    return f"{SUMMARIES}/{key}.json"
 
 
 def load_unavailable(folder: Path) -> dict[str, str]:
@@ -254,12 +268,12 @@ def load_unavailable(folder: Path) -> dict[str, str]:
 
     A folder without a `run.json`, or with one that lists no files, is taken as it is.
     """
-    path, run = Path(folder) / UNAVAILABLE_FILE, Path(folder) / "run.json"
-    reasons: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    listed = json.loads(run.read_text("utf-8")).get("files") if run.is_file() else None
+    folder = Path(folder)
+    path = located(folder, UNAVAILABLE_FILE)
+    reasons: dict[str, str] = read_json(path) if path.exists() else {}
+    listed = read_json(folder / RUN).get("files") if (folder / RUN).exists() else None
     for key, artefact in ARTEFACTS.items():
-        names = artefact.tables.values()
-        there = all((Path(folder) / name).is_file() and (listed is None or name in listed) for name in names)
+        there = all(_is_there(folder, name, listed) for name in artefact.tables.values())
         if key not in reasons and not there:
             reasons[key] = NOT_COMPUTED
     return reasons
@@ -267,14 +281,18 @@ def load_unavailable(folder: Path) -> dict[str, str]:
 
 def load_table(folder: Path, key: str, name: str) -> pd.DataFrame:
     """A table of an artefact as it was saved."""
-    path = Path(folder) / ARTEFACTS[key].tables[name]
-    return read_frame(path)
+    return read_frame(located(Path(folder), ARTEFACTS[key].tables[name]))
 
 
 def load_scalars(folder: Path, key: str) -> dict[str, Any]:
-    """What `<key>.json` holds; nothing where there is no such file."""
-    path = Path(folder) / f"{key}.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    """What the summary holds; nothing where there is no such file."""
+    path = located(Path(folder), summary(key))
+    return read_json(path) if path.exists() else {}
+
+
+def _is_there(folder: Path, name: str, listed: Sequence[str] | None) -> bool:
+    """Whether a table is there and, where `run.json` lists files, among them: by either layout's name, while a job is made anew."""
+    return located(folder, name).is_file() and (listed is None or name in listed or former_name(name) in listed)
 
 
 def _save_tables(folder: Path, key: str, result: Any, index: tuple[str, ...] = ()) -> None:

@@ -18,23 +18,20 @@ A folder in which nothing is computed yet is anybody's.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import CONFIG, model_identity
-from tl_crossenc.pools.pool import Pool, PoolSpec
-from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.results.layout import CELLS, JOB, REPORT, RUN, TABLES, former_name, is_former, located
 from tl_crossenc.results.outputs import write_json
-from tl_crossenc.store.files import StoreError, explained
-from tl_crossenc.store.locks import WAIT, LockedFolder, locked
+from tl_crossenc.store.files import StoreError, explained, regular
 
-JOB = "job.json"
 FORMAT = 1
-SHOWN = ("run.json", "table1.csv", "report.html", "compare_masks.csv")
+SHOWN = (RUN, f"{TABLES}/table1.csv", REPORT, f"{TABLES}/compare_masks.csv")
 """Files that a job leaves for people: where one is without a `job.json`, it is of a version that kept none."""
 HOW = frozenset({"device", "token_budget"})
 """How a number is computed, not which."""
@@ -96,43 +93,6 @@ def heads_source(source: Mapping[str, Any], pools: Sequence[Pool]) -> dict[str, 
     return {"model": dict(source), "pools": {pool.collection: pool.digest for pool in pools}}
 
 
-@contextmanager
-def at_work(
-    folder: Path,
-    job: Job,
-    collections: Sequence[str],
-    spec: PoolSpec,
-    *,
-    check: Callable[[tuple[Pool, ...]], object] = lambda pools: None,
-    wait: int | float = WAIT,
-) -> Iterator[tuple[LockedFolder, tuple[Pool, ...]]]:
-    """Hold a folder for a job inside of the block: locked, no other job's, with its pools drawn and kept.
-
-    Args:
-        folder: of a `Store`.
-        job: without its pools.
-        collections: to draw pools of, as a user names them.
-        spec: how pools are drawn.
-        check: called with the pools before the folder is changed; what it raises leaves the folder as it was.
-        wait: seconds to wait for another process with the same job.
-
-    Raises:
-        ValueError: the folder is another job's, or a collection or its kept pool cannot be used; nothing is changed then.
-        StoreError: the file system refused, or another process is at work in the folder for longer than that.
-    """
-    named = replace(job, pools=tuple((pool_title(name), "") for name in collections))
-    with locked(folder, wait=wait, waiting=lambda: refuse_another(folder, named, at_once=True)) as held:
-        refuse_another(folder, job)  # before a collection is opened
-        pools = frozen_pools(collections, spec, folder / "pools")
-        job = replace(job, pools=tuple((pool.collection, pool.ranked.digest) for pool in pools))
-        refuse_another(folder, job)
-        check(pools)
-        for name, pool in zip(collections, pools, strict=True):
-            keep_pool(name, pool, folder / "pools")
-        claim(folder, job)
-        yield held, pools
-
-
 def refuse_another(folder: Path, job: Job, *, at_once: bool = False) -> None:
     """Whether the folder is this job's, or nobody's yet.
 
@@ -146,7 +106,7 @@ def refuse_another(folder: Path, job: Job, *, at_once: bool = False) -> None:
     """
     there = _read(folder)
     if there is None:
-        shown = [name for name in SHOWN if (folder / name).is_file()]
+        shown = [name for name in SHOWN if located(folder, name).is_file()]
         if shown:
             raise ValueError(
                 f"expected {JOB} in {folder} beside {shown[0]}: its results are of an earlier version, which did not say of which "
@@ -224,13 +184,41 @@ def unused(folder: Path) -> Path:
     return place
 
 
+def refuse_two_jobs(folder: Path) -> None:
+    """Whether a folder that has something of both layouts, this one and the former, is of one job.
+
+    Raises:
+        ValueError: it is not; the first difference is named.
+    """
+    here, former = (_read_at(folder / name) if is_former(folder) else None for name in (JOB, former_name(JOB)))
+    if here is None or former is None:
+        return
+    less, more = sorted((former, here), key=lambda record: len(record["pools"]))
+    pools = tuple((pool["collection"], pool["digest"]) for pool in more["pools"])
+    difference = first_difference(less, Job(more["command"], more["model"], more["fixed"], more["free"], pools))
+    if difference is not None:
+        raise ValueError(
+            f"expected the results of one job in {folder}, but {JOB} and the former layout's {former_name(JOB)} are of two: "
+            f"{difference}: move one of them away with what is its, or choose another --out, such as --out {unused(folder)}"
+        )
+
+
+def command_of(folder: Path) -> str | None:
+    """The command of the job that a folder is of; None where it is nobody's yet."""
+    record = _read(folder)
+    return None if record is None else record.get("command")
+
+
 def _read(folder: Path) -> dict[str, Any] | None:
-    path = folder / JOB
+    return _read_at(located(folder, JOB))
+
+
+def _read_at(path: Path) -> dict[str, Any] | None:
     try:
         with explained(path, doing="read"):
             if not path.exists():
                 return None
-            found = json.loads(path.read_bytes())
+            found = json.loads(regular(path).read_bytes())
         if found["format"] > FORMAT:
             raise ValueError(f"it is of format {found['format']}, this version reads {FORMAT}")
         if not all(isinstance(found[name], kind) for name, kind in (("fixed", dict), ("free", dict), ("pools", list))):
@@ -246,7 +234,10 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _has_results(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in SHOWN) or any(folder.glob("cells/*/*.json"))
+    cells = (CELLS, former_name(CELLS))
+    return any(located(folder, name).is_file() for name in SHOWN) or any(
+        any(folder.glob(f"{place}/*/*.json")) for place in cells
+    )
 
 
 def _shown(value: Any) -> str:

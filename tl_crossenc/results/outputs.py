@@ -1,12 +1,4 @@
-"""What `reproduce` leaves in its folder for Table 1, beside the store's cells.
-
-pools/<collection>.parquet    the frozen pools
-table1.csv .md .tex           the table, with every statistic in the CSV
-per_query.csv                 nDCG of every query under every condition, with the random ranking's and the ideal DCG
-scores.parquet                every score of every pair
-runs/<collection>/            TREC runs, <condition>.run
-run.json                      what was run, on what, with which versions
-"""
+"""Files of results, written whole or not at all and read back: tables, JSON, TREC runs; and the names of folders and files."""
 
 from __future__ import annotations
 
@@ -22,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from tl_crossenc.statistics.trec_run import trec_run_lines
-from tl_crossenc.store.files import write_atomic
+from tl_crossenc.store.files import regular, write_atomic
 
 PACKAGES = (
     "tl-crossenc",
@@ -57,6 +49,7 @@ def write_frame(path: Path, frame: pd.DataFrame, *, index: bool = True) -> None:
 
 def read_frame(path: Path) -> pd.DataFrame:
     """A frame that `write_frame` wrote, its index among the columns; texts as they were."""
+    regular(path)  # a pipe would be waited for
     return pd.read_parquet(path) if path.suffix == ".parquet" else _each_text(pd.read_csv(path), unguard)
 
 
@@ -104,6 +97,22 @@ def _each_text(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFram
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON object with sorted keys."""
     write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that `write_json` wrote.
+
+    Raises:
+        ValueError: no regular file lies there, or it is no JSON object.
+    """
+    data = regular(path).read_bytes()
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {path}, which cannot be read ({error}): run the job again") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object in {path}, got {type(value).__name__}: run the job again")
+    return value
 
 
 def default_folder(model: str, collections: Sequence[str], prefix: str = "") -> Path:

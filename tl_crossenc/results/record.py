@@ -8,6 +8,7 @@ from typing import Any
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.kept_pools import Cut
+from tl_crossenc.results.layout import RUNS
 from tl_crossenc.results.outputs import file_name, run_files, versions
 
 
@@ -30,7 +31,7 @@ def run_record(
         about: more, such as the settings and the measure.
     """
     runs = run_files(conditions)
-    listed = [f"runs/{file_name(pool.collection)}/{name}" for pool in pools for name in runs.values()]
+    listed = [f"{RUNS}/{file_name(pool.collection)}/{name}" for pool in pools for name in runs.values()]
     return {
         **about,
         "files": sorted([*files, *listed]),

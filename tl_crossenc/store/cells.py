@@ -31,13 +31,16 @@ from .files import StoreError, explained, irregular, is_temporary, regular, swee
 from .keys import CellKey
 
 MARKER = "tl_crossenc.json"
+MACHINERY = "machinery"
+"""Where a folder of results has its store, apart from what people open."""
 
 
 class Store:
     """A folder of cells.
 
     Args:
-        root: the folder; made where absent. An empty one is taken over, a foreign one refused, unchanged.
+        root: the folder; made where absent. An empty one is taken over, a foreign one refused, unchanged. Of a folder of results
+            it is the store in its machinery.
         versions: of what computes the cells, say torch, for the manifests; ours and pyarrow's are added.
         read_only: open a store that exists and change nothing.
 
@@ -53,7 +56,7 @@ class Store:
         versions: Mapping[str, str] | None = None,
         read_only: bool = False,
     ) -> None:
-        self.root = Path(root)
+        self.root = _home(Path(root))
         self.read_only = read_only
         self.versions = {"pyarrow": pa.__version__, "tl_crossenc": _own_version(), **(versions or {})}
         with explained(self.root, doing="read" if read_only else "write"):
@@ -124,6 +127,12 @@ class Store:
 
     def _files(self, key: CellKey) -> CellFiles:
         return CellFiles(key, *self._paths(key))
+
+
+def _home(root: Path) -> Path:
+    """The folder that has the marker, where it is the machinery of the one given."""
+    inner = root / MACHINERY
+    return inner if os.path.isfile(inner / MARKER) and not os.path.lexists(root / MARKER) else root
 
 
 def _is_ours(root: Path) -> bool:

@@ -1,0 +1,106 @@
+"""A job at work in a folder of results: the folder is taken, locked and in the present layout, its pools are drawn."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from tl_crossenc.pools.pool import Pool, PoolSpec
+from tl_crossenc.results.former import adopt
+from tl_crossenc.results.job import Job, claim, refuse_another, refuse_two_jobs
+from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title
+from tl_crossenc.results.layout import CELLS, FOLDERS, POOLS, former_name, is_former, located
+from tl_crossenc.results.outputs import versions
+from tl_crossenc.store.cells import MACHINERY, MARKER, Store
+from tl_crossenc.store.files import explained, irregular, is_temporary, sweep
+from tl_crossenc.store.locks import WAIT, LockedFolder, locked
+
+
+class Work(NamedTuple):
+    """What a job has in hand: the folder, which is locked; the pools, one a collection; the store."""
+
+    folder: LockedFolder
+    pools: tuple[Pool, ...]
+    store: Store
+
+
+def prepare(folder: Path) -> None:
+    """Take a folder for results that is empty or not there; one that has results, of either layout, is left as it is.
+
+    Raises:
+        ValueError: the folder is a file or holds something else, a file is where one of its folders should be, it was written by a
+            newer version, or both layouts are there with different jobs.
+        StoreError: the folder may not be written.
+    """
+    former = is_former(folder)
+    with explained(folder):
+        if not former and folder.is_dir() and not (folder / MACHINERY / MARKER).exists():
+            others = [name for name in os.listdir(folder) if name != MACHINERY and not is_temporary(name)]
+            if others:
+                raise ValueError(f"{folder} holds files that are not ours: choose another --out or an empty folder")
+        for name in (*FOLDERS, *(map(former_name, (CELLS, POOLS)) if former else ())):
+            path = folder / name
+            if os.path.exists(path) and not path.is_dir():
+                what = irregular(path) or "a file"
+                raise ValueError(f"expected a folder at {path}, got {what}: move it away, or choose another --out")
+    open_store(folder)
+    with explained(folder):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    sweep(folder)
+    refuse_two_jobs(folder)
+
+
+def open_store(folder: Path) -> Store:
+    """The store of a folder of results; where cells of the former layout lie, until they are moved.
+
+    Raises:
+        ValueError, StoreError: see `Store`.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"expected a folder for the results, {folder} is a file: choose another --out")
+    return Store(folder if is_former(folder) else folder / MACHINERY, versions={"torch": versions()["torch"]})
+
+
+@contextmanager
+def at_work(
+    folder: Path,
+    job: Job,
+    collections: Sequence[str],
+    spec: PoolSpec,
+    *,
+    check: Callable[[tuple[Pool, ...]], object] = lambda pools: None,
+    wait: int | float = WAIT,
+) -> Iterator[Work]:
+    """Hold a folder for a job inside of the block: locked, no other job's, with its pools drawn and kept.
+
+    Args:
+        folder: of the results; made where it is not there.
+        job: without its pools.
+        collections: to draw pools of, as a user names them.
+        spec: how pools are drawn.
+        check: called with the pools before the folder is changed; what it raises leaves the folder as it was.
+        wait: seconds to wait for another process with the same job.
+
+    Raises:
+        ValueError: the folder is another job's, or a collection or its kept pool cannot be used; nothing is changed then.
+        StoreError: the file system refused, or another process is at work in the folder for longer than that.
+    """
+    prepare(folder)
+    named = replace(job, pools=tuple((pool_title(name), "") for name in collections))
+    with locked(folder, wait=wait, waiting=lambda: refuse_another(folder, named, at_once=True)) as held:
+        refuse_another(folder, job)  # before a collection is opened
+        pools = frozen_pools(collections, spec, located(folder, POOLS))
+        job = replace(job, pools=tuple((pool.collection, pool.ranked.digest) for pool in pools))
+        refuse_another(folder, job)
+        check(pools)
+        adopt(folder)
+        for name, pool in zip(collections, pools, strict=True):
+            keep_pool(name, pool, folder / POOLS)
+        claim(folder, job)
+        yield Work(held, pools, open_store(folder))
