@@ -13,6 +13,15 @@ def rows():
 
 
 @pytest.fixture
+def unchecked():
+    """No check of types and shapes in this test: `type_checks.unchecked`."""
+    from type_checks import unchecked
+
+    with unchecked():
+        yield
+
+
+@pytest.fixture
 def batch(rows):
     """The four pairs as one padded batch."""
     from tiny_models import to_batch

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from planted_texts import whole_words
 from tiny_models import D_VOCAB, tiny_rows
+from type_checks import unchecked
 
 from tl_crossenc.inputs.pairs import EncodedPairs
 
@@ -58,7 +59,7 @@ def planted_twins(model, n_pairs=3):
 
 def cache_of(model, batch):
     """Every activation of a run, and its scores."""
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         scores, cache = model.run_with_cache(batch)
     return scores, cache
 
@@ -72,7 +73,7 @@ def patched_score(model, batch, edits):
 
         return run
 
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         return float(model.run_with_hooks(batch, fwd_hooks=[(name, hook(edit)) for name, edit in edits]))
 
 
