@@ -206,6 +206,7 @@ def test_the_whole_job_leaves_every_artefact_or_says_why_not(everything):
         assert value == pytest.approx(table.loc[direction, "mean"], abs=1e-12)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_rerun_of_the_whole_job_runs_no_model_and_leaves_every_byte(everything, model, collections, monkeypatch):
     _, out = everything
     before, cells = snapshot(out), identities(out / "machinery" / "cells")
@@ -215,6 +216,7 @@ def test_a_rerun_of_the_whole_job_runs_no_model_and_leaves_every_byte(everything
     assert identities(out / "machinery" / "cells") == cells
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_made_does_not_keep_the_rest(model, collections, tmp_path):
     """Without easy negatives Figure 1b has nothing to compare with."""
     found = reproduce(settings(model, collections[:1], tmp_path, only_table1=False, pool=PoolSpec(10, 0, 0)))

@@ -158,6 +158,7 @@ def test_score_and_parity_take_a_length_and_a_rule_and_say_what_the_score_is(run
         assert "expected" in err
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_reproduce_and_compare_masks_take_a_length_and_a_rule(run, model, collection, tmp_path):
     given = ("--max-length", "13", "--score", "0", "--model", model, "--collection", collection)
     out = tmp_path / "out"
@@ -461,6 +462,7 @@ def test_an_unwritable_folder(run, model, collection, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 9, 40, 76, 90])
+@pytest.mark.usefixtures("unchecked")
 def test_a_full_disk_at_any_moment_harms_nothing_and_a_rerun_completes(
     run, model, collection, finished, monkeypatch, tmp_path, writes
 ):

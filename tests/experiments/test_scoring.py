@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import bert_tokenizer
 from small_worlds import collection_folder, count_layers, forbid_model_work, snapshot, tiny_model
+from type_checks import unchecked
 
 from tl_crossenc.experiments import scoring
 from tl_crossenc.experiments.scoring import score_pool
@@ -53,7 +54,7 @@ def cut_into(monkeypatch, shard):
 def plain(model, pool, conditions):
     """`[condition, pair]`, each pair by itself."""
     values = np.zeros((len(conditions), len(pool)))
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         for i, condition in enumerate(conditions):
             with model.ablating(condition):
                 values[i] = [float(model(model.to_pairs(pair.query, [pair.text]))) for pair in pool.pairs]

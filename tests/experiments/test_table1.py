@@ -137,6 +137,7 @@ def test_the_table_has_36_directions_and_the_unablated_model(table):
     assert str(table1_conditions("mask")[Direction.parse("DOC->QUERY")]) == "mask(DOC->QUERY)"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_several_collections_count_query_by_query(table, pools, reranker, tmp_path):
     assert [*table.per_query.index] == [("first", f"q{i}") for i in range(4)] + [("second", f"q{i}") for i in range(3)]
     alone = [run_table1(reranker, [pool], Store(tmp_path / "s"), cutoff=5, token_budget=60) for pool in pools]
@@ -146,6 +147,7 @@ def test_several_collections_count_query_by_query(table, pools, reranker, tmp_pa
     assert table.unablated == pytest.approx(weighted)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_cost_is_counted_and_a_second_run_costs_nothing(reranker, pools, tmp_path, monkeypatch):
     store = Store(tmp_path / "s")
     first = run_table1(reranker, pools, store, cutoff=5, token_budget=60)
@@ -161,6 +163,7 @@ def test_the_cost_is_counted_and_a_second_run_costs_nothing(reranker, pools, tmp
     assert other.per_query["none"].mean() != first.per_query["none"].mean()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_modes_differ(reranker, pools, table, tmp_path):
     masked = run_table1(reranker, pools[:1], Store(tmp_path / "s"), mode="mask", cutoff=5, token_budget=60)
     assert masked.mode == "mask"

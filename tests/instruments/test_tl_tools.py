@@ -14,6 +14,7 @@ from transformer_lens import SVDInterpreter, evals
 from transformer_lens.head_detector import detect_head
 from transformer_lens.tools import analysis
 from transformer_lens.tools.analysis import attribution_patching
+from type_checks import unchecked
 
 from tl_crossenc.checkpoints.planted import MATCHED, MATCHING_HEAD, SHARE
 from tl_crossenc.inputs.pairs import PairBatch
@@ -50,7 +51,7 @@ def mean(scores):
 
 def plain_patch(model, clean, corrupted, name, where):
     """The mean score of the corrupted pairs with the clean activation at `where` of one hook point."""
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         _, cache = model.run_with_cache(clean)
 
         def patch(activation, hook):
@@ -149,6 +150,7 @@ def test_patching_of_heads(model, view, clean, corrupted, tool, point):
             assert float(found[layer, head]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_patching_of_heads_by_position_and_of_single_weights(model):
     clean, corrupted = (to_batch(tiny_rows(((2, 3), (1, 2)), seed=seed)) for seed in (5, 7))
     view = as_tl_model(model, clean, corrupted)
@@ -167,6 +169,7 @@ def test_patching_of_heads_by_position_and_of_single_weights(model):
         assert float(weights[layer, head, row, column]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_patching_in_stacks(model):
     clean, corrupted = (to_batch(tiny_rows(((2, 3), (1, 2)), seed=seed)) for seed in (5, 7))
     view = as_tl_model(model, clean, corrupted)
