@@ -68,7 +68,7 @@ class MeanHead(Head):
     reads_only_first_row = False
 
     def __init__(self, model):
-        super().__init__(model.pooler, model.classifier, model.cfg.score)
+        super().__init__(model.pooler, model.classifier, model.cfg.score, (model.norm_weight, model.norm_bias))
         self.norms = model.final, model.last, model.norm_weight, model.norm_bias
         self.stream = model.block(model.cfg.n_layers - 1).stream_name("after")
         self.HELD = ("pooler.hook_pre", "pooler.hook_pooler_out", self.stream)
@@ -79,12 +79,15 @@ class MeanHead(Head):
         mean = (final(resid, weight, bias) * share[..., None]).sum(1, keepdim=True)
         return self.classifier(last(self.pooler(mean), weight, bias))
 
+    def pooled_sizes(self):
+        return torch.hypot(*self.norm)
+
     def carry_back(self, held, way, attention_mask=None):
         final, last, weight, bias = self.norms
         w = self._score(self.classifier.weight.detach().double().T)
         pre, out = held["pooler.hook_pre"], held["pooler.hook_pooler_out"]
         g, _ = last.carry_back(held, "last", w.expand_as(out), out, weight)
-        bent = g * self.slope(pre, way)
+        bent = g * self.pooler.activation.slope(pre, way)
         share = share_of(attention_mask, torch.float64)
         rows = (bent @ self.pooler.weight.detach().double())[:, None] * share[..., None]
         constant = self._score(self.classifier.bias.detach().double()[None]) + w @ bias.double()

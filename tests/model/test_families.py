@@ -11,7 +11,10 @@ from family_worlds import FAMILIES, build
 
 from tl_crossenc import Condition, HookedCrossEncoder
 
-COVERED = ("bert", "xlm-roberta", "roberta", "camembert", "jina-v2")
+COVERED = (
+    *("bert", "xlm-roberta", "roberta", "camembert", "jina-v2"),
+    *("electra", "electra-projected", "electra-untyped", "distilbert"),
+)
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 
 

@@ -327,7 +327,10 @@ def test_labels_are_counted_as_hugging_face_counts_them(labels, n_labels):
             "encoder-decoder",
         ),
         ({"is_encoder_decoder": True, "model_type": "encoder-decoder"}, "encoder-decoder model"),
-        ({"model_type": "electra", "architectures": ["ElectraForSequenceClassification"]}, "'electra'"),
+        (
+            {"model_type": "electra", "architectures": ["ElectraForSequenceClassification"]},
+            "weights of an ELECTRA sequence classifier",
+        ),
         (
             {"model_type": "roberta", "architectures": ["RobertaForSequenceClassification"]},
             "weights of a RoBERTa, XLM-R",
@@ -336,7 +339,14 @@ def test_labels_are_counted_as_hugging_face_counts_them(labels, n_labels):
             {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForSequenceClassification"]},
             "weights of a RoBERTa, XLM-R",
         ),
-        ({"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]}, "'distilbert'"),
+        (
+            {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]},
+            "expected dim in the configuration",
+        ),
+        (
+            {"model_type": "electra", "architectures": None, "embedding_size": 0},
+            "expected embedding_size as a whole number from 1",
+        ),
         ({"model_type": "modernbert"}, "'modernbert'"),
         ({"architectures": ["RobertaForSequenceClassification"]}, "not known: bert.embeddings"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type among absolute"),

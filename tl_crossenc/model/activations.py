@@ -23,10 +23,12 @@ class Activation:
     Attributes:
         function: f.
         derivative: f'.
+        bounded: whether |f| is at most 1 everywhere.
     """
 
     function: Callable[[Tensor], Tensor]
     derivative: Callable[[Tensor], Tensor]
+    bounded: bool = False
 
     def slope(self, x: Tensor, way: str) -> Tensor:
         """s of f(x) = s x + r at each element of x.
@@ -71,7 +73,7 @@ def _d_tanh(x: Tensor) -> Tensor:
 GELU = Activation(F.gelu, _d_gelu)
 GELU_NEW = Activation(_gelu_new, _d_gelu_new)
 RELU = Activation(F.relu, _d_relu)
-TANH = Activation(torch.tanh, _d_tanh)
+TANH = Activation(torch.tanh, _d_tanh, bounded=True)
 
 BY_NAME = {"gelu": GELU, "gelu_new": GELU_NEW, "relu": RELU, "tanh": TANH}
 """Activations by the names that checkpoints' configurations have for them."""

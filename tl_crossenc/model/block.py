@@ -87,6 +87,11 @@ class Block(LayerModule):
         """
         raise NotImplementedError
 
+    @property
+    def norm_after(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias of the norm that makes the stream after the layer; None where none does."""
+        return None
+
     # What holds in any order.
 
     def name_of(self, leaf: str) -> str:
@@ -210,6 +215,11 @@ class BertBlock(Block):
             written = self.hook_mlp_out(self.mlp(normalized)) if mlp_out is None else mlp_out
             resid = self.hook_resid_post(normalized + written)
         return self.hook_normalized_resid_post(self.ln2(resid, stack.ln2_weight[layer], stack.ln2_bias[layer]))
+
+    @property
+    def norm_after(self) -> tuple[Tensor, Tensor]:
+        """LN2's."""
+        return self.stack.ln2_weight[self.layer], self.stack.ln2_bias[self.layer]
 
     def carry_back(self, held: HeldRun, g: Float[Tensor, "row d_model"]) -> LayerWorth:
         """Back through LN2, where the MLP's write is added, and LN1, where the heads' is."""

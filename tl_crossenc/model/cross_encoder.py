@@ -57,7 +57,7 @@ class HookedCrossEncoder(Prompt, Pretrained):
 
     def __init__(self, cfg: CrossEncoderConfig, tokenizer: Any = None):
         super().__init__(cfg, tokenizer)
-        self.pooler = BertPooler(cfg)
+        self.pooler = BertPooler(cfg) if cfg.head_dense else None
         self.classifier = Classifier(cfg)
         self.setup()
 
@@ -139,7 +139,8 @@ class HookedCrossEncoder(Prompt, Pretrained):
     @property
     def head(self) -> Head:
         """Pooler and classifier as one thing: what is read, what a score is made of, what the stream is worth to it."""
-        return Head(self.pooler, self.classifier, str(self.cfg.score))
+        last = self.block(self.cfg.n_layers - 1)
+        return Head(self.pooler, self.classifier, str(self.cfg.score), last.norm_after)
 
     @property
     def reads_only_first_row(self) -> bool:  # type: ignore[override]

@@ -1,8 +1,9 @@
 """The head: from the residual stream after the last layer to logits, and from a score back to the rows that it is read from.
 
 `BertPooler` and `Classifier` are the model's modules, with the weights and the hook points; `Head` is what the rest of the package
-asks: which rows are read, logits, how large a score's terms are, what the stream is worth at a point. A head of another kind (mean
-of all rows, another activation, a norm before the classifier) is another class with the same attributes and methods.
+asks: which rows are read, logits, how large a score's terms are, what the stream is worth at a point. The activation of the dense
+layer is the family's (`cfg.head_act`); a head without a dense layer has no pooler. A head of another kind (mean of all rows, a
+norm before the classifier) is another class with the same attributes and methods.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tl_crossenc.model.activations import TANH
+from tl_crossenc.model.activations import BY_NAME, TANH, Activation
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.held_run import HeadWorth, HeldRun
 from tl_crossenc.model.hook_points import HookPoint, SharedHookPoint, is_hooked
@@ -23,12 +24,14 @@ POOLED = ("pooler.", "classifier.")
 
 
 class BertPooler(nn.Module):
-    """`tanh(W x_CLS + b)`, with hooks before and after the tanh."""
+    """The dense layer and its activation: `tanh(W x_CLS + b)` in BERT. Hooks before and after the activation."""
 
-    activation = TANH
+    activation: Activation = TANH
 
     def __init__(self, cfg: CrossEncoderConfig):
         super().__init__()
+        if cfg.head_act != "tanh":
+            self.activation = BY_NAME[cfg.head_act]
         self.weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_model, dtype=cfg.dtype))
         self.bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
         self.hook_pre = HookPoint()
@@ -46,7 +49,7 @@ class BertPooler(nn.Module):
 
 
 class Classifier(nn.Module):
-    """The linear head: pooled CLS to logits."""
+    """The linear head: pooled CLS, or CLS itself where there is no pooler, to logits."""
 
     def __init__(self, cfg: CrossEncoderConfig):
         super().__init__()
@@ -76,16 +79,22 @@ class Head:
         EDITABLE: the hook points whose hooks `carry_back` counts as edits.
 
     Args:
-        pooler, classifier: the model's.
+        pooler: the model's; None where the classifier reads the stream itself.
+        classifier: the model's.
         rule: what a score is of the logits, canonical (`score_rule`).
+        norm: weight and bias of the norm whose output is read, by which `score_scale` is told where nothing bounds what is pooled.
     """
 
-    HELD = ("pooler.hook_pre",)
-    EDITABLE = ("pooler.hook_pre", "pooler.hook_pooler_out", "classifier.hook_logits")
+    HELD: tuple[str, ...] = ("pooler.hook_pre",)
+    EDITABLE: tuple[str, ...] = ("pooler.hook_pre", "pooler.hook_pooler_out", "classifier.hook_logits")
     reads_only_first_row = True
 
-    def __init__(self, pooler: BertPooler, classifier: Classifier, rule: str):
-        self.pooler, self.classifier, self.rule = pooler, classifier, rule
+    def __init__(
+        self, pooler: BertPooler | None, classifier: Classifier, rule: str, norm: tuple[Tensor, Tensor] | None = None
+    ):
+        self.pooler, self.classifier, self.rule, self.norm = pooler, classifier, rule, norm
+        if pooler is None:
+            self.HELD = self.EDITABLE = ("classifier.hook_logits",)
 
     def logits(
         self, resid: Float[Tensor, "pair row d_model"], attention_mask: Bool[Tensor, "pair pos"] | None = None
@@ -96,43 +105,64 @@ class Head:
             resid: all positions; the first alone where no other is read.
             attention_mask: True at real tokens; needed where more than the first row is read.
         """
-        return self.classifier(self.pooler(resid))
+        return self.classifier(resid[:, 0] if self.pooler is None else self.pooler(resid))
 
     @property
     def score_scale(self) -> float:
-        """The size of the terms that a score is a sum of: the norm of each label's weights and the size of its bias, summed.
+        """The size of the terms that a score is a sum of: over labels, the norm of `w * pooled_sizes` and the size of the bias.
 
-        The pooler's outputs are at most 1 in size, so that rounding errors of size e in them move a score by about e times this.
+        Rounding errors of size e, relative to the size of what is pooled, move a score by about e times this: they are as good as
+        independent, so that squares add up. It is a number of the weights alone, so that ties do not depend on the passages.
         """
         weight, bias = self.classifier.weight.detach().double(), self.classifier.bias.detach().double()
-        return float(weight.norm(dim=1).sum() + bias.abs().sum())
+        return float((weight * self.pooled_sizes()).norm(dim=1).sum() + bias.abs().sum())
 
-    def slope(self, pre: Float[Tensor, "pair d_model"], way: str) -> Float[Tensor, "pair d_model"]:
-        """s of activation(pre) = s pre + r, by way of the "secant" (r = 0) or the "tangent" (`Activation.slope`)."""
-        return self.pooler.activation.slope(pre, way)
+    def pooled_sizes(self) -> Float[Tensor, "d_model"]:
+        """The size of each number that the classifier reads, float64.
+
+        A tanh's is 1, its bound. GELU and ReLU have none, and the largest that could come of a row past a norm, all of it along
+        one row of P, is some sqrt(d_model) times what does. So it is the root mean square over what a norm gives,
+        x = weight * n + bias where n has mean 0 and mean square 1: sqrt(weight^2 + bias^2) without a dense layer, and with one
+        that of P x + p, of which GELU and ReLU leave no more. A factor that moves from P to the classifier, which changes no score
+        of a ReLU head, so changes no tie either.
+        """
+        if self.pooler is not None and self.pooler.activation.bounded:
+            return torch.ones_like(self.classifier.weight[0], dtype=torch.float64)
+        if self.norm is None:
+            raise ValueError("expected a head of which something bounds what is pooled, or the norm that it reads")
+        weight, bias = (tensor.detach().double() for tensor in self.norm)
+        if self.pooler is None:
+            return torch.hypot(weight, bias)
+        P, p = self.pooler.weight.detach().double(), self.pooler.bias.detach().double()
+        return torch.hypot((P * weight).norm(dim=1), P @ bias + p)
 
     def carry_back(self, held: HeldRun, way: str, attention_mask: Bool[Tensor, "pair pos"] | None = None) -> HeadWorth:
         """What the stream is worth at the rows that are read, and what the head adds by itself: score = g . x + constant + r.
 
         With w the classifier's weights of the score, c its bias, P and p the pooler's and s the activation's slope at the point,
         g = (w s) P and constant = (w s) . p + c, and what hooks on the head's points left minus what they got. r is 0 by the
-        secant; by the tangent g is the score's gradient at the point.
+        secant; by the tangent g is the score's gradient at the point. Without a pooler g = w and constant = c, whatever the way.
 
         Args:
             held: the run.
-            way: "secant" or "tangent".
+            way: "secant" or "tangent", see `Activation.slope`.
             attention_mask: True at real tokens; needed where more than the first row is read.
         """
         pooler, classifier = self.pooler, self.classifier
         w = self._score(classifier.weight.detach().double().T)
-        bent = w * self.slope(held["pooler.hook_pre"], way)
-        constant = bent @ pooler.bias.detach().double()
-        constant = constant + self._score(classifier.bias.detach().double()[None])
-        constant = constant + held.edit(bent, "pooler.hook_pre") + held.edit(w, "pooler.hook_pooler_out")
+        constant = self._score(classifier.bias.detach().double()[None])
+        if pooler is None:
+            resid = w.expand(len(held["classifier.hook_logits"]), -1)
+            constant = constant.expand(len(resid))
+        else:
+            bent = w * pooler.activation.slope(held["pooler.hook_pre"], way)
+            resid = bent @ pooler.weight.detach().double()
+            constant = bent @ pooler.bias.detach().double() + constant
+            constant = constant + held.edit(bent, "pooler.hook_pre") + held.edit(w, "pooler.hook_pooler_out")
         before = held.before("classifier.hook_logits")
         if before is not None:
             constant = constant + self._score(held["classifier.hook_logits"]) - self._score(before)
-        return HeadWorth((bent @ pooler.weight.detach().double())[:, None], constant)
+        return HeadWorth(resid[:, None], constant)
 
     def _score(self, logits: Float[Tensor, "row label"]) -> Float[Tensor, "row"]:
         return score_from_logits(logits, self.rule)

@@ -75,7 +75,7 @@ def check_input(
         return  # looking at the ids would wait for the device
     for what, ids, size in (
         ("token ids", tokens, cfg.d_vocab),
-        ("token_type_ids", token_type_ids, cfg.d_vocab_types),
+        ("token_type_ids", token_type_ids, max(cfg.d_vocab_types, 1)),  # without a table, type 0 alone
     ):
         low, high = (0, 0) if ids is None or ids.device.type != "cpu" else map(int, ids.aminmax())
         if low < 0 or high >= size:

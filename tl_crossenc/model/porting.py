@@ -108,8 +108,9 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
     if len(names.prefixes) > 1:
         problems.append(f"under several prefixes ({listed(map(repr, names.prefixes))})")
     if problems:
+        article = "an" if family.name[0] in "AEIOU" else "a"
         raise ValueError(
-            f"expected exactly the weights of a {family.name} sequence classifier with {model.cfg.n_labels} label(s) in "
+            f"expected exactly the weights of {article} {family.name} sequence classifier with {model.cfg.n_labels} label(s) in "
             f"{checkpoint.name!r}; {'; '.join(problems)}: is it a trained reranker, whole, and of this configuration?"
         )
 
@@ -190,14 +191,14 @@ def _check_stored(cfg: CrossEncoderConfig, checkpoint: Checkpoint) -> None:
     """Refuse a configuration with more weights than the files can hold, before the model is allocated.
 
     Weights of a sequence classifier with d = d_model, e of its embeddings, m = d_mlp, times two where it is gated:
-    `(vocabulary + positions + types + 2) e + layers (4 d^2 + 2 d m + m + 9 d) + d^2 + d + labels (d + 1)`; of a family whose
-    norms and matrices have no bias, the matrices.
+    `(vocabulary + positions + types + 2) e + layers (4 d^2 + 2 d m + m + 9 d) + d^2 + d + labels (d + 1)`, and d (e + 1) of a
+    projection; of a family whose norms and matrices have no bias, the matrices.
     """
     d, m, e = cfg.d_model, cfg.d_mlp or 0, cfg.d_embed or cfg.d_model
     positions = cfg.n_ctx + cfg.position_offset if cfg.positional_embedding_type == "standard" else 0
     embeddings = (cfg.d_vocab + positions + cfg.d_vocab_types + 2) * e
     layer = 4 * d * d + (3 if cfg.gated_mlp else 2) * d * m + (0 if cfg.unbiased else m + 9 * d)
-    head = d * d + d if cfg.head_dense else 0
+    head = (d * d + d if cfg.head_dense else 0) + (d * (e + 1) if cfg.d_embed else 0)
     n_weights = embeddings + cfg.n_layers * layer + head + cfg.n_labels * (d + 1)
     if cfg.unbiased:
         n_weights -= embeddings - (cfg.d_vocab + positions) * e + head + cfg.n_labels * (d + 1)

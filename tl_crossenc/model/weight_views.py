@@ -80,14 +80,27 @@ class WeightViews:
         return self.stack.mlp_out_bias.detach()
 
     @property
-    def W_E(self) -> Float[Tensor, "d_vocab d_model"]:
-        """Token embeddings, a view."""
+    def W_E(self) -> Float[Tensor, "d_vocab d_embed"]:
+        """Token embeddings, a view; d_embed is d_model but where a projection widens them (`embed.project`)."""
         return self.embed.W_E.detach()
 
     @property
-    def W_pos(self) -> Float[Tensor, "n_ctx d_model"]:
-        """Position embeddings, a view."""
-        return self.embed.W_pos.detach()
+    def W_pos(self) -> Float[Tensor, "n_ctx d_embed"]:
+        """Position embeddings, a view.
+
+        Raises:
+            ValueError: the model has no table of positions.
+        """
+        return _there(self.embed.W_pos, "position embeddings", "positions come in as queries meet keys")
+
+    @property
+    def W_token_type(self) -> Float[Tensor, "type d_embed"]:
+        """Token-type embeddings, a view.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        return _there(self.embed.W_token_type, "token-type embeddings", "query and passage get the same")
 
     @property
     def QK(self) -> FactoredMatrix:
@@ -101,3 +114,9 @@ class WeightViews:
     def OV(self) -> FactoredMatrix:
         """`W_V W_O` of every head, `[layer, head, d_model, d_model]`, factored at rank d_head."""
         return FactoredMatrix(self.W_V, self.W_O)
+
+
+def _there(table: Tensor | None, what: str, why: str) -> Tensor:
+    if table is None:
+        raise ValueError(f"expected a model with a table of {what}, got one without: {why}")
+    return table.detach()
