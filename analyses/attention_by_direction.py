@@ -6,18 +6,19 @@ Writes `tables/attention_by_direction.csv`, a row a (layer, head, attender, atte
 of QUERY->DOC and DOC->QUERY as `tables/attention_per_query.parquet`. A second run measures nothing anew.
 """
 
+import argparse
+
 import pandas as pd
-from common import bad_input_in_one_sentence, opened, parser, write_table
+from common import run, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.store.cells import Store
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
-    given = options.parse_args()
-    model, pools, store = opened(given)
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     attention = run_attention(model, pools, store)
     write_table(given, "attention_by_direction.csv", attention.by_direction, index=False)
     per_query = [
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__)

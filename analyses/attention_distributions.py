@@ -8,19 +8,22 @@ Writes `tables/match_histogram.csv`, `tables/match_mass.csv`, `tables/match_per_
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, opened, parser, write_table
+import argparse
+
+from common import run, write_table
 
 from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
 from tl_crossenc.interventions.heads import resolve_heads
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import parse_grades
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.store.cells import Store
 
 FRAMES = ("histogram", "mass", "per_query", "exact_by_layer", "depth", "distance", "token_pairs")
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
+def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--heads", help="heads to test one by one, such as 3.7,4.1 or @matching; all by default")
     options.add_argument("--permutations", type=int, default=200, help="of the labels, for the null of the distances")
     options.add_argument("--max-pairs", type=int, help="measure whole queries, drawn at random, up to so many passages")
@@ -28,8 +31,9 @@ def main() -> None:
     options.add_argument(
         "--relevant-grades", type=parse_grades, metavar="G", help="such as 1,2,3 (default: by the scale)"
     )
-    given = options.parse_args()
-    model, pools, store = opened(given)
+
+
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     found = run_match_distributions(
         model,
         pools,
@@ -52,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, add_options)

@@ -1,10 +1,9 @@
-"""What the scripts share: their options, and how what these name is opened."""
+"""What the scripts share: their options, and how what these name is opened, and how a script is run."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,9 @@ from tl_crossenc.results.work import open_store, prepare
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import StoreError
 from tl_crossenc.store.locks import locked
+
+Main = Callable[[argparse.Namespace, HookedCrossEncoder, list[Pool], Store], object]
+"""What a script does with its arguments, the model, the pools and the store of results."""
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -90,10 +92,13 @@ def write_table(given: argparse.Namespace, name: str, frame: pd.DataFrame, *, in
     write_frame(given.out / TABLES / name, frame, index=index)
 
 
-@contextmanager
-def bad_input_in_one_sentence() -> Iterator[None]:
-    """End with the sentence that an error is, without a traceback."""
+def run(main: Main, doc: str | None, add_options: Callable[[argparse.ArgumentParser], object] | None = None) -> None:
+    """Read the arguments, open what they name, and do what the script does; bad input ends in one sentence, without a traceback."""
+    options = parser(doc)
+    if add_options is not None:
+        add_options(options)
+    given = options.parse_args()
     try:
-        yield
+        main(given, *opened(given))
     except (ValueError, StoreError) as error:
         raise SystemExit(f"error: {error}") from None

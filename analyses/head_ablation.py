@@ -6,27 +6,31 @@ python analyses/head_ablation.py --heads @matching:8 --counts 2 4 8 --draws 39
 Writes `tables/head_ablation.csv`, `tables/head_ablation_draws.csv` and `tables/head_ablation_per_query.csv`.
 """
 
-from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser, write_table
+import argparse
+
+from common import grade_options, grade_settings, run, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
 from tl_crossenc.experiments.matching import matching_heads
 from tl_crossenc.experiments.paper import ranked_heads
 from tl_crossenc.interventions.heads import resolve_heads
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.store.cells import Store
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
+def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--heads", help="best first, 3.7,4.1 or @matching; by default as Figure 1b ranks them")
     options.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8])
     options.add_argument("--draws", type=int, default=LEAST_DRAWS, help="random rankings to compare with (default: 19)")
     options.add_argument("--draw-queries", type=int, help="queries that these are scored on (default: all)")
     options.add_argument("--seed", type=int, default=0)
     grade_options(options)
-    given = options.parse_args()
-    model, pools, store = opened(given)
+
+
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     if given.heads is None:
         ranking = ranked_heads(matching_heads(run_attention(model, pools, store), **grade_settings(given)))
     else:
@@ -39,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, add_options)

@@ -6,22 +6,26 @@ python analyses/matching_heads.py --relevant-grades 1,2,3 --against 0 --directio
 Writes `tables/matching_heads.csv` and the heads that pass as `heads/matching.json`, which other commands take as `@matching`.
 """
 
-from common import bad_input_in_one_sentence, grade_options, grade_settings, opened, parser, write_table
+import argparse
+
+from common import grade_options, grade_settings, run, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.matching import MATCHING_DIRECTIONS, matching_heads, passing_heads
 from tl_crossenc.interventions.heads import format_heads, save_heads
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import scale_sentence
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.store.cells import Store
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
+def add_options(options: argparse.ArgumentParser) -> None:
     grade_options(options)
     options.add_argument("--directions", nargs="+", default=list(MATCHING_DIRECTIONS))
-    given = options.parse_args()
-    model, pools, store = opened(given)
+
+
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     attention = run_attention(model, pools, store)
     frame = matching_heads(attention, directions=given.directions, **grade_settings(given))
     print(f"relevant: {scale_sentence(attention.highest_grades, frame.attrs['relevant_grades'])}")
@@ -34,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, add_options)

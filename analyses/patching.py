@@ -10,10 +10,11 @@ of attribution patching with exact patching. With `--receiver`, the direct paths
 "score").
 """
 
+import argparse
 import time
 from collections.abc import Iterator, Sequence
 
-from common import bad_input_in_one_sentence, opened, parser, write_table
+from common import run, write_table
 from rich.console import Console
 
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -25,11 +26,10 @@ from tl_crossenc.patching.path import path_patch
 from tl_crossenc.patching.result import MEASURES
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.report.terminal import progress_bar
+from tl_crossenc.store.cells import Store
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
+def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--axiom", choices=AXIOMS, default="TFC1")
     options.add_argument("--form", choices=FORMS, default="append")
     options.add_argument("--pairs", type=int, default=64)
@@ -39,9 +39,10 @@ def main() -> None:
     options.add_argument("--mode", default="denoise")
     options.add_argument("--receiver")
     options.add_argument("--measure", choices=MEASURES, default="difference")
-    given = options.parse_args()
+
+
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     console = Console()
-    model, pools, _ = opened(given)
     ranked = [pool.ranked for pool in pools]
     pairs = AlignedPairs.concatenate(list(diagnosed(model, ranked, given.axiom, given.form, given.pairs)))
     start = time.perf_counter()
@@ -109,4 +110,4 @@ def compare_with_gradients(
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, add_options)

@@ -8,21 +8,25 @@ Writes `tables/qk_heads.csv`, `tables/qk_products.csv`, `tables/qk_spectrum.csv`
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, opened, parser, write_table
+import argparse
+
+from common import run, write_table
 
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.store.cells import Store
 
 FRAMES = ("heads", "products", "spectrum", "decomposition", "layers")
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
+def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--weighting", choices=("token", "pair"), default="token", help="of tokens in the part means")
     options.add_argument("--max-pairs", type=int, default=512, help="pairs that the decomposition is measured on")
     options.add_argument("--seed", type=int, default=0, help="of the draw of those pairs")
-    given = options.parse_args()
-    model, pools, store = opened(given)
+
+
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     found = run_qk_alignment(
         model,
         pools,
@@ -40,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, add_options)

@@ -8,19 +8,23 @@ of values), and `tables/replacement_per_query.parquet`. A second run scores noth
 
 from __future__ import annotations
 
-from common import bad_input_in_one_sentence, opened, parser, write_table
+import argparse
+
+from common import run, write_table
 
 from tl_crossenc.experiments.replacement import KINDS, run_replacement
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.store.cells import Store
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
+def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("targets", nargs="+", help="such as 3.7, 3.7+3.8, mlp.2, attn.2 or 'DOC->QUERY@3.7'")
     options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     options.add_argument("--seed", type=int, default=0, help="of the draws of resampling")
-    given = options.parse_args()
-    model, pools, store = opened(given)
+
+
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     found = run_replacement(model, pools, store, given.targets, kinds=given.kinds, seed=given.seed)
     write_table(given, "replacement.csv", found.comparison, index=False)
     write_table(given, "replacement_per_query.parquet", found.per_query.reset_index(), index=False)
@@ -30,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__, add_options)

@@ -6,18 +6,19 @@ Writes `tables/sinks_by_layer.csv` (means over heads) and `tables/sinks_by_head.
 beside those of Zhan et al. 2020 where the model has as many layers as theirs.
 """
 
-from common import bad_input_in_one_sentence, opened, parser, write_table
+import argparse
+
+from common import run, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.sinks import measure_sinks
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.published import ZHAN_2020, ZHAN_2020_SEP_MASS
+from tl_crossenc.store.cells import Store
 
 
-@bad_input_in_one_sentence()
-def main() -> None:
-    options = parser(__doc__)
-    given = options.parse_args()
-    model, pools, store = opened(given)
+def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     sinks = measure_sinks(run_attention(model, pools, store))
     write_table(given, "sinks_by_layer.csv", sinks.by_layer, index=False)
     write_table(given, "sinks_by_head.csv", sinks.by_head, index=False)
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, __doc__)
