@@ -14,18 +14,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from common import (
-    batches,
-    interleave,
-    parse,
-    parser,
-    print_machine,
-    print_pairs,
-    print_table,
-    real_pairs,
-    sample,
-    subject,
-)
+from common import batches, interleave, parse, parser, print_table, subjects
 
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.model.config import CrossEncoderConfig
@@ -70,16 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, pairs=192, shapes=("minilm", "base"))
     options.add_argument("--profile", action="store_true", help="where the time of our forward pass goes, by operation")
     given = parse(options, argv)
-    print_machine()
-    everything = real_pairs(given.collection, given.pairs)
-    print_pairs(everything, given.collection, given.token_budget)
     rows = []
-    for shape in given.shape:
-        model = subject(shape).model
-        pairs = everything if shape in ("minilm", "tiny") else sample(everything, given.pairs // 3)
-        rows += measure(shape, model, pairs, given)
+    for tested, pairs in subjects(given, share=3):
+        rows += measure(tested.shape, tested.model, pairs, given)
         if given.profile:
-            profile(shape, model, pairs, given.token_budget)
+            profile(tested.shape, tested.model, pairs, given.token_budget)
     header = (
         "job",
         "multiply-adds needed",

@@ -86,21 +86,31 @@ class Subject:
         return self.hf_of(attention)
 
 
+def random_checkpoint(name: str, sizes: Mapping[str, int]) -> Checkpoint:
+    """A one-label classifier of these sizes with seeded random weights."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(**sizes, num_labels=1)
+    state = BertForSequenceClassification(config).state_dict()
+    return Checkpoint(name, "random", config.to_dict(), lambda: iter(state.items()), None, None)
+
+
+def ported(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> HookedCrossEncoder:
+    """A checkpoint's model, without a tokenizer."""
+    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, dtype))
+    port_weights(model, checkpoint)
+    return model
+
+
 def subject(shape: str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Subject:
     """The demo model for `minilm`, else one with seeded random weights."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    if shape == "minilm":
-        checkpoint = open_model("demo")
-        config = BertConfig.from_dict(checkpoint.config)
-        state = {key: tensor for key, tensor in checkpoint.read_tensors() if not key.endswith("position_ids")}
-    else:
-        torch.manual_seed(0)
-        config = BertConfig(**SHAPES[shape], num_labels=1)
-        state = BertForSequenceClassification(config).state_dict()
-        checkpoint = Checkpoint(shape, "random", config.to_dict(), lambda: iter(state.items()), None, None)
-    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, dtype))
-    port_weights(model, checkpoint)
+    checkpoint = open_model("demo") if shape == "minilm" else random_checkpoint(shape, SHAPES[shape])
+    config = BertConfig.from_dict(checkpoint.config)
+    state = {key: tensor for key, tensor in checkpoint.read_tensors() if not key.endswith("position_ids")}
+    model = ported(checkpoint, dtype)
 
     def hf_of(attention: str) -> Any:
         config._attn_implementation = attention
@@ -109,6 +119,29 @@ def subject(shape: str, dtype: torch.dtype = torch.float32, device: str = "cpu")
         return reference.to(device=device, dtype=dtype).eval()
 
     return Subject(shape, model.to(device).eval(), hf_of)
+
+
+def subjects(
+    given: argparse.Namespace, share: int = 1, *, print_each: bool = False
+) -> Iterator[tuple[Subject, EncodedPairs]]:
+    """Print what the numbers hold for, then give each model asked for with its pairs.
+
+    Args:
+        given: the arguments.
+        share: models larger than the demo's get one pair in so many.
+        print_each: say of each model's pairs how long they are, and not once of all pairs.
+    """
+    print_machine()
+    everything = real_pairs(given.collection, given.pairs)
+    if not print_each:
+        print_pairs(everything, given.collection, given.token_budget)
+    for shape in given.shape:
+        tested = subject(shape)
+        small = share == 1 or shape in ("minilm", "tiny")
+        pairs = everything if small else sample(everything, given.pairs // share)
+        if print_each:
+            print_pairs(pairs, given.collection, given.token_budget)
+        yield tested, pairs
 
 
 def real_pairs(collection: str, n_pairs: int) -> EncodedPairs:

@@ -11,25 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from common import (
-    batches,
-    interleave,
-    parse,
-    parser,
-    print_machine,
-    print_pairs,
-    print_timings,
-    real_pairs,
-    replaced,
-    run_hf,
-    sample,
-    subject,
-)
-from tl39 import Worker
+from common import batches, interleave, parse, parser, print_timings, replaced, run_hf, subjects
+from tl39 import Worker, environment_option
 
 from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import N_PARTS
@@ -73,17 +59,10 @@ def pattern_edited(batch: PairBatch, zero: Sequence[tuple[list[int], list[int]]]
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, pairs=192)
-    options.add_argument(
-        "--tl39-env", type=Path, help="folder of TransformerLens 3.9's environment; without, it is left out"
-    )
+    environment_option(options)
     options.add_argument("--direction", nargs="+", default=list(DIRECTIONS))
     given = parse(options, argv)
-    print_machine()
-    everything = real_pairs(given.collection, given.pairs)
-    for shape in given.shape:
-        tested = subject(shape)
-        pairs = everything if shape in ("minilm", "tiny") else sample(everything, given.pairs // 6)
-        print_pairs(pairs, given.collection, given.token_budget)
+    for tested, pairs in subjects(given, share=6, print_each=True):
         compare(tested, pairs, given)
 
 

@@ -9,21 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
-import torch
-from common import (
-    batches,
-    in_order,
-    interleave,
-    parse,
-    parser,
-    print_machine,
-    print_pairs,
-    print_timings,
-    real_pairs,
-    replaced,
-    sample,
-    subject,
-)
+from common import batches, in_order, interleave, parse, parser, print_timings, replaced, sample, subjects
 
 from tl_crossenc.experiments.layers import FIGURE_1A, sweep_conditions
 from tl_crossenc.experiments.table1 import table1_conditions
@@ -85,10 +71,10 @@ def no_shared_projections() -> Iterator[None]:
 def patterns_built() -> Iterator[None]:
     """No fused attention: scores and pattern are computed in the open."""
 
-    def openly(q, k, v, given, edits=None, first_row=0):
+    def openly(q, k, v, given, edits=None, first_row=0, **terms):
         if first_row:
             raise RuntimeError("turn the rerun of edited rows off as well")
-        pattern = attention.explicit_pattern(attention.explicit_scores(q, k, given, edits), given, edits)
+        pattern = attention.explicit_pattern(attention.explicit_scores(q, k, given, edits, **terms), given, edits)
         return (pattern @ v.transpose(1, 2)).transpose(1, 2)
 
     with replaced(attention_layer, "fused_attention", openly):
@@ -111,14 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, pairs=192)
     options.add_argument("--one-pass", action="store_true", help="leave the whole jobs out")
     given = parse(options, argv)
-    print_machine()
-    pairs = real_pairs(given.collection, given.pairs)
-    print_pairs(pairs, given.collection, given.token_budget)
-    for shape in given.shape:
-        model = subject(shape).model
-        one_forward(shape, model, pairs, given)
+    for tested, pairs in subjects(given):
+        one_forward(tested.shape, tested.model, pairs, given)
         if not given.one_pass:
-            whole_jobs(shape, model, sample(pairs, max(given.pairs // 12, 4)), given)
+            whole_jobs(tested.shape, tested.model, sample(pairs, max(given.pairs // 12, 4)), given)
 
 
 def one_forward(shape: str, model, pairs, given) -> None:
@@ -189,5 +171,4 @@ def whole_jobs(shape: str, model, pairs, given) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_grad_enabled(False)
     main()

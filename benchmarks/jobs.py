@@ -10,13 +10,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from common import interleave, parse, parser, print_machine, print_pairs, print_table, real_pairs, sample, subject
+from common import interleave, parse, parser, print_table, subjects
 from direction_ablation import zeroes
-from tl39 import Worker
+from tl39 import Worker, environment_option
 
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
 from tl_crossenc.interventions.directions import Direction
@@ -26,9 +25,7 @@ from tl_crossenc.model.execution import run_conditions
 def options(doc: str | None, pairs: int) -> argparse.ArgumentParser:
     """The options of a whole job."""
     found = parser(doc, pairs=pairs)
-    found.add_argument(
-        "--tl39-env", type=Path, help="folder of TransformerLens 3.9's environment; without, it is left out"
-    )
+    environment_option(found)
     found.add_argument(
         "--tl39-conditions", type=int, default=3, help="conditions that its loop is timed on (default: 3)"
     )
@@ -47,12 +44,7 @@ def compare(
         doc_of_conditions: what the conditions are.
         targets: times faster than the plain loop and than TransformerLens 3.9.
     """
-    print_machine()
-    everything = real_pairs(given.collection, given.pairs)
-    for shape in given.shape:
-        tested = subject(shape)
-        pairs = everything if shape in ("minilm", "tiny") else sample(everything, given.pairs // 4)
-        print_pairs(pairs, given.collection, given.token_budget)
+    for tested, pairs in subjects(given, share=4, print_each=True):
         _compare_one(name, given, tested.model, pairs, chosen_of(tested.model.cfg.n_layers), doc_of_conditions, targets)
 
 

@@ -18,16 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import SHAPES, parse, parser, print_machine, print_table
+from common import SHAPES, parse, parser, ported, print_machine, print_table, random_checkpoint
 
-from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.experiments.layers import sweep_conditions
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.directions import Direction
-from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.execution import run_conditions
-from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 
 START = {"pairs": 64, "length": 96, "layers": 6, "conditions": 7}
 SWEEPS = {
@@ -61,16 +58,7 @@ def peak_memory(reset: bool = False) -> float:
 
 def point(sizes: dict[str, int], shape: str, token_budget: int) -> dict[str, float]:
     """Seconds and MiB of one point, in this process."""
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    torch.set_grad_enabled(False)
-    config = BertConfig(**{**SHAPES[shape], "num_hidden_layers": sizes["layers"]}, num_labels=1)
-    state = BertForSequenceClassification(config).state_dict()
-    checkpoint = Checkpoint("random", "random", config.to_dict(), lambda: iter(state.items()), None, None)
-    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, torch.float32))
-    port_weights(model, checkpoint)
-    del state
+    model = ported(random_checkpoint("random", {**SHAPES[shape], "num_hidden_layers": sizes["layers"]}))
     pairs = make_pairs(sizes["pairs"], sizes["length"])
     directions = [
         Direction.parse(text) for text in ("DOC->QUERY", "QUERY->DOC", "CLS->DOC", "DOC->DOC", "ALL->SEP1", "DOC->SEP2")

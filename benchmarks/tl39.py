@@ -11,6 +11,7 @@ line from standard input ({"zero": [[attender parts, attended parts], ...], "lay
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -21,6 +22,13 @@ from typing import Any
 
 PACKAGES = ("transformer_lens==3.9.0", "torch==2.13.0")
 BATCH = 32
+
+
+def environment_option(options: argparse.ArgumentParser) -> None:
+    """Where the environment is."""
+    options.add_argument(
+        "--tl39-env", type=Path, help="folder of TransformerLens 3.9's environment; without, it is left out"
+    )
 
 
 def environment(folder: Path) -> Path:

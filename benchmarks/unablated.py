@@ -8,33 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from common import (
-    batches,
-    compiled_forward,
-    interleave,
-    parse,
-    parser,
-    print_machine,
-    print_pairs,
-    print_timings,
-    real_pairs,
-    run_hf,
-    sample,
-    subject,
-)
+from common import batches, compiled_forward, interleave, parse, parser, print_timings, run_hf, subjects
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, pairs=192, shapes=("minilm", "base"))
     options.add_argument("--compile", action="store_true", help="our pass under torch.compile as well")
     given = parse(options, argv)
-    print_machine()
-    pairs = real_pairs(given.collection, given.pairs)
-    print_pairs(pairs, given.collection, given.token_budget)
-    for shape in given.shape:
-        tested = subject(shape)
-        chosen = pairs if shape in ("minilm", "tiny") else sample(pairs, given.pairs // 3)
-        sorted_batches = batches(chosen, given.token_budget)
+    for tested, pairs in subjects(given, share=3):
+        sorted_batches = batches(pairs, given.token_budget)
         hf = tested.hf("sdpa")
         theirs = torch.cat(run_hf(hf, sorted_batches))
         ours = torch.cat([tested.model(batch, return_type="logits") for batch in sorted_batches])
@@ -57,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             jobs["ours, compiled"] = run_compiled
         timings = interleave(jobs, given.rounds)
-        print_timings(f"{shape}, {len(chosen)} pairs", timings, "Hugging Face SDPA")
+        print_timings(f"{tested.shape}, {len(pairs)} pairs", timings, "Hugging Face SDPA")
         print(f"throughput against Hugging Face: {timings.ratio('Hugging Face SDPA', 'ours'):.2f} x")
 
 
