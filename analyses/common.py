@@ -1,4 +1,4 @@
-"""What the scripts share: their options, and how what these name is opened, and how a script is run."""
+"""What the scripts share: their options, how what these name is opened, and how a script is run."""
 
 from __future__ import annotations
 
