@@ -39,7 +39,6 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES, Part
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.directions import ALL
-from tl_crossenc.model.attention import column_masses
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
 
@@ -256,12 +255,13 @@ def _row_means(
         held.append(q)
 
     def measure(k: Tensor, hook: HookPoint) -> None:
-        masses = column_masses(held.pop().to(precise), k.to(precise), given, columns)
+        attn = model.block(hook.layer()).attn
+        masses = attn.masses(held.pop().to(precise), k.to(precise), given, columns)
         found.append(torch.einsum("prhc,pra->phac", masses, shares))
 
     hooks: FwdHooks = []
     for layer in range(model.cfg.n_layers):
-        hooks += [(f"blocks.{layer}.attn.hook_q", hold), (f"blocks.{layer}.attn.hook_k", measure)]
+        hooks += zip(model.block(layer).attn.scored_points, (hold, measure), strict=True)
     with torch.no_grad():
         model.run_with_hooks(batch, fwd_hooks=hooks)
     return torch.stack(found, dim=1)

@@ -38,7 +38,6 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.interventions.directions import Direction
-from tl_crossenc.model.attention import explicit_pattern, explicit_scores
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
 
@@ -232,7 +231,7 @@ def pair_matches(model: HookedEncoder, batch: PairBatch, words: Int[np.ndarray, 
 
     def measure(k: Tensor, hook: HookPoint) -> None:
         layer = hook.layer()
-        pattern = explicit_pattern(explicit_scores(held.pop().to(precise), k.to(precise), given), given)
+        pattern = model.block(layer).attn.pattern(held.pop().to(precise), k.to(precise), given)
         for direction, (rows, columns) in enumerate(((at[1], at[2]), (at[2], at[1]))):
             weights = pattern[at[0], :, rows, columns]
             if not bool(weights.isfinite().all()):
@@ -250,6 +249,6 @@ def pair_matches(model: HookedEncoder, batch: PairBatch, words: Int[np.ndarray, 
 
     hooks: FwdHooks = []
     for layer in range(n_layers):
-        hooks += [(f"blocks.{layer}.attn.hook_q", hold), (f"blocks.{layer}.attn.hook_k", measure)]
+        hooks += zip(model.block(layer).attn.scored_points, (hold, measure), strict=True)
     model.run_with_hooks(batch, fwd_hooks=hooks)
     return PairMatches(token_pairs, mass, counts)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_crossenc.interventions.conditions import LayerEdits
-from tl_crossenc.model.attention import Reading, explicit_pattern, explicit_scores, one_row_attention
+from tl_crossenc.model.attention import Reading, column_masses, explicit_pattern, explicit_scores, one_row_attention
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.fused_attention import fused_attention
@@ -27,6 +27,7 @@ class Attention(LayerModule):
     def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
         super().__init__(stack, layer)
         self.cfg = cfg
+        self.window = None if cfg.windows is None else cfg.windows[layer]
         self.hook_q = HookPoint()
         self.hook_k = HookPoint()
         self.hook_v = HookPoint()
@@ -136,6 +137,38 @@ class Attention(LayerModule):
         if head is not None and edits is not None:
             edits = LayerEdits(edits.zero[head : head + 1], edits.mask[head : head + 1])
         return fused_attention(q, k, v, given, edits, first_row=first_row)
+
+    @property
+    def scored_points(self) -> tuple[str, str]:
+        """The full names of the hook points that hold the queries and the keys that scores are made of."""
+        return f"blocks.{self.layer}.attn.hook_q", f"blocks.{self.layer}.attn.hook_k"
+
+    def terms(
+        self, q: Float[Tensor, "pair row head d_head"], k: Float[Tensor, "pair pos head d_head"], first_row: int = 0
+    ) -> tuple[Float[Tensor, "pair_or_1 head row pos"] | None, float | None]:
+        """(`relative`, `scale`) of the scores of what `scored_points` hold; None for none, and for 1/sqrt(d_head)."""
+        return None, None
+
+    def masses(
+        self,
+        q: Float[Tensor, "pair row head d_head"],
+        k: Float[Tensor, "pair pos head d_head"],
+        given: AttentionInput,
+        columns: Bool[Tensor, "pair pos set"],
+    ) -> Float[Tensor, "pair row head set"]:
+        """The attention that each row gives to each set of positions, with q and k as `scored_points` hold them; no pattern."""
+        relative, scale = self.terms(q, k)
+        return column_masses(q, k, given.within(self.window), columns, relative=relative, scale=scale)
+
+    def pattern(
+        self,
+        q: Float[Tensor, "pair row head d_head"],
+        k: Float[Tensor, "pair pos head d_head"],
+        given: AttentionInput,
+    ) -> Float[Tensor, "pair head row pos"]:
+        """The pattern of what `scored_points` hold."""
+        (relative, scale), seen = self.terms(q, k), given.within(self.window)
+        return explicit_pattern(explicit_scores(q, k, seen, relative=relative, scale=scale), seen)
 
     def project_head(
         self, read: Float[Tensor, "pair pos d_model"], head: int, which: str
