@@ -20,19 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.embedded import open_model
-from tl_crossenc.checkpoints.families import family_of
-from tl_crossenc.checkpoints.weight_names import WeightNames
+from tl_crossenc.inputs.encoder import TYPES
 from tl_crossenc.inputs.pairs import PairBatch
+from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.parity_tokens import TEXTS, reference_tokenizer, tokenized
+from tl_crossenc.model.reference import reference_model
 from tl_crossenc.model.score_rule import describe_rule
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 5e-2}
-"""The largest difference that counts as the same, relative to the largest value compared where that is above 1."""
+"""The largest difference that counts as the same, relative to the largest value compared where that is above 1: rounding grows
+with a residual stream that grows from layer to layer, as in pre-LN. `tolerance` says which holds."""
 
 PAIRS = (
     ("how do fleas reproduce", "Fleas lay eggs on their host; the eggs drop off and hatch in carpets and bedding."),
@@ -96,7 +97,7 @@ class ParityCertificate:
 def certify(
     model: HookedCrossEncoder, reference: Any, pairs: PairBatch, theirs_fed: Mapping[str, Tensor] | None = None
 ) -> ParityCertificate:
-    """Compare `model` with a Hugging Face `BertForSequenceClassification` of the same weights and dtype on `pairs`.
+    """Compare `model` with Hugging Face's sequence classifier of the same weights and dtype on `pairs`.
 
     Args:
         model: the ported model.
@@ -104,11 +105,9 @@ def certify(
         pairs: padded pairs.
         theirs_fed: what the reference is fed instead of the tensors of `pairs`, of the same shape.
     """
-    ours_fed = {
-        "input_ids": pairs.tokens,
-        "attention_mask": pairs.attention_mask.long(),
-        "token_type_ids": pairs.token_type_ids,
-    }
+    ours_fed = {"input_ids": pairs.tokens, "attention_mask": pairs.attention_mask.long()}
+    if model.cfg.d_vocab_types > 1:
+        ours_fed[TYPES] = pairs.token_type_ids
     with torch.no_grad():
         theirs = reference(
             **(ours_fed if theirs_fed is None else theirs_fed),
@@ -123,6 +122,10 @@ def certify(
         opened, cache = model.run_with_cache(pairs, return_type="logits", names_filter=names)
     real = pairs.attention_mask
     hidden = [cache[name][real] for name in names if not name.endswith("pattern")]
+    final_norm = getattr(model, "ln_final", None)
+    if final_norm is not None:  # Hugging Face's last one is what the head reads
+        with torch.no_grad():
+            hidden[-1] = final_norm(hidden[-1])
     rows = real[:, None, :, None].expand(-1, model.cfg.n_heads, -1, real.shape[1])
     patterns = [cache[name][rows] for name in names if name.endswith("pattern")]
     return ParityCertificate(
@@ -136,7 +139,7 @@ def certify(
             "python": platform.python_version(),
             **{package: version(package) for package in ("torch", "transformers", "transformer-lens")},
         },
-        tolerance=TOLERANCE[model.dtype],
+        tolerance=tolerance(model.cfg),
         differences=(
             _difference("logits", [fused], [theirs.logits]),
             _difference("logits, all cached", [opened], [theirs.logits]),
@@ -148,6 +151,15 @@ def certify(
     )
 
 
+def tolerance(cfg: CrossEncoderConfig) -> float:
+    """The largest difference that counts as the same: `TOLERANCE` of the dtype; float32's for rotary and relative positions.
+
+    Hugging Face computes their angles, or what scores are divided by, and some softmaxes, in float32 whatever the dtype.
+    """
+    positions = cfg.positional_embedding_type in ("rotary", "relative")
+    return TOLERANCE[torch.float32 if positions and cfg.dtype == torch.float64 else cfg.dtype]
+
+
 def _difference(what: str, ours: list[Tensor], theirs: list[Tensor]) -> Difference:
     worst, scale, compared = 0.0, 0.0, 0
     for mine, other in zip(ours, theirs, strict=True):
@@ -156,32 +168,6 @@ def _difference(what: str, ours: list[Tensor], theirs: list[Tensor]) -> Differen
         scale = max(scale, float(other.double().abs().max()))
         compared += mine.numel()
     return Difference(what, compared, worst, worst / scale if scale else worst, scale)
-
-
-def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Any:
-    """Hugging Face's own model of the checkpoint, loaded by Hugging Face from the checkpoint's files where it has files.
-
-    The configuration is read as BERT's without asking for a `model_type`. A model that is put together while loading (the
-    demo), or was saved inside of a wrapper whose prefix Hugging Face does not read, is filled through `load_state_dict`, which
-    wants every key exactly.
-    """
-    from transformers import BertConfig, BertForSequenceClassification
-
-    family = family_of(checkpoint.config, checkpoint.name)
-    config = BertConfig.from_dict(checkpoint.config)
-    config._attn_implementation = "eager"
-    model: Any
-    names = WeightNames(family)
-    if checkpoint.folder is not None and not any(names.wrapped for key, _ in checkpoint.read_tensors() if names(key)):
-        model = BertForSequenceClassification.from_pretrained(
-            str(checkpoint.folder), config=config, dtype=dtype, attn_implementation="eager"
-        )
-    else:
-        model = BertForSequenceClassification(config)
-        names = WeightNames(family)
-        state = {names(key) or key: tensor for key, tensor in checkpoint.read_tensors()}
-        model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith(family.ignored)})
-    return model.to(device=device, dtype=dtype).eval()
 
 
 def check_parity(
@@ -207,7 +193,8 @@ def check_parity(
     if reference is None:
         logger.warning("%s has no tokenizer of its own for Hugging Face to load: the ids compared are the port's", name)
         reference = model.tokenizer
-    texts = [*TEXTS, " ".join(f"flea {token} egg{token}" for token in reference.get_added_vocab())]
+    added = [token for token in reference.get_added_vocab() if token != reference.pad_token]
+    texts = [*TEXTS, " ".join(f"flea {token} egg{token}" for token in added)]
     queries, passages = zip(*PAIRS, strict=True)
     starts = [text[:12] for text in texts]  # short enough for a query of any model
     probed = tokenized(model, reference, starts, texts)

@@ -83,7 +83,7 @@ def tokenized(model: HookedCrossEncoder, reference: Any, queries: Sequence[str],
         return_tensors="pt",
     )
     theirs = {key: fed[key].to(model.device) for key in ("input_ids", "attention_mask", TYPES) if key in fed}
-    if model.cfg.d_vocab_types == 1:
+    if model.cfg.d_vocab_types <= 1:
         theirs.pop(TYPES, None)
     mask = theirs["attention_mask"].bool()
     types = theirs.get(TYPES, torch.zeros_like(theirs["input_ids"]))

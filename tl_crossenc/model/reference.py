@@ -1,0 +1,111 @@
+"""The reference of parity: Hugging Face's own model of a checkpoint, or where it has none of its layout, its encoder and the head.
+
+Its class is the sequence classifier that transformers has for the family; code that comes with a checkpoint is never run. Where
+the files are of a layout that it reads, it reads them. What it does not read (a model put together while loading, as the demo; one
+saved inside of a wrapper; key layouts of other libraries) is brought to its modules' names and filled in through `load_state_dict`,
+which wants every key exactly. Which names mean the same is told by the family's layouts, as in porting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_crossenc.checkpoints.checkpoint import Checkpoint
+from tl_crossenc.checkpoints.families import family_of
+from tl_crossenc.checkpoints.families.family import Family, Place
+from tl_crossenc.checkpoints.weight_names import WeightNames
+
+
+def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Any:
+    """Hugging Face's model of the checkpoint, with attention in the open, in eval mode.
+
+    Raises:
+        ValueError: the family is not covered.
+        RuntimeError: keys are missing or left over.
+    """
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+    family = family_of(checkpoint.config, checkpoint.name)
+    config = reference_config(checkpoint, family)
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    model = _from_files(kind, config, checkpoint, family, dtype)
+    if model is None:
+        model = kind(config)
+        model.load_state_dict(_in_its_names(model, checkpoint, family))
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def reference_config(checkpoint: Checkpoint, family: Family) -> Any:
+    """The configuration as transformers' own class, which is the family's first where the file names none that it knows."""
+    from transformers import CONFIG_MAPPING
+
+    kinds = (checkpoint.config.get("model_type"), *family.model_types)
+    kind = next(kind for kind in kinds if kind in family.model_types and kind in CONFIG_MAPPING)
+    config: Any = CONFIG_MAPPING[kind].from_dict({**checkpoint.config, "model_type": kind})
+    config._attn_implementation = "eager"
+    return config
+
+
+def _from_files(kind: Any, config: Any, checkpoint: Checkpoint, family: Family, dtype: torch.dtype) -> Any:
+    """What it makes of the files by itself; None where there are none, or where it does not find all of its weights in them."""
+    names = WeightNames(family)
+    if checkpoint.folder is None or any(names.wrapped for key, _ in checkpoint.read_tensors() if names(key)):
+        return None
+    with _quiet():
+        model, found = kind.from_pretrained(
+            str(checkpoint.folder),
+            config=config,
+            dtype=dtype,
+            attn_implementation="eager",
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    return None if found["missing_keys"] or found["mismatched_keys"] else model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of the keys that it did not find."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[str, Tensor]:
+    """The checkpoint's weights by the names of the model's modules, cut and laid together as those have them."""
+    wanted = model.state_dict().keys()
+    layouts = list(family.places(model.config.num_hidden_layers))
+    places = {name: place for layout in reversed(layouts) for name, place in layout.items()}
+    own = max(layouts, key=lambda layout: len(layout.keys() & wanted))
+    names = WeightNames(family)
+    pieces: dict[Any, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for key, tensor in checkpoint.read_tensors():
+        name = names(key) or key
+        if name.startswith(family.ignored):
+            continue
+        if name in wanted or name not in places:
+            state[name] = tensor
+            continue
+        parts = _parts(places[name])
+        pieces |= dict(zip(parts, tensor.chunk(len(parts)), strict=True))
+    for name, place in own.items():
+        parts = _parts(place)
+        if name not in state and all(part in pieces for part in parts):
+            state[name] = torch.cat([pieces.pop(part) for part in parts])
+    return state
+
+
+def _parts(place: Place) -> list[Any]:
+    """What tells each part of a weight from all others."""
+    return [(target.path, target.index, place.layer, place.leaf) for target in place.targets]
