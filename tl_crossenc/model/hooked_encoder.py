@@ -173,6 +173,8 @@ class HookedEncoder(WeightViews, Ablating, Caching):
         With `start_at_layer`, `tokens` is the residual stream before that layer. Both may count from the end.
         """
         start, stop = layer_range(start_at_layer, stop_at_layer, self.cfg.n_layers)
+        if token_type_ids is None and start_at_layer is None and self.cfg.d_vocab_types < 2:
+            token_type_ids = torch.zeros_like(tokens)
         if attention_mask is None or (token_type_ids is None and start_at_layer is None):
             raise ValueError(
                 "expected token_type_ids and attention_mask beside raw tokens (without them padding would be read as text "
