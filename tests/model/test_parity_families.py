@@ -5,7 +5,7 @@ import family_texts as texts
 import pytest
 import torch
 from family_worlds import build
-from model.test_families import COVERED
+from model.test_families import COVERED, labels_of
 
 from tl_crossenc import HookedCrossEncoder
 from tl_crossenc.checkpoints.checkpoint import open_checkpoint
@@ -20,7 +20,7 @@ ROUNDED = ("modernbert", "gte", "deberta")
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 @pytest.mark.parametrize("name", COVERED)
 def test_a_port_from_files_is_within_tolerance(name, dtype, tmp_path):
-    world = build(name, 2)
+    world = build(name, labels_of(name)[-1])
     found = check_parity(
         world.write(tmp_path, "bin" if dtype == "float32" else "safetensors"), device="cpu", dtype=dtype
     )
@@ -32,7 +32,7 @@ def test_a_port_from_files_is_within_tolerance(name, dtype, tmp_path):
     assert len(set(lengths)) > 2  # so some are padded
     assert tokens.max_abs == 0
     assert tokens.compared > 200
-    assert logits.compared == opened.compared == 4 * 2
+    assert logits.compared == opened.compared == 4 * world.n_labels
     layers, width = len(world.layers), world.last_linear.in_features
     assert hidden.compared == (layers + 1) * sum(lengths) * width
     assert patterns.compared == layers * world.n_heads * sum(lengths) * max(lengths)
@@ -41,7 +41,7 @@ def test_a_port_from_files_is_within_tolerance(name, dtype, tmp_path):
 
 @pytest.mark.parametrize("name", COVERED)
 def test_the_reference_is_the_model_that_was_saved(name, tmp_path):
-    world = build(name, 2)
+    world = build(name, labels_of(name)[-1])
     reference = reference_model(open_checkpoint(world.write(tmp_path)), torch.float32, CPU)
     batch = oracle.encode(world, texts.PAIRS)
     with torch.no_grad():

@@ -13,12 +13,32 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.families import family_of
 from tl_crossenc.checkpoints.families.family import Family, Place
 from tl_crossenc.checkpoints.weight_names import WeightNames
+from tl_crossenc.model.transformers_config import transformers_config
+
+
+class LinearReranker(nn.Module):
+    """Hugging Face's encoder and one linear layer on the first position.
+
+    Args:
+        encoder: the encoder.
+        linear: the layer.
+    """
+
+    def __init__(self, encoder: nn.Module, linear: nn.Linear):
+        super().__init__()
+        self.encoder, self.linear = encoder, linear
+
+    def forward(self, **fed: Any) -> Any:
+        """What a sequence classifier of transformers gives."""
+        found = self.encoder(**fed)
+        found.logits = self.linear(found.last_hidden_state[:, 0])
+        return found
 
 
 def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> Any:
@@ -28,27 +48,27 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
         ValueError: the family is not covered.
         RuntimeError: keys are missing or left over.
     """
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
     family = family_of(checkpoint.config, checkpoint.name)
-    config = reference_config(checkpoint, family)
-    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    model = _from_files(kind, config, checkpoint, family, dtype)
-    if model is None:
-        model = kind(config)
-        model.load_state_dict(_in_its_names(model, checkpoint, family))
-    return model.to(device=device, dtype=dtype).eval()
-
-
-def reference_config(checkpoint: Checkpoint, family: Family) -> Any:
-    """The configuration as transformers' own class, which is the family's first where the file names none that it knows."""
-    from transformers import CONFIG_MAPPING
-
-    kinds = (checkpoint.config.get("model_type"), *family.model_types)
-    kind = next(kind for kind in kinds if kind in family.model_types and kind in CONFIG_MAPPING)
-    config: Any = CONFIG_MAPPING[kind].from_dict({**checkpoint.config, "model_type": kind})
+    config = transformers_config(checkpoint.config, family)
     config._attn_implementation = "eager"
-    return config
+    model: Any
+    if family.encoder_of is not None:
+        encoder = MODEL_MAPPING[type(config)](config)
+        state = _in_its_names(encoder, checkpoint, family)
+        weight, bias = state.pop("linear.weight"), state.pop("linear.bias", None)
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        linear.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+        encoder.load_state_dict(state)
+        model = LinearReranker(encoder, linear)
+    else:
+        kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        model = _from_files(kind, config, checkpoint, family, dtype)
+        if model is None:
+            model = kind(config)
+            model.load_state_dict(_in_its_names(model, checkpoint, family))
+    return model.to(device=device, dtype=dtype).eval()
 
 
 def _from_files(kind: Any, config: Any, checkpoint: Checkpoint, family: Family, dtype: torch.dtype) -> Any:

@@ -72,6 +72,7 @@ class Family:
             not computed.
         layouts: its ways to name weights; a checkpoint has one of them.
         ignored: names, or how they begin, that a classifier does not use.
+        encoder_of: what transformers calls its encoder, where the head is not its own: one linear layer on the first position.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Family:
     shape: Callable[[Config, str], dict[str, Any]] = field(repr=False)
     layouts: tuple[Layout, ...] = field(repr=False)
     ignored: tuple[str, ...] = ()
+    encoder_of: str | None = None
 
     def is_class(self, architecture: str) -> bool:
         """Whether a class of that name is one of this family's."""

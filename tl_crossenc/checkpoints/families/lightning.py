@@ -64,4 +64,5 @@ LIGHTNING = Family(
         for layout in ELECTRA.layouts
     ),
     ignored=("embeddings.position_ids", "embeddings.token_type_ids"),
+    encoder_of="electra",
 )
