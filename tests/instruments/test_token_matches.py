@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import D_VOCAB, N_HEADS, N_LAYERS, port, run_hf, tiny_hf, tiny_rows, to_batch
+from transformers import BertTokenizer
 
 from tl_crossenc.inputs.pairs import EncodedPairs
+from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.token_matches import (
     BIN_WIDTH,
     CENTRES,
@@ -60,6 +62,9 @@ def slow(hf, rows):
     return PairMatches(token_pairs, mass, counts)
 
 
+WRITTEN = Pieces(BertTokenizer(vocab={piece: i for i, piece in enumerate(PIECES)}))
+
+
 def encoded(rows):
     columns = [np.concatenate([np.asarray(row[c]) for row in rows]) for c in range(3)]
     offsets = np.concatenate([[0], np.cumsum([len(row[0]) for row in rows])])
@@ -69,7 +74,7 @@ def encoded(rows):
 def measured(model, rows):
     batch = to_batch(rows)
     with torch.no_grad():
-        return pair_matches(model, batch, word_codes(batch.tokens, batch.parts.codes, PIECES))
+        return pair_matches(model, batch, word_codes(batch.tokens, batch.parts.codes, WRITTEN))
 
 
 def sharp(hf):
@@ -133,7 +138,7 @@ def test_kinds_of_match_by_hand(model, query, passage, kinds):
 def test_words_do_not_run_on_from_query_to_passage():
     tokens = torch.tensor([[2, PIECES.index("egg"), PIECES.index("##s"), PIECES.index("##s"), 3]])
     codes = torch.tensor([[0, 1, 1, 3, 4]])
-    found = word_codes(tokens, codes, PIECES)[0].tolist()
+    found = word_codes(tokens, codes, WRITTEN)[0].tolist()
     assert found[0] == found[4] == -1
     assert found[1] == found[2] != found[3]
 
@@ -186,7 +191,7 @@ def test_batches_change_nothing(model, budget):
         sums.append(found.sums(names))
         histograms.append(found.histograms(names))
 
-    measure_matches(model, encoded(ROWS), PIECES, use, token_budget=budget)
+    measure_matches(model, encoded(ROWS), WRITTEN, use, token_budget=budget)
     assert sorted(seen) == [0, 1, 2, 3, 4]
     for tallies, expected in ((sums, whole.sums(NAMES)), (histograms, whole.histograms(NAMES))):
         joined = Tally.join(tallies)
@@ -233,7 +238,7 @@ def test_tallies_of_other_shapes_do_not_join():
 
 def test_an_active_ablation_is_refused(model):
     with model.ablating("DOC->QUERY"), pytest.raises(ValueError, match="nothing ablated"):
-        measure_matches(model, encoded(ROWS), PIECES, lambda indices, found: None)
+        measure_matches(model, encoded(ROWS), WRITTEN, lambda indices, found: None)
 
 
 def test_attention_that_is_not_finite_is_refused(model):

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
 from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
+from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.instruments.token_matches import KINDS, N_BINS, PairMatches, Tally, measure_matches
 from tl_crossenc.interventions.heads import format_heads
@@ -74,9 +75,11 @@ class MatchCells:
         self.model, self.store, self.heads, self.token_budget = model, store, heads, token_budget
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
         self.passages = [(pool, pair) for pool in pools for pair in pool.pairs]
-        pieces = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
-        self.pieces = [piece or "" for piece in pieces]
-        self._vocabulary = hashlib.sha256("\n".join(self.pieces).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        names = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
+        self.pieces = Pieces(model.tokenizer)
+        self._vocabulary = hashlib.sha256(
+            "\n".join(name or "" for name in names).encode("utf-8", "surrogatepass")
+        ).hexdigest()[:16]
         self._identity = model_identity(model)
         self._shards = [(pool, i, pool.pairs[i : i + SHARD]) for pool in pools for i in range(0, len(pool), SHARD)]
         self._keys = [

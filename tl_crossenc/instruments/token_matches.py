@@ -7,8 +7,8 @@ pair (i, j) is of one kind:
     same_word    they are not, but the whole words that they belong to are equal, ignoring case
     other        neither: no lexical match
 
-A word is a piece and the `##` pieces that follow it in the same part. Two [UNK] are the same piece: the model cannot tell them
-apart. Other marks of continuation than BERT's `##` are not known, and there every piece is a word.
+Which pieces make a word the tokenizer says (`inputs.pieces`): `##`, `▁` or `Ġ`, bytes of one character together. No word runs on
+from one part into another. Two [UNK] are the same piece: the model cannot tell them apart.
 
 Two things are taken of each weight, for every kind m, layer and head, and no pattern outlives its batch:
 
@@ -36,6 +36,7 @@ from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import Part
+from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.hook_points import FwdHooks
@@ -145,7 +146,7 @@ class PairMatches:
 def measure_matches(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,
-    pieces: Sequence[str],
+    pieces: Pieces,
     use: Callable[[np.ndarray, PairMatches], object],
     *,
     token_budget: int = TOKEN_BUDGET,
@@ -155,7 +156,7 @@ def measure_matches(
     Args:
         model: the model, with nothing ablated.
         pairs: from `model.encode_pairs` or `model.to_pairs`.
-        pieces: the text of each token id.
+        pieces: of the model's tokenizer.
         use: called once a batch; what it does not keep is dropped.
         token_budget: padded tokens a batch.
 
@@ -172,27 +173,18 @@ def measure_matches(
 
 
 def word_codes(
-    tokens: Int[Tensor, "pair pos"], codes: Int[Tensor, "pair pos"], pieces: Sequence[str]
+    tokens: Int[Tensor, "pair pos"], codes: Int[Tensor, "pair pos"], pieces: Pieces
 ) -> Int[np.ndarray, "pair pos"]:
     """A number for the word that each QUERY and DOC position belongs to, equal for equal words of the batch; -1 elsewhere."""
     numbers: dict[str, int] = {}
     found = np.full(tuple(tokens.shape), -1, dtype=np.int64)
-    for row, (ids, parts) in enumerate(zip(tokens.tolist(), codes.tolist(), strict=True)):
-        start = 0
-        for stop in range(1, len(ids) + 1):
-            inside = stop < len(ids) and parts[stop] == parts[start] and pieces[ids[stop]].startswith("##")
-            if inside:
-                continue
-            if parts[start] in (Part.QUERY, Part.DOC):
-                word = "".join(_bare(pieces[i], first=n == 0) for n, i in enumerate(ids[start:stop])).casefold()
-                found[row, start:stop] = numbers.setdefault(word, len(numbers))
-            start = stop
+    ids, parts = tokens.cpu().numpy(), codes.cpu().numpy()
+    for row in range(len(ids)):
+        for part in (Part.QUERY, Part.DOC):
+            positions = np.flatnonzero(parts[row] == part)
+            for word in pieces.words(ids[row, positions].tolist()):
+                found[row, positions[word.start : word.stop]] = numbers.setdefault(word.text.casefold(), len(numbers))
     return found
-
-
-def _bare(piece: str, *, first: bool) -> str:
-    """A piece without its mark; a word's first piece keeps it (a part may begin with one, and `##s` is not the word `s`)."""
-    return piece if first else piece.removeprefix("##")
 
 
 def pair_matches(model: HookedEncoder, batch: PairBatch, words: Int[np.ndarray, "pair pos"]) -> PairMatches:

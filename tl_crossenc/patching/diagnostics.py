@@ -47,18 +47,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from tl_crossenc.inputs.parts import Part
+from tl_crossenc.inputs.words import word_spans, words
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.counterfactuals import NEUTRAL, AlignedPairs, encode_sides
 from tl_crossenc.patching.slots import (
     STOPWORDS,
-    WORD,
     Segment,
     SlotWriter,
     closest_words,
     content_terms,
     idf_of,
     side_text,
-    words,
 )
 from tl_crossenc.pools.pool import Pool
 
@@ -212,7 +211,7 @@ def _prox1(w: SlotWriter, replace: bool, term: str | None, word: str | None, *, 
             raise ValueError(f"expected a distance of at least 1 for PROX1, got {distance}")
         return [(w.appended([q, near, w.fill(distance), near[::-1]]), {"term": q, "word": r, "distance": distance})]
     at, far = w.spans(q)[0], w.spans(r)[-1]
-    between = [m.span() for m in WORD.finditer(w.passage) if min(at[1], far[1]) <= m.start() < max(at[0], far[0])]
+    between = [span for span in word_spans(w.passage) if min(at[1], far[1]) <= span[0] < max(at[0], far[0])]
     if not between:
         raise ValueError(
             f"expected a word between {q!r} and {r!r} in the passage to bring them closer, got them side by side"

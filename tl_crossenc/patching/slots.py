@@ -7,7 +7,6 @@ filler until the model's tokenizer gives both sides the same number of tokens.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -15,8 +14,10 @@ import numpy as np
 import torch
 
 from tl_crossenc.inputs.parts import Part
+from tl_crossenc.inputs.pieces import Pieces
+from tl_crossenc.inputs.words import occurrences, word_spans, words
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.patching.counterfactuals import passage_tokens, require_one_token
+from tl_crossenc.patching.counterfactuals import NEUTRAL, passage_tokens, require_one_token
 
 Segment = str | tuple[str, str]
 """Text that both sides share, or a slot: (clean, corrupted) of the same token length."""
@@ -29,12 +30,6 @@ STOPWORDS = frozenset(
     """.split()  # noqa: SIM905
 )
 """Words that are no query terms."""
-WORD = re.compile(r"\w+")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in lower case and in order."""
-    return WORD.findall(text.lower())
 
 
 def content_terms(query: str) -> list[str]:
@@ -75,7 +70,7 @@ class SlotWriter:
                     f"expected a query term ({', '.join(terms)}) in the passage to replace, got none there"
                 )
             return term
-        if term.lower() not in words(self.query):
+        if not occurrences(term, self.query):
             raise ValueError(f"expected a term of the query ({', '.join(terms)}), got {term!r}")
         if in_passage:
             self.occurrence(term)
@@ -83,8 +78,7 @@ class SlotWriter:
 
     def spans(self, term: str) -> list[tuple[int, int]]:
         """Where the passage has the term as a whole word, in any case, as character ranges."""
-        pattern = rf"(?<!\w){re.escape(term)}(?!\w)"
-        return [match.span() for match in re.finditer(pattern, self.passage, re.IGNORECASE)]
+        return occurrences(term, self.passage)
 
     def occurrence(self, term: str) -> tuple[int, int]:
         """The last of its spans; a ValueError where there is none."""
@@ -94,8 +88,9 @@ class SlotWriter:
         return spans[-1]
 
     def count(self, text: str) -> int:
-        """Tokens of a text as a passage."""
-        return int(passage_tokens(self.model, self.query, [text])[0])
+        """Tokens of a text inside of a passage, after a space."""
+        before, both = passage_tokens(self.model, self.query, [NEUTRAL, f"{NEUTRAL} {text}"]).tolist()
+        return int(both - before)
 
     def fill(self, n_tokens: int) -> str:
         """Filler of so many tokens."""
@@ -139,10 +134,15 @@ class SlotWriter:
         """The passage with slots in the place of spans, which are in order."""
         segments: list[Segment] = []
         end = 0
-        for span, slot in slots:
-            segments += [self.passage[end : span[0]], slot]
-            end = span[1]
+        for (start, stop), slot in slots:
+            segments += [self.passage[end:start], *self._space(start), slot, *self._space(stop)]
+            end = stop
         return [*segments, self.passage[end:]]
+
+    def _space(self, at: int) -> list[Segment]:
+        """A space where the passage has none between words, as in Chinese: filler would run together with them."""
+        beside = self.passage[max(at - 1, 0) : at + 1]
+        return [" "] if len(beside) == 2 and all(word_spans(character) for character in beside) else []
 
     def require_room(self, segments: Sequence[Segment]) -> None:
         """A ValueError where the model would cut into a slot: all up to the last slot's end must fit."""
@@ -162,8 +162,12 @@ def side_text(segments: Sequence[Segment], side: int) -> str:
 def whole_words(model: HookedCrossEncoder, exclude: Iterable[str] = ()) -> list[str]:
     """The vocabulary's lower-case words of three letters or more, sorted, without `exclude`."""
     left_out = set(exclude)
-    vocabulary = model.tokenizer.get_vocab() if model.tokenizer is not None else {}
-    return sorted(w for w in vocabulary if w.isalpha() and w.islower() and len(w) > 2 and w not in left_out)
+    return sorted(w for w in _vocabulary(model) if w.isalpha() and w.islower() and len(w) > 2 and w not in left_out)
+
+
+def _vocabulary(model: HookedCrossEncoder) -> dict[str, int]:
+    """word -> the piece that is all of it inside of a text."""
+    return {} if model.tokenizer is None else Pieces(model.tokenizer).whole_words()
 
 
 def closest_words(model: HookedCrossEncoder, term: str, n: int = 1, *, exclude: Iterable[str] = ()) -> list[str]:
@@ -172,14 +176,15 @@ def closest_words(model: HookedCrossEncoder, term: str, n: int = 1, *, exclude: 
     Raises:
         ValueError: the vocabulary has fewer whole words.
     """
-    encoded = model.encode_pairs(term, [term])
-    ids = torch.from_numpy(encoded.tokens[encoded.parts == int(Part.DOC)].astype(np.int64))
+    encoded = model.encode_pairs(term, [f"{NEUTRAL} {term}"])  # as it is read inside of a text, after a space
+    read = encoded.tokens[encoded.parts == int(Part.DOC)]
+    ids = torch.from_numpy(read[int(passage_tokens(model, term, [NEUTRAL])[0]) :].astype(np.int64))
     known = whole_words(model, exclude={term.lower(), *exclude, *STOPWORDS})
     if len(known) < n:
         raise ValueError(
             f"expected a vocabulary of at least {n} whole words, got {len(known)}: name the close word yourself"
         )
-    vocabulary = model.tokenizer.get_vocab()
+    vocabulary = _vocabulary(model)
     embeddings = model.W_E.to("cpu", torch.float64)
     candidates = embeddings[[vocabulary[w] for w in known]]
     similarity = torch.cosine_similarity(candidates, embeddings[ids].mean(0, keepdim=True))

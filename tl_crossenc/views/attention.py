@@ -34,6 +34,7 @@ from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.store.files import write_atomic
 from tl_crossenc.views.markup import CARD, FAINT, INK, MUTED, PART_COLOURS, page, tinted
+from tl_crossenc.views.tokens import shown_tokens
 
 CELL, LABEL = 15, 6.4
 """Pixels: a cell's side, and a letter's width."""
@@ -224,7 +225,7 @@ def _pattern(
     name = f"blocks.{layer}.attn.hook_pattern"
     _, cache = model.run_with_cache(batch, names_filter=name, return_cache_object=False)
     pattern = cache[name][0].detach().double().cpu().numpy()
-    return pattern, model.to_str_tokens(query, passage), batch.parts.codes[0].cpu().numpy().astype(np.int64)
+    return pattern, shown_tokens(model, query, passage), batch.parts.codes[0].cpu().numpy().astype(np.int64)
 
 
 def _in_range(value: int, count: int, name: str) -> int:

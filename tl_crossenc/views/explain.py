@@ -56,6 +56,7 @@ from tl_crossenc.instruments.direct_attribution import direct_attribution
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.views.explanation import Explanation
+from tl_crossenc.views.tokens import shown_tokens
 
 ACROSS = ((Part.QUERY, Part.DOC), (Part.DOC, Part.QUERY))
 """(attender, attended)."""
@@ -81,7 +82,7 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
         if count < 1:
             raise ValueError(f"expected {name} of at least 1, got {count}")
     encoded = model.encode_pairs(query, passage)
-    tokens = tuple(model.to_str_tokens(query, passage))
+    tokens = tuple(shown_tokens(model, query, passage))
     split = direct_attribution(model, encoded)
     if not np.isfinite(split.scores).all():
         raise ValueError(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from tl_crossenc.inputs.parts import Part
+from tl_crossenc.inputs.pieces import CONTINUES
 
 INK, MUTED, FAINT = "#1A1A1A", "#6B6B6B", "#E4E4E4"
 PART_COLOURS = {
@@ -31,7 +32,6 @@ LESS, MORE = "#0072B2", "#B2182B"
 FONT = "font:13px/1.5 'Helvetica Neue',Helvetica,Arial,'DejaVu Sans',sans-serif"
 CARD = f"{FONT};color:{INK};background:#fff;border:1px solid {FAINT};border-radius:6px;padding:12px 16px;max-width:60em"
 """Dark pages get a light card, since the colours are made for one."""
-CONTINUES = "##"
 
 
 def tinted(colour: str, share: float) -> str:
