@@ -15,6 +15,8 @@ COVERED = (
     *("bert", "xlm-roberta", "roberta", "camembert", "jina-v2"),
     *("electra", "electra-projected", "electra-untyped", "distilbert"),
     *("lightning-mono", "lightning-cross-encoder"),
+    *("modernbert-cls", "modernbert-mean", "modernbert-old"),
+    *("gte", "gte-split", "gte-old", "gte-ntk", "gte-ntk-old"),
 )
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 

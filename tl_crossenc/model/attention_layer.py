@@ -14,23 +14,37 @@ from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.fused_attention import fused_attention
 from tl_crossenc.model.hook_points import HookPoint, SharedHookPoint, has_hooks, is_hooked, telling
 from tl_crossenc.model.layer_stack import K, LayerModule, LayerStack, Q, V
+from tl_crossenc.model.rotary import Rotary
 
 QKV = tuple[Tensor, Tensor, Tensor]
 _PLACE = {"q": Q, "k": K, "v": V}
 
 
 class Attention(LayerModule):
-    """Self-attention of one layer, without the residual connection and the LayerNorm."""
+    """Self-attention of one layer, without the residual connection and the LayerNorm.
+
+    Attributes:
+        window: how far a position sees to either side; None for all.
+        rotary: how queries and keys are turned by their positions; None where they are not. `hook_q` and `hook_k` have them before,
+            `hook_rot_q` and `hook_rot_k` past it.
+    """
 
     hook_result: HookPoint  # there while cfg.use_attn_result
+    hook_rot_q: HookPoint  # there with rotary positions, as is the next
+    hook_rot_k: HookPoint
 
     def __init__(self, cfg: CrossEncoderConfig, stack: LayerStack, layer: int):
         super().__init__(stack, layer)
         self.cfg = cfg
         self.window = None if cfg.windows is None else cfg.windows[layer]
+        bases = cfg.rotary_bases
+        self.rotary = None if bases is None else Rotary(bases[layer], cfg.d_head, cfg.rotary_factor)
         self.hook_q = HookPoint()
         self.hook_k = HookPoint()
         self.hook_v = HookPoint()
+        if self.rotary is not None:
+            self.hook_rot_q = HookPoint()
+            self.hook_rot_k = HookPoint()
         self.hook_attn_scores = HookPoint()
         self.hook_pattern = HookPoint()
         self.hook_z = SharedHookPoint()  # the fused kernel keeps its output for the backward pass
@@ -89,7 +103,8 @@ class Attention(LayerModule):
         With `inputs`, the queries', keys' and values' own copies of `resid` a head, those are projected in its stead; with
         `projected`, what `project` gave for `resid`, nothing is projected again.
         """
-        if rows == 1 and inputs is None and projected is None and not has_hooks(self):
+        given = given.within(self.window)
+        if rows == 1 and inputs is None and projected is None and self.rotary is None and not has_hooks(self):
             return self.write(self._read_of_first_row(resid, given, edits))
         q, k, v = self.project(resid, rows, inputs) if projected is None else projected
         z = self._read(Reading(given, edits, q, k, v))
@@ -136,12 +151,20 @@ class Attention(LayerModule):
         """
         if head is not None and edits is not None:
             edits = LayerEdits(edits.zero[head : head + 1], edits.mask[head : head + 1])
-        return fused_attention(q, k, v, given, edits, first_row=first_row)
+        if self.rotary is not None:
+            q, k = self.rotary.rotate(q, first_row), self.rotary.rotate(k)
+        return fused_attention(q, k, v, given.within(self.window), edits, first_row=first_row)
+
+    def attend_rows(self, projected: QKV, given: AttentionInput, edits: LayerEdits, low: int, high: int) -> Tensor:
+        """z of the rows from `low` to before `high`, `[pair, row, head, d_head]`, of what `project` gave."""
+        q, k, v = projected
+        return fused_attention(q[:, low:high], k, v, given.within(self.window), edits, first_row=low)
 
     @property
     def scored_points(self) -> tuple[str, str]:
         """The full names of the hook points that hold the queries and the keys that scores are made of."""
-        return f"blocks.{self.layer}.attn.hook_q", f"blocks.{self.layer}.attn.hook_k"
+        kind = "hook" if self.rotary is None else "hook_rot"
+        return f"blocks.{self.layer}.attn.{kind}_q", f"blocks.{self.layer}.attn.{kind}_k"
 
     def terms(
         self, q: Float[Tensor, "pair row head d_head"], k: Float[Tensor, "pair pos head d_head"], first_row: int = 0
@@ -190,9 +213,15 @@ class Attention(LayerModule):
         return one_row_attention(q, resid, W_K, W_V, bias[V].unflatten(0, heads), given, edits)
 
     def project(self, resid: Tensor, rows: int | None = None, inputs: tuple[Tensor, ...] | None = None) -> QKV:
-        """(q, k, v), each `[pair, pos, head, d_head]` and q of the first `rows` positions only, through their hooks."""
+        """(q, k, v), each `[pair, pos, head, d_head]` and q of the first `rows` positions only, through their hooks.
+
+        With rotary positions q and k are turned already.
+        """
         q, k, v = self._project(resid, rows, inputs)
-        return self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
+        if self.rotary is None:
+            return q, k, v
+        return self.hook_rot_q(self.rotary.rotate(q)), self.hook_rot_k(self.rotary.rotate(k)), v
 
     def _project(self, resid: Tensor, rows: int | None, inputs: tuple[Tensor, ...] | None) -> QKV:
         weight, bias = self.stack.qkv_weight[self.layer], self.stack.qkv_bias[self.layer]

@@ -11,7 +11,7 @@ in the open otherwise; both give the same numbers to rounding.
     after = .. post ..                      what the next layer gets
 
 where `read` and `..` are a family's own: post-LN has `read(x) = x`, `post = LN1(mid) + MLP(LN1(mid))`, `after = LN2(post)`; pre-LN
-would have `read(x) = LN1(x)`, `post = mid + MLP(LN2(mid))`, `after = post`.
+has `read(x) = LN1(x)`, `post = mid + MLP(LN2(mid))`, `after = post`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Block(LayerModule):
         return getattr(self, self.STREAM[stage])
 
     def project(self, resid: Float[Tensor, "pair pos d_model"]) -> QKV:
-        """(q, k, v) of the stream before the layer, through their hooks."""
+        """(q, k, v) of the stream before the layer, through their hooks, as attention reads them."""
         return self.attn.project(self.read(resid))
 
     def project_head(
@@ -149,8 +149,7 @@ class Block(LayerModule):
         All but attention is done position by position, so only the rows of edited attenders differ; only those are run.
         """
         low, high = edited_span(given, edits)
-        q, k, v = projected
-        z = self.attn.attend(q[:, low:high], k, v, given, edits, first_row=low)
+        z = self.attn.attend_rows(projected, given, edits, low, high)
         after = unedited.clone()
         after[:, low:high] = self._from_attention(resid[:, low:high], self.attn.write(z))
         return after
@@ -162,9 +161,15 @@ class Block(LayerModule):
     def reads_only_first_row(self) -> bool:
         """Whether nobody looks at this layer's rows, so that the ones that nothing reads need not be computed.
 
-        Hooks on the residual stream before the layer, on keys and on values are free: those are computed whole for whoever looks.
+        Hooks on the residual stream before the layer, on what attention reads of it, on keys and on values are free: those are
+        computed whole for whoever looks.
         """
-        return not has_hooks(self, but={self.hook_resid_pre, self.attn.hook_k, self.attn.hook_v})
+        return not has_hooks(self, but=self.whole())
+
+    def whole(self) -> set[AnyHookPoint]:
+        """The hook points that have all positions even where only the first row is wanted."""
+        turned = set() if self.attn.rotary is None else {self.attn.hook_rot_k}
+        return {self.hook_resid_pre, self.attn.hook_k, self.attn.hook_v, *turned}
 
 
 class BertBlock(Block):

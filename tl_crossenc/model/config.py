@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformer_lens.config.transformer_lens_config import TransformerLensConfig
 
+from tl_crossenc.model.rotary import Rotary
 from tl_crossenc.model.score_rule import canonical_rule
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
@@ -68,6 +69,11 @@ class CrossEncoderConfig(TransformerLensConfig):
         self.score = canonical_rule(self.score, self.n_labels)
         if self.act_fn not in ACTIVATIONS:
             raise ValueError(f"expected an activation among {', '.join(ACTIVATIONS)}, got {self.act_fn!r}")
+        for name, by_layer in (("rotary_bases", self.rotary_bases), ("windows", self.windows)):
+            if by_layer is not None and len(by_layer) != self.n_layers:
+                raise ValueError(f"expected {name} of each of {self.n_layers} layers, got {len(by_layer)}")
+        for base in set(self.rotary_bases or ()):
+            Rotary(base, self.d_head, self.rotary_factor)
         if self.d_head * self.n_heads != self.d_model:
             raise ValueError(
                 f"expected n_heads x d_head = d_model, got {self.n_heads} x {self.d_head} against {self.d_model}"
@@ -78,8 +84,8 @@ class CrossEncoderConfig(TransformerLensConfig):
         """Bytes that a padded token takes while conditions run, at most: the activations of a layer at work, a pattern where one is
         looked at, and the residual streams that a walk over conditions holds, two a level.
 
-        `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`.
+        `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`; 3 d_mlp where the MLP is gated.
         """
         held = 2 * self.n_layers * self.d_model
-        at_work = 8 * self.d_model + 2 * (self.d_mlp or 4 * self.d_model) + 3 * self.n_heads * self.n_ctx
+        at_work = 8 * self.d_model + (3 if self.gated_mlp else 2) * (self.d_mlp or 4 * self.d_model) + 3 * self.n_heads * self.n_ctx
         return (held + at_work) * torch.finfo(self.dtype).bits // 8

@@ -27,6 +27,7 @@ from tl_crossenc.model.embeddings import BertEmbed
 from tl_crossenc.model.hook_points import HookPoint, has_hooks, is_hooked, sees_places
 from tl_crossenc.model.input_checks import apart, check_input, layer_range
 from tl_crossenc.model.layer_stack import LayerStack
+from tl_crossenc.model.pre_norm_block import PreNormBlock
 from tl_crossenc.model.weight_views import WeightViews
 
 
@@ -38,6 +39,7 @@ class HookedEncoder(WeightViews, Ablating, Caching):
     """
 
     reads_only_first_row: bool = True
+    looks_at_rows: bool = False  # past the layers, at rows that nothing reads
 
     def __init__(self, cfg: CrossEncoderConfig):
         super().__init__()
@@ -45,7 +47,8 @@ class HookedEncoder(WeightViews, Ablating, Caching):
         self.embed = BertEmbed(cfg)
         self.hook_full_embed = HookPoint()
         self.stack = LayerStack(cfg)
-        self.blocks = nn.ModuleList(BertBlock(cfg, self.stack, layer) for layer in range(cfg.n_layers))
+        kind = PreNormBlock if cfg.norm_order == "pre" else BertBlock
+        self.blocks = nn.ModuleList(kind(cfg, self.stack, layer) for layer in range(cfg.n_layers))
         self.setup()
 
     @property
@@ -118,7 +121,8 @@ class HookedEncoder(WeightViews, Ablating, Caching):
         unless a hook looks at the others.
         """
         block = self.block(layer)
-        rows = 1 if only_cls and self.reads_only_first_row and block.reads_only_first_row() else None
+        alone = only_cls and self.reads_only_first_row and not self.looks_at_rows
+        rows = 1 if alone and block.reads_only_first_row() else None
         return block(resid, given, edits, rows)
 
     def run_branches(

@@ -2,7 +2,7 @@
 
 One tensor a kind, stacked over layers, is what lets `W_Q` and its like be views of `[layer, head, ...]`: editing a view in
 place edits the model, and nothing is held twice. The storage is in the checkpoint's own (out, in) order, with the
-query, key and value matrices side by side so that one product gives all three.
+query, key and value matrices side by side so that one product gives all three, and likewise the two of a gated MLP.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from tl_crossenc.model.config import CrossEncoderConfig
 
 Q, K, V = 0, 1, 2
+GATE, LINEAR = 0, 1
 
 
 class LayerStack(nn.Module):
     """Uninitialized weights of `cfg.n_layers` layers; `porting` fills them.
 
     Shapes, with L layers, d = d_model, m = d_mlp: `qkv_weight` [L, 3, d, d], `qkv_bias` [L, 3, d], `out_weight` [L, d, d],
-    `mlp_in_weight` [L, m, d], `mlp_out_weight` [L, d, m], every LayerNorm and remaining bias [L, d] or [L, m].
+    `mlp_in_weight` [L, m, d], `mlp_out_weight` [L, d, m], every LayerNorm and remaining bias [L, d] or [L, m]. Of a gated MLP
+    `mlp_in_weight` is [L, 2, m, d] and `mlp_in_bias` [L, 2, m], at `GATE` what goes through the activation and at `LINEAR` what
+    that is multiplied with.
     """
 
     qkv_weight: nn.Parameter
@@ -40,6 +43,8 @@ class LayerStack(nn.Module):
         super().__init__()
         self.n_heads, self.d_head = cfg.n_heads, cfg.d_head
         layers, d, m = cfg.n_layers, cfg.d_model, cfg.d_mlp or 0
+        self.gated = cfg.gated_mlp
+        sides = (2,) if cfg.gated_mlp else ()
         shapes: dict[str, tuple[int, ...]] = {
             "qkv_weight": (3, d, d),
             "qkv_bias": (3, d),
@@ -47,8 +52,8 @@ class LayerStack(nn.Module):
             "out_bias": (d,),
             "ln1_weight": (d,),
             "ln1_bias": (d,),
-            "mlp_in_weight": (m, d),
-            "mlp_in_bias": (m,),
+            "mlp_in_weight": (*sides, m, d),
+            "mlp_in_bias": (*sides, m),
             "mlp_out_weight": (d, m),
             "mlp_out_bias": (d,),
             "ln2_weight": (d,),
@@ -65,6 +70,16 @@ class LayerStack(nn.Module):
     def projection_bias(self, which: int) -> Float[Tensor, "layer head d_head"]:
         """b_Q, b_K or b_V of every layer, a view."""
         return self.qkv_bias.detach()[:, which].unflatten(1, (self.n_heads, self.d_head))
+
+    def mlp_in(self, which: int = LINEAR) -> Float[Tensor, "layer d_model d_mlp"]:
+        """W_in of every layer, or W_gate of a gated MLP, a view."""
+        weight = self.mlp_in_weight.detach()
+        return (weight[:, which] if self.gated else weight).transpose(1, 2)
+
+    def mlp_in_bias_of(self, which: int = LINEAR) -> Float[Tensor, "layer d_mlp"]:
+        """b_in of every layer, or what is added before the activation of a gated MLP, a view."""
+        bias = self.mlp_in_bias.detach()
+        return bias[:, which] if self.gated else bias
 
     def output(self) -> Float[Tensor, "layer head d_head d_model"]:
         """W_O of every layer, a view."""

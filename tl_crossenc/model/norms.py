@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -58,3 +59,16 @@ class LayerNorm(nn.Module):
         weighted = g * weight.detach().double()
         edit = held.edit(weighted, f"{name}.hook_normalized")
         return (weighted - weighted.mean(-1, keepdim=True)) / scale, edit
+
+
+class WeightedNorm(LayerNorm):
+    """A LayerNorm with weights of its own, outside of the layers."""
+
+    def __init__(self, eps: float, d_model: int, dtype: torch.dtype):
+        super().__init__(eps)
+        self.weight = nn.Parameter(torch.empty(d_model, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(d_model, dtype=dtype))
+
+    def forward(self, x: Float[Tensor, "*place d_model"]) -> Float[Tensor, "*place d_model"]:  # type: ignore[override]
+        """`(x - mean) / scale * weight + bias`."""
+        return super().forward(x, self.weight, self.bias)

@@ -159,7 +159,7 @@ def weight_slots(model: HookedEncoder, places: Mapping[str, Place]) -> dict[str,
 def _view(model: HookedEncoder, target: Target, layer: int | None, leaf: str) -> Tensor | None:
     """A weight of the model, a view; None where the model has none, or its checkpoint stores none."""
     cfg = model.cfg
-    if leaf == "bias" and target.path in cfg.unbiased:
+    if leaf in ("bias", "") and target.path in cfg.unbiased:
         return None
     if layer is not None:
         if target.path == "ln1" and layer == 0 and not cfg.first_norm:
@@ -169,20 +169,23 @@ def _view(model: HookedEncoder, target: Target, layer: int | None, leaf: str) ->
             return None
         slot = stacked.detach()[layer]
         return slot if target.index is None else slot[target.index]
+    found = _at(model, f"{target.path}.{leaf}" if leaf else target.path)
+    return None if found is None else found.detach()
+
+
+def _at(model: HookedEncoder, path: str) -> Tensor | None:
     found: Any = model
-    for attribute in (*target.path.split("."), *([leaf] if leaf else [])):
+    for attribute in path.split("."):
         found = getattr(found, attribute, None)
-    return found.detach() if isinstance(found, Tensor) else None
+    return found if isinstance(found, Tensor) else None
 
 
 def _fill_unstored(model: HookedEncoder) -> None:
     """Weights that no checkpoint of this configuration stores: biases of 0; a norm that is not there, and so not read."""
     for path in model.cfg.unbiased:
-        bias = getattr(model.stack, f"{path}_bias", None)
-        if bias is None:
-            bias = getattr(getattr(model, path, None), "bias", None)
-        if bias is not None:
-            bias.zero_()
+        for bias in (_at(model, f"stack.{path}_bias"), _at(model, f"{path}.bias"), _at(model, path)):
+            if bias is not None:
+                bias.zero_()
     if not model.cfg.first_norm:
         model.stack.ln1_weight[0], model.stack.ln1_bias[0] = 1, 0
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 
 from tl_crossenc.model.embeddings import BertEmbed
-from tl_crossenc.model.layer_stack import K, LayerStack, Q, V
+from tl_crossenc.model.layer_stack import GATE, K, LayerStack, Q, V
 
 
 class WeightViews:
@@ -61,8 +61,13 @@ class WeightViews:
 
     @property
     def W_in(self) -> Float[Tensor, "layer d_model d_mlp"]:
-        """MLP input weights, a view."""
-        return self.stack.mlp_in_weight.detach().transpose(1, 2)
+        """MLP input weights, a view; of a gated MLP those past which no activation comes."""
+        return self.stack.mlp_in()
+
+    @property
+    def W_gate(self) -> Float[Tensor, "layer d_model d_mlp"] | None:
+        """Of a gated MLP the weights of what goes through the activation, a view; else None."""
+        return self.stack.mlp_in(GATE) if self.stack.gated else None
 
     @property
     def W_out(self) -> Float[Tensor, "layer d_mlp d_model"]:
@@ -72,7 +77,12 @@ class WeightViews:
     @property
     def b_in(self) -> Float[Tensor, "layer d_mlp"]:
         """MLP input biases, a view."""
-        return self.stack.mlp_in_bias.detach()
+        return self.stack.mlp_in_bias_of()
+
+    @property
+    def b_gate(self) -> Float[Tensor, "layer d_mlp"] | None:
+        """Of a gated MLP the biases of what goes through the activation, a view; else None."""
+        return self.stack.mlp_in_bias_of(GATE) if self.stack.gated else None
 
     @property
     def b_out(self) -> Float[Tensor, "layer d_model"]:
@@ -106,7 +116,8 @@ class WeightViews:
     def QK(self) -> FactoredMatrix:
         """`W_Q W_K^T` of every head, `[layer, head, d_model, d_model]`, factored at rank d_head.
 
-        attender^T QK attended is the attention score before biases and the division by sqrt(d_head).
+        attender^T QK attended is the attention score before biases and the division by sqrt(d_head); with rotary positions only
+        of a position with itself, since they turn the two against each other by how far apart they are.
         """
         return FactoredMatrix(self.W_Q, self.W_K.transpose(-2, -1))
 

@@ -14,11 +14,13 @@ from tl_crossenc.checkpoints.families.bert import BERT
 from tl_crossenc.checkpoints.families.distilbert import DISTILBERT
 from tl_crossenc.checkpoints.families.electra import ELECTRA
 from tl_crossenc.checkpoints.families.family import Family
+from tl_crossenc.checkpoints.families.gte import GTE
 from tl_crossenc.checkpoints.families.lightning import LIGHTNING
+from tl_crossenc.checkpoints.families.modernbert import MODERNBERT
 from tl_crossenc.checkpoints.families.roberta import ROBERTA
 from tl_crossenc.console.shown import listed, quoted
 
-FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, LIGHTNING, DISTILBERT)
+FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, LIGHTNING, DISTILBERT, MODERNBERT, GTE)
 
 
 def family_of(config: dict[str, Any], name: str) -> Family:
