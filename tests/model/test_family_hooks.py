@@ -118,7 +118,8 @@ def test_a_point_that_is_looked_at_alone_holds_all_positions(ran, part):
     kept = {}
     for name in names:
         scores = model.run_with_hooks(
-            model.to_pairs(QUERIES, PASSAGES), fwd_hooks=[(name, lambda x, hook: kept.__setitem__(hook.name, x.clone()))]
+            model.to_pairs(QUERIES, PASSAGES),
+            fwd_hooks=[(name, lambda x, hook: kept.__setitem__(hook.name, x.clone()))],
         )
         close(kept[name], cache[name], real)
         torch.testing.assert_close(scores, trace.score, rtol=0, atol=1e-10)

@@ -347,7 +347,16 @@ def test_labels_are_counted_as_hugging_face_counts_them(labels, n_labels):
             {"model_type": "electra", "architectures": None, "embedding_size": 0},
             "expected embedding_size as a whole number from 1",
         ),
-        ({"model_type": "modernbert"}, "'modernbert'"),
+        (
+            {"model_type": "modernbert", "architectures": ["ModernBertForSequenceClassification"], "hidden_size": 24},
+            "weights of a ModernBERT sequence classifier",
+        ),
+        (
+            {"model_type": "gte", "architectures": ["GteForSequenceClassification"], "hidden_size": 24},
+            "weights of a GTE sequence classifier",
+        ),
+        ({"model_type": "modernbert", "architectures": None}, "expected heads of an even width"),
+        ({"model_type": "nomic_bert", "architectures": None}, "'nomic_bert'"),
         ({"architectures": ["RobertaForSequenceClassification"]}, "not known: bert.embeddings"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type among absolute"),
         ({"position_embedding_type": "relative_key_query"}, "relative_key_query"),

@@ -87,5 +87,9 @@ class CrossEncoderConfig(TransformerLensConfig):
         `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`; 3 d_mlp where the MLP is gated.
         """
         held = 2 * self.n_layers * self.d_model
-        at_work = 8 * self.d_model + (3 if self.gated_mlp else 2) * (self.d_mlp or 4 * self.d_model) + 3 * self.n_heads * self.n_ctx
+        at_work = (
+            8 * self.d_model
+            + (3 if self.gated_mlp else 2) * (self.d_mlp or 4 * self.d_model)
+            + 3 * self.n_heads * self.n_ctx
+        )
         return (held + at_work) * torch.finfo(self.dtype).bits // 8

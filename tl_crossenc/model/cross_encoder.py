@@ -22,7 +22,10 @@ from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.inputs.texts import Texts
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.head import BertPooler, Classifier, Head
+from tl_crossenc.model.hook_points import has_hooks
 from tl_crossenc.model.input_checks import apart
+from tl_crossenc.model.normed_head import NormedHead
+from tl_crossenc.model.norms import WeightedNorm
 from tl_crossenc.model.pretrained import Pretrained
 from tl_crossenc.model.score_rule import score_from_logits
 
@@ -57,6 +60,7 @@ class HookedCrossEncoder(Prompt, Pretrained):
 
     def __init__(self, cfg: CrossEncoderConfig, tokenizer: Any = None):
         super().__init__(cfg, tokenizer)
+        self.ln_final = WeightedNorm(cfg.eps, cfg.d_model, cfg.dtype) if cfg.final_norm else None
         self.pooler = BertPooler(cfg) if cfg.head_dense else None
         self.classifier = Classifier(cfg)
         self.setup()
@@ -140,12 +144,19 @@ class HookedCrossEncoder(Prompt, Pretrained):
     def head(self) -> Head:
         """Pooler and classifier as one thing: what is read, what a score is made of, what the stream is worth to it."""
         last = self.block(self.cfg.n_layers - 1)
+        if self.ln_final is not None:
+            return NormedHead(self.cfg, self.pooler, self.classifier, self.ln_final, last.stream_name("after"))
         return Head(self.pooler, self.classifier, str(self.cfg.score), last.norm_after)
 
     @property
     def reads_only_first_row(self) -> bool:  # type: ignore[override]
         """Whether the head reads nothing but CLS of the stream after the last layer."""
         return self.head.reads_only_first_row
+
+    @property
+    def looks_at_rows(self) -> bool:  # type: ignore[override]
+        """Whether somebody looks at the final norm of all positions."""
+        return self.ln_final is not None and has_hooks(self.ln_final)
 
     @property
     def score_scale(self) -> float:

@@ -17,6 +17,7 @@ from tl_crossenc.model.activations import BY_NAME, TANH, Activation
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.held_run import HeadWorth, HeldRun
 from tl_crossenc.model.hook_points import HookPoint, SharedHookPoint, is_hooked
+from tl_crossenc.model.norms import WeightedNorm
 from tl_crossenc.model.score_rule import score_from_logits
 
 POOLED = ("pooler.", "classifier.")
@@ -35,6 +36,7 @@ class BertPooler(nn.Module):
         self.weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_model, dtype=cfg.dtype))
         self.bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
         self.hook_pre = HookPoint()
+        self.ln = WeightedNorm(cfg.eps, cfg.d_model, cfg.dtype) if cfg.head_norm else None
         self.hook_pooler_out = SharedHookPoint()
 
     @property
@@ -44,8 +46,8 @@ class BertPooler(nn.Module):
 
     def forward(self, resid: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, "pair d_model"]:
         """The pooled CLS position."""
-        pre = self.hook_pre(F.linear(resid[:, 0], self.weight, self.bias))
-        return self.hook_pooler_out(self.activation.function(pre))
+        bent = self.activation.function(self.hook_pre(F.linear(resid[:, 0], self.weight, self.bias)))
+        return self.hook_pooler_out(bent if self.ln is None else self.ln(bent))
 
 
 class Classifier(nn.Module):
@@ -126,6 +128,8 @@ class Head:
         that of P x + p, of which GELU and ReLU leave no more. A factor that moves from P to the classifier, which changes no score
         of a ReLU head, so changes no tie either.
         """
+        if self.pooler is not None and self.pooler.ln is not None:
+            return torch.hypot(self.pooler.ln.weight.detach().double(), self.pooler.ln.bias.detach().double())
         if self.pooler is not None and self.pooler.activation.bounded:
             return torch.ones_like(self.classifier.weight[0], dtype=torch.float64)
         if self.norm is None:
@@ -155,10 +159,16 @@ class Head:
             resid = w.expand(len(held["classifier.hook_logits"]), -1)
             constant = constant.expand(len(resid))
         else:
-            bent = w * pooler.activation.slope(held["pooler.hook_pre"], way)
+            pre, read = held["pooler.hook_pre"], w
+            constant = constant + held.edit(w, "pooler.hook_pooler_out")
+            if pooler.ln is not None:
+                out = pooler.activation.function(pre)
+                read, inside = pooler.ln.carry_back(held, "pooler.ln", w.expand_as(out), out, pooler.ln.weight)
+                constant = constant + w @ pooler.ln.bias.detach().double() + inside
+            bent = read * pooler.activation.slope(pre, way)
             resid = bent @ pooler.weight.detach().double()
             constant = bent @ pooler.bias.detach().double() + constant
-            constant = constant + held.edit(bent, "pooler.hook_pre") + held.edit(w, "pooler.hook_pooler_out")
+            constant = constant + held.edit(bent, "pooler.hook_pre")
         before = held.before("classifier.hook_logits")
         if before is not None:
             constant = constant + self._score(held["classifier.hook_logits"]) - self._score(before)
