@@ -6,8 +6,8 @@ import pytest
 import torch
 from family_worlds import build
 
-from tl_crossenc import HookedCrossEncoder
 from tests.model.test_families import COVERED
+from tl_crossenc import HookedCrossEncoder
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 
