@@ -231,7 +231,7 @@ def test_other_tokenizers_are_refused_and_no_code_is_run(tmp_path, settings, sai
     folder = checkpoint(tmp_path, "vocab.txt alone")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     (tmp_path / "own.py").write_text("raise SystemExit('run')\n")
-    with pytest.raises(ValueError, match=r"expected a BERT tokenizer") as error:
+    with pytest.raises(ValueError, match=r"expected a tokenizer in") as error:
         HookedCrossEncoder.from_pretrained(folder, device="cpu")
     assert said in str(error.value)
     assert one_sentence(error.value)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.checkpoints.checkpoint import LARGEST_CONFIG, WEIGHT_FILES, Checkpoint, read_json
+from tl_crossenc.checkpoints.checkpoint import LARGEST_CONFIG, VOCABULARY_FILES, WEIGHT_FILES, Checkpoint, read_json
 from tl_crossenc.checkpoints.families import family_of
 from tl_crossenc.checkpoints.weight_files import FLOATS, read_weight_files
 from tl_crossenc.checkpoints.weight_names import WeightNames
@@ -116,7 +116,7 @@ def read_adapter(folder: Path, name: str) -> Adapter:
     _check_settings(settings, name)
     rank = settings["r"]
     factors, full = _sort_tensors(dict(read_weight_files([weights_file])), rank, name)
-    has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "vocab.txt"))
+    has_tokenizer = any((folder / file).is_file() for file in VOCABULARY_FILES)
     return Adapter(
         name=name,
         base=settings["base_model_name_or_path"],

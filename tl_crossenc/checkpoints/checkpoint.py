@@ -31,12 +31,23 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt")
-TOKENIZER_FILES = (*VOCABULARY_FILES, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-"""What transformers reads of a BERT tokenizer's folder, beside a `config.json`."""
+SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spm.model")
+"""XLM-R's and CamemBERT's, and DeBERTa's: read through the package sentencepiece."""
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", *SENTENCEPIECE_FILES, "vocab.json")
+"""What a tokenizer's words are in; the first that is there is read. The last, of byte-level BPE, goes with `merges.txt`."""
+TOKENIZER_FILES = (
+    *VOCABULARY_FILES,
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""What transformers reads of a tokenizer's folder, beside a `config.json`."""
 
 CROSS_ENCODER_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 """What sentence-transformers reads beside them; the others only where the first is there."""
+
+_ALONE = {file: VOCABULARY_FILES.index(file) for file in VOCABULARY_FILES[2:]}
+"""Vocabularies that nothing reads where one of so many before them is there."""
+_NEEDS = {"merges.txt": "vocab.json", **dict.fromkeys(CROSS_ENCODER_FILES[1:], CROSS_ENCODER_FILES[0])}
+"""File -> the one without which it says nothing."""
 
 LARGEST_TEXT = 64 << 20
 """Bytes of the largest JSON or text file that is read; the largest tokenizers in use have half of it."""
@@ -142,7 +153,11 @@ def fetch_tokenizer(hub: HubModel) -> dict[str, Path]:
     """The files that say how a hub model's texts become tokens, as many of them as it has."""
     found: dict[str, Path] = {}
     for file in (*TOKENIZER_FILES, *CROSS_ENCODER_FILES):
-        path = None if file in CROSS_ENCODER_FILES[1:] and CROSS_ENCODER_FILES[0] not in found else hub.fetch(file)
+        if file in _ALONE and any(other in found for other in VOCABULARY_FILES[: _ALONE[file]]):
+            continue
+        if file in _NEEDS and _NEEDS[file] not in found:
+            continue
+        path = hub.fetch(file)
         if path is not None:
             found[file] = path
     return found

@@ -37,9 +37,11 @@ class PairEncoder:
         tokenizer: a fast Hugging Face tokenizer that knows how to frame a pair.
         max_length: the most tokens that the model takes, special tokens included.
         use_types: whether the model has token types; without, all are 0.
+        counts_padding: whether the model's positions count tokens but the padding token, so that one inside of a text would move
+            what follows; such a text is refused.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, *, use_types: bool = True):
+    def __init__(self, tokenizer: Any, max_length: int, *, use_types: bool = True, counts_padding: bool = False):
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(
                 f"expected a fast tokenizer (its sequence_ids tell query from passage), got {type(tokenizer).__name__}: "
@@ -48,6 +50,7 @@ class PairEncoder:
         self.tokenizer = tokenizer
         self.n_positions = max_length
         self.use_types = use_types
+        self.counts_padding = counts_padding
         self._said_longest_first = False
 
     @property
@@ -141,6 +144,12 @@ class PairEncoder:
                 return_attention_mask=False,
             )
             for i, ids in enumerate(encoded["input_ids"]):
+                if self.counts_padding and self.tokenizer.pad_token_id in ids:
+                    raise ValueError(
+                        f"expected texts without {self.tokenizer.pad_token}, the padding token, since the model counts positions "
+                        f"without it, got it in {_around(self.tokenizer.pad_token, queries[start + i], passages[start + i])}: take "
+                        "it out of the text"
+                    )
                 types = encoded[TYPES][i] if self.types_fed else [0] * len(ids)
                 parts = parts_of_sequence(encoded.sequence_ids(i))
                 cut = bool(encoded.encodings[i].overflowing)
@@ -183,6 +192,13 @@ class PairEncoder:
                         f"{limit}-token input has room for a passage; got {len(ids)} tokens in "
                         f"{query[:60]!r}: shorten the query"
                     )
+
+
+def _around(token: str, *texts: str) -> str:
+    """The first of the texts with a token in it, cut to what is around it."""
+    text = next((text for text in texts if token in text), texts[-1])
+    at = max(text.find(token) - 20, 0)
+    return quoted(text[at : at + 60])
 
 
 def token_limit(tokenizer: Any) -> int:

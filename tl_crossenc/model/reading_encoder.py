@@ -34,9 +34,10 @@ class ReadingEncoder(HookedEncoder):
     @tokenizer.setter
     def tokenizer(self, tokenizer: Any) -> None:
         cfg = self.cfg
-        self.encoder: PairEncoder | None = (
-            None if tokenizer is None else PairEncoder(tokenizer, cfg.n_ctx, use_types=cfg.d_vocab_types > 1)
-        )
+        self.encoder: PairEncoder | None = None
+        if tokenizer is not None:
+            use_types, counts_padding = cfg.d_vocab_types > 1, cfg.position_offset > 0
+            self.encoder = PairEncoder(tokenizer, cfg.n_ctx, use_types=use_types, counts_padding=counts_padding)
 
     @property
     def types_fed(self) -> bool:

@@ -8,10 +8,14 @@ from tl_crossenc.checkpoints.families.family import Family
 
 
 def transformers_config(config: dict[str, Any], family: Family) -> Any:
-    """The configuration, of the class that it names, or of the family's first where it names none that transformers has."""
+    """The configuration, of the class that it names; where it names none that transformers has, of its architecture's, or the
+    family's first."""
     from transformers import CONFIG_MAPPING
 
-    kind = config.get("model_type")
-    if kind not in family.model_types or kind not in CONFIG_MAPPING or family.encoder_of is not None:
-        kind = family.encoder_of or family.model_types[0]
+    known = [kind for kind in family.model_types if kind in CONFIG_MAPPING]
+    kind = family.encoder_of or config.get("model_type")
+    if family.encoder_of is None and kind not in known:
+        stem = {one: CONFIG_MAPPING[one].__name__.removesuffix("Config") for one in known}
+        built = [one for one in known if any(name.startswith(stem[one]) for name in config.get("architectures") or ())]
+        kind = (built or known)[0]
     return CONFIG_MAPPING[kind].from_dict({**config, "model_type": kind})
