@@ -17,6 +17,7 @@ COVERED = (
     *("lightning-mono", "lightning-cross-encoder"),
     *("modernbert-cls", "modernbert-mean", "modernbert-old"),
     *("gte", "gte-split", "gte-old", "gte-ntk", "gte-ntk-old"),
+    "deberta-v2",
 )
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 

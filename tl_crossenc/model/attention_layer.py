@@ -107,7 +107,9 @@ class Attention(LayerModule):
         if rows == 1 and inputs is None and projected is None and self.rotary is None and not has_hooks(self):
             return self.write(self._read_of_first_row(resid, given, edits))
         q, k, v = self.project(resid, rows, inputs) if projected is None else projected
-        z = self._read(Reading(given, edits, q, k, v))
+        relative, scale = self.terms(q, k)
+        z = self._read(Reading(given, edits, q, k, v, relative=relative, scale=scale))
+        del relative  # as large as a pattern
         if self.cfg.use_attn_result:
             weight = self.stack.out_weight[self.layer].unflatten(1, z.shape[2:])
             result = self.hook_result(torch.einsum("brhe,dhe->brhd", z, weight))
@@ -153,12 +155,17 @@ class Attention(LayerModule):
             edits = LayerEdits(edits.zero[head : head + 1], edits.mask[head : head + 1])
         if self.rotary is not None:
             q, k = self.rotary.rotate(q, first_row), self.rotary.rotate(k)
-        return fused_attention(q, k, v, given.within(self.window), edits, first_row=first_row)
+        relative, scale = self.terms(q, k, first_row, head)
+        return fused_attention(
+            q, k, v, given.within(self.window), edits, first_row=first_row, relative=relative, scale=scale
+        )
 
     def attend_rows(self, projected: QKV, given: AttentionInput, edits: LayerEdits, low: int, high: int) -> Tensor:
         """z of the rows from `low` to before `high`, `[pair, row, head, d_head]`, of what `project` gave."""
         q, k, v = projected
-        return fused_attention(q[:, low:high], k, v, given.within(self.window), edits, first_row=low)
+        q = q[:, low:high]
+        relative, scale = self.terms(q, k, low)
+        return fused_attention(q, k, v, given.within(self.window), edits, first_row=low, relative=relative, scale=scale)
 
     @property
     def scored_points(self) -> tuple[str, str]:
@@ -167,10 +174,26 @@ class Attention(LayerModule):
         return f"blocks.{self.layer}.attn.{kind}_q", f"blocks.{self.layer}.attn.{kind}_k"
 
     def terms(
-        self, q: Float[Tensor, "pair row head d_head"], k: Float[Tensor, "pair pos head d_head"], first_row: int = 0
+        self,
+        q: Float[Tensor, "pair row head d_head"],
+        k: Float[Tensor, "pair pos head d_head"],
+        first_row: int = 0,
+        head: int | None = None,
     ) -> tuple[Float[Tensor, "pair_or_1 head row pos"] | None, float | None]:
-        """(`relative`, `scale`) of the scores of what `scored_points` hold; None for none, and for 1/sqrt(d_head)."""
-        return None, None
+        """(`relative`, `scale`) of the scores of what `scored_points` hold; None for none, and for 1/sqrt(d_head).
+
+        With `head`, q and k are of that head alone.
+        """
+        shared = self.stack.relative
+        if shared is None:
+            return None, None
+        weight, bias = self.stack.qkv_weight[self.layer, : K + 1], self.stack.qkv_bias[self.layer, : K + 1]
+        heads = slice(None) if head is None else slice(head * self.stack.d_head, (head + 1) * self.stack.d_head)
+        both = F.linear(shared.embeddings(), weight[:, heads].flatten(0, 1), bias[:, heads].flatten())
+        buckets = both.unflatten(1, (2, -1, self.stack.d_head))
+        positions = shared.positions
+        found = positions.relative(q, k, buckets[:, K], buckets[:, Q], first_row)
+        return found, positions.scale(self.stack.d_head)
 
     def masses(
         self,
@@ -210,7 +233,12 @@ class Attention(LayerModule):
         heads = (self.stack.n_heads, self.stack.d_head)
         q = F.linear(resid[:, :1], weight[Q], bias[Q]).unflatten(2, heads)
         W_K, W_V = (weight[which].unflatten(0, heads) for which in (K, V))
-        return one_row_attention(q, resid, W_K, W_V, bias[V].unflatten(0, heads), given, edits)
+        relative = scale = None
+        if self.stack.relative is not None:  # whose terms need the keys themselves
+            relative, scale = self.terms(q, F.linear(resid, weight[K], bias[K]).unflatten(2, heads))
+        return one_row_attention(
+            q, resid, W_K, W_V, bias[V].unflatten(0, heads), given, edits, relative=relative, scale=scale
+        )
 
     def project(self, resid: Tensor, rows: int | None = None, inputs: tuple[Tensor, ...] | None = None) -> QKV:
         """(q, k, v), each `[pair, pos, head, d_head]` and q of the first `rows` positions only, through their hooks.

@@ -30,7 +30,8 @@ class CrossEncoderConfig(TransformerLensConfig):
         rotary_bases: of rotary positions (`positional_embedding_type` "rotary"), the base in each layer.
         rotary_factor: what their frequencies are divided by.
         windows: in each layer, how far a position sees to either side, or None for all; None where all layers see all.
-        relative: of relative positions ("relative"): (buckets, largest distance, content-to-position, position-to-content).
+        relative: of relative positions, (buckets, largest distance, content-to-position, position-to-content); a model may have a
+            table of positions as well, unless `positional_embedding_type` is "relative".
         relative_norm: whether the table of relative positions is read through a norm.
         unbiased: kinds of weights, by their place in the model, whose checkpoint has no bias, which is 0 then.
         d_embed: width of the embeddings where a projection widens them, else None.
@@ -82,14 +83,15 @@ class CrossEncoderConfig(TransformerLensConfig):
     @property
     def token_bytes(self) -> int:
         """Bytes that a padded token takes while conditions run, at most: the activations of a layer at work, a pattern where one is
-        looked at, and the residual streams that a walk over conditions holds, two a level.
+        looked at, what relative positions add to scores, and the residual streams that a walk over conditions holds, two a level.
 
-        `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`; 3 d_mlp where the MLP is gated.
+        `(2 n_layers d_model + 8 d_model + 2 d_mlp + 3 n_heads n_ctx) x bytes of the dtype`; 3 d_mlp where the MLP is gated, and 5
+        n_heads n_ctx where positions are relative.
         """
         held = 2 * self.n_layers * self.d_model
         at_work = (
             8 * self.d_model
             + (3 if self.gated_mlp else 2) * (self.d_mlp or 4 * self.d_model)
-            + 3 * self.n_heads * self.n_ctx
+            + (3 if self.relative is None else 5) * self.n_heads * self.n_ctx
         )
         return (held + at_work) * torch.finfo(self.dtype).bits // 8

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tl_crossenc.model.config import CrossEncoderConfig
+from tl_crossenc.model.relative_positions import RelativeTable
 
 Q, K, V = 0, 1, 2
 GATE, LINEAR = 0, 1
@@ -23,8 +24,11 @@ class LayerStack(nn.Module):
     Shapes, with L layers, d = d_model, m = d_mlp: `qkv_weight` [L, 3, d, d], `qkv_bias` [L, 3, d], `out_weight` [L, d, d],
     `mlp_in_weight` [L, m, d], `mlp_out_weight` [L, d, m], every LayerNorm and remaining bias [L, d] or [L, m]. Of a gated MLP
     `mlp_in_weight` is [L, 2, m, d] and `mlp_in_bias` [L, 2, m], at `GATE` what goes through the activation and at `LINEAR` what
-    that is multiplied with.
+    that is multiplied with. Of a model with relative positions there is
+    also `relative.table`, the one that all layers read.
     """
+
+    relative: RelativeTable | None
 
     qkv_weight: nn.Parameter
     qkv_bias: nn.Parameter
@@ -61,6 +65,7 @@ class LayerStack(nn.Module):
         }
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(layers, *shape, dtype=cfg.dtype)))
+        self.relative = RelativeTable(cfg) if cfg.relative else None
 
     def projection(self, which: int) -> Float[Tensor, "layer head d_model d_head"]:
         """W_Q, W_K or W_V of every layer, a view."""

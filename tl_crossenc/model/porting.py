@@ -81,9 +81,9 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
         _fill_unstored(model)
         for key, tensor in checkpoint.read_tensors():
             name = names(key)
-            if name is not None and name.startswith(family.ignored):
-                continue
             slot = None if name is None else slots.get(name)
+            if name is not None and slot is None and name.startswith(family.ignored):
+                continue
             if name is None or slot is None:
                 found.setdefault("not known", []).append(key)
                 continue
@@ -200,6 +200,7 @@ def _check_stored(cfg: CrossEncoderConfig, checkpoint: Checkpoint) -> None:
     d, m, e = cfg.d_model, cfg.d_mlp or 0, cfg.d_embed or cfg.d_model
     positions = cfg.n_ctx + cfg.position_offset if cfg.positional_embedding_type == "standard" else 0
     embeddings = (cfg.d_vocab + positions + cfg.d_vocab_types + 2) * e
+    embeddings += 2 * max(cfg.relative[0] if cfg.relative[0] > 0 else cfg.relative[1], 0) * d if cfg.relative else 0
     layer = 4 * d * d + (3 if cfg.gated_mlp else 2) * d * m + (0 if cfg.unbiased else m + 9 * d)
     head = (d * d + d if cfg.head_dense else 0) + (d * (e + 1) if cfg.d_embed else 0)
     n_weights = embeddings + cfg.n_layers * layer + head + cfg.n_labels * (d + 1)

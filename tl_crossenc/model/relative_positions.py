@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+
+from tl_crossenc.model.config import CrossEncoderConfig
 
 KINDS = ("c2p", "p2c")
 
@@ -97,7 +100,9 @@ class RelativePositions:
             terms = []
             if of_keys is not None:
                 terms.append(_askew(q[i : i + step].transpose(1, 2) @ of_keys, n_rows, n, n_rows - 1))
-            if of_queries is not None:
+            if of_queries is not None and n_rows == 1:  # each key meets one offset
+                terms.append(torch.einsum("pchd,hdc->phc", k[i : i + step], of_queries.flip(2)).unsqueeze(2))
+            elif of_queries is not None:
                 term = _askew(k[i : i + step].transpose(1, 2) @ of_queries, n, n_rows, n - 1)
                 terms.append(term.transpose(2, 3))
             found[i : i + step] = terms[0] if len(terms) == 1 else terms[0] + terms[1]
@@ -129,3 +134,29 @@ def _buckets(
     with torch.inference_mode(False):
         column_minus_row = torch.arange(1 - n_rows - first_row, n_columns - first_row, device="cpu")
         return positions.buckets(-column_minus_row).to(device)
+
+
+class RelativeTable(nn.Module):
+    """The embeddings of the buckets, `table`, and the norm that they may be read through: weights that all layers share.
+
+    Attributes:
+        positions: which buckets there are and which terms they give.
+    """
+
+    def __init__(self, cfg: CrossEncoderConfig):
+        super().__init__()
+        n_buckets, max_position, *has = cfg.relative or (0, 0)
+        self.positions = RelativePositions(
+            n_buckets, max_position, tuple(kind for kind, there in zip(KINDS, has, strict=True) if there)
+        )
+        self.eps = cfg.eps
+        self.table = nn.Parameter(torch.empty(2 * self.positions.span, cfg.d_model, dtype=cfg.dtype))
+        norm = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype)) if cfg.relative_norm else None
+        self.ln_weight = norm
+        self.ln_bias = None if norm is None else nn.Parameter(torch.empty_like(norm))
+
+    def embeddings(self) -> Float[Tensor, "bucket d_model"]:
+        """The embeddings as layers read them."""
+        if self.ln_weight is None:
+            return self.table
+        return F.layer_norm(self.table, self.ln_weight.shape, self.ln_weight, self.ln_bias, self.eps)

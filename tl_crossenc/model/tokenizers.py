@@ -106,7 +106,7 @@ def _check(tokenizer: Any, checkpoint: Checkpoint, cfg: CrossEncoderConfig) -> N
             cfg.d_vocab_types,
             TYPES,
         )
-    if named and tokenizer.is_fast:
+    if named and tokenizer.is_fast and cfg.d_vocab_types:  # without a table none are fed
         given = max(tokenizer(["a"], ["a"])[TYPES][0])
         if given and cfg.d_vocab_types == 1:
             logger.warning(

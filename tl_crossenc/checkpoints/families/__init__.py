@@ -11,6 +11,7 @@ from typing import Any
 
 from tl_crossenc.checkpoints.config_fields import architectures
 from tl_crossenc.checkpoints.families.bert import BERT
+from tl_crossenc.checkpoints.families.deberta import DEBERTA
 from tl_crossenc.checkpoints.families.distilbert import DISTILBERT
 from tl_crossenc.checkpoints.families.electra import ELECTRA
 from tl_crossenc.checkpoints.families.family import Family
@@ -20,7 +21,7 @@ from tl_crossenc.checkpoints.families.modernbert import MODERNBERT
 from tl_crossenc.checkpoints.families.roberta import ROBERTA
 from tl_crossenc.console.shown import listed, quoted
 
-FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, LIGHTNING, DISTILBERT, MODERNBERT, GTE)
+FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, LIGHTNING, DISTILBERT, MODERNBERT, GTE, DEBERTA)
 
 
 def family_of(config: dict[str, Any], name: str) -> Family:

@@ -46,7 +46,7 @@ def bert_shape(config: Config, name: str, *, types: int = 2, eps: float = 1e-12)
         "n_ctx": whole(config, "max_position_embeddings", name),
         "d_mlp": whole(config, "intermediate_size", name),
         "d_vocab": whole(config, "vocab_size", name),
-        "d_vocab_types": whole(config, "type_vocab_size", name, types),
+        "d_vocab_types": whole(config, "type_vocab_size", name, types, least=min(types, 1)),
         "eps": number(config, "layer_norm_eps", name, eps),
         "act_fn": config.get("hidden_act", "gelu"),
     }

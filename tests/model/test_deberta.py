@@ -1,0 +1,153 @@
+"""DeBERTa: settings of the family against Hugging Face's own class, what is refused, and the table that all layers read."""
+
+import copy
+
+import family_oracle as oracle
+import family_texts as texts
+import pytest
+import torch
+import transformers as hf
+from family_world import SIZES, config_of, fill, plain_world, stored
+from family_worlds import build
+from helpers import one_sentence
+
+from tl_crossenc import Condition, HookedCrossEncoder
+
+QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
+TINY = {
+    **SIZES,
+    "vocab_size": 283,
+    "pad_token_id": 0,
+    "type_vocab_size": 0,
+    "position_biased_input": False,
+    "relative_attention": True,
+    "max_relative_positions": -1,
+    "position_buckets": 10,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+    "pooler_dropout": 0,
+    "num_labels": 2,
+}
+
+
+def world_of(**changes):
+    """A tiny DeBERTa of Hugging Face's own class with changes to its configuration."""
+    tokenizer = texts.deberta()
+    settings = {**TINY, "pad_token_id": tokenizer.pad_token_id, **changes}
+    config = hf.DebertaV2Config(**settings, attn_implementation="eager")
+    model = fill(hf.DebertaV2ForSequenceClassification(config), 0, torch.float16)
+    return plain_world(
+        "deberta-v2",
+        model,
+        tokenizer,
+        texts.BERT_FRAME,
+        "deberta.encoder.layer",
+        "classifier",
+        config=config_of(model, dtype="float16"),
+        state=stored(model, torch.float16),
+    )
+
+
+def opened(world, folder, dtype="float64"):
+    world.write(folder, "safetensors")
+    return HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype=dtype)
+
+
+SETTINGS = {
+    "only c2p": {"pos_att_type": ["c2p"]},
+    "only p2c": {"pos_att_type": "p2c"},
+    "no terms": {"pos_att_type": [], "share_att_key": False},
+    "as text": {"pos_att_type": "p2c|c2p"},
+    "no buckets": {"position_buckets": -1, "max_relative_positions": 13},
+    "no buckets, all positions": {"position_buckets": -1},
+    "fewer positions": {"max_relative_positions": 23},
+    "no norm": {"norm_rel_ebd": "none"},
+    "positions too": {"position_biased_input": True},
+    "types too": {"type_vocab_size": 2, "position_biased_input": True},
+    "no relative attention": {
+        "relative_attention": False,
+        "pos_att_type": None,
+        "position_biased_input": True,
+        "norm_rel_ebd": "none",
+    },
+    "tanh": {"pooler_hidden_act": "tanh"},
+    "relu": {"pooler_hidden_act": "relu", "hidden_act": "gelu_new"},
+}
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=list(SETTINGS))
+def test_settings_of_the_family_are_hugging_faces(changes, tmp_path):
+    world = world_of(**changes)
+    model, batch = opened(world, tmp_path), oracle.encode(world, texts.PAIRS)
+    expected = oracle.run(world, batch, []).score
+    torch.testing.assert_close(model.score(QUERIES, PASSAGES), expected, rtol=0, atol=1e-10)
+    expected = oracle.run(world, batch, [oracle.Removal("mask", ("DOC",), ("QUERY",), [1, 2], [0, 2])]).score
+    with model.ablating(Condition.parse("mask(DOC->QUERY; layers=1-2; heads=0,2)")):
+        torch.testing.assert_close(model.score(QUERIES, PASSAGES), expected, rtol=0, atol=1e-10)
+
+
+def test_the_settings_differ_where_they_should(tmp_path):
+    """Else a setting that is not read would pass."""
+    scores = {
+        name: opened(world_of(**changes), tmp_path / name.replace(" ", "")).score(QUERIES, PASSAGES)
+        for name, changes in SETTINGS.items()
+        if name != "as text"
+    }
+    assert len({tuple(score.round(decimals=6).tolist()) for score in scores.values()}) == len(scores)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"conv_kernel_size": 3}, "expected conv_kernel_size among 0 "),
+        ({"share_att_key": False}, "expected share_att_key among True "),
+        ({"share_att_key": None}, "expected share_att_key among True "),
+        ({"embedding_size": 11}, "expected embedding_size among 21 "),
+        ({"attention_head_size": 11}, "expected attention_head_size among 7 "),
+        ({"pooler_hidden_size": 11}, "expected pooler_hidden_size among 21 "),
+        ({"pooler_hidden_act": "silu"}, "expected pooler_hidden_act among gelu, gelu_new, relu, tanh "),
+        ({"pos_att_type": ["c2p", "p2p"]}, "expected pos_att_type of c2p, p2c "),
+        ({"norm_rel_ebd": "batch_norm"}, "expected norm_rel_ebd of none, layer_norm "),
+        ({"relative_attention": False}, "expected relative_attention where pos_att_type has p2c, c2p, got none"),
+        ({"position_buckets": "many"}, "expected position_buckets as a whole number from -1"),
+        ({"position_buckets": 11}, "deberta.encoder.rel_embeddings.weight (20, 21) instead of (22, 21)"),
+        ({"position_buckets": 2**30}, "too few"),
+        ({"norm_rel_ebd": "none"}, "not known: deberta.encoder.LayerNorm.bias"),
+        ({"position_biased_input": True}, "missing: deberta.embeddings.position_embeddings.weight"),
+        ({"model_type": "deberta", "architectures": ["DebertaForSequenceClassification"]}, "which is 'deberta'"),
+    ],
+)
+def test_what_is_not_computed_is_refused(changes, said, tmp_path):
+    world = build("deberta-v2")
+    world.config.update(changes)
+    for key in [key for key, value in changes.items() if value is None]:
+        del world.config[key]
+    with pytest.raises(ValueError, match=r"expected|too few") as error:
+        opened(world, tmp_path)
+    assert said in str(error.value)
+    assert one_sentence(error.value)
+
+
+def test_a_table_of_positions_that_the_configuration_does_not_read_is_left(tmp_path):
+    world = build("deberta-v2")
+    plain = opened(copy.copy(world), tmp_path / "plain").score(QUERIES, PASSAGES)
+    world.state["deberta.embeddings.position_embeddings.weight"] = torch.randn(67, 21).half()
+    model = opened(world, tmp_path / "more")
+    assert torch.equal(model.score(QUERIES, PASSAGES), plain)
+    assert "embed.hook_pos_embed" not in model.hook_dict
+    with pytest.raises(ValueError, match="got one without") as error:
+        _ = model.W_pos
+    assert one_sentence(error.value)
+
+
+def test_the_table_is_the_checkpoints_in_full_precision(tmp_path):
+    world = build("deberta-v2")
+    model = opened(world, tmp_path, "float32")
+    table = model.stack.relative.table
+    assert table.dtype == torch.float32
+    assert torch.equal(table, world.state["deberta.encoder.rel_embeddings.weight"].float())
+    before = model.score(QUERIES, PASSAGES)
+    with torch.no_grad():
+        table[10, 3] += 1  # of distance 0, which every pair has
+    assert (model.score(QUERIES, PASSAGES) - before).abs().min() > 1e-4
