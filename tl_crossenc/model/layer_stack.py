@@ -24,8 +24,7 @@ class LayerStack(nn.Module):
     Shapes, with L layers, d = d_model, m = d_mlp: `qkv_weight` [L, 3, d, d], `qkv_bias` [L, 3, d], `out_weight` [L, d, d],
     `mlp_in_weight` [L, m, d], `mlp_out_weight` [L, d, m], every LayerNorm and remaining bias [L, d] or [L, m]. Of a gated MLP
     `mlp_in_weight` is [L, 2, m, d] and `mlp_in_bias` [L, 2, m], at `GATE` what goes through the activation and at `LINEAR` what
-    that is multiplied with. Of a model with relative positions there is
-    also `relative.table`, the one that all layers read.
+    that is multiplied with. With relative positions there is `relative.table` too, the one that all layers read.
     """
 
     relative: RelativeTable | None
