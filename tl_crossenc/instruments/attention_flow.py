@@ -6,7 +6,8 @@ For one pair, one head and its pattern A, the attender part X with rows R_X and 
     density(X->Y) = mass(X->Y) / |C_Y|                                 the same for a position of Y: documents differ in length
     excess(X->Y)  = mass(X->Y) - |C_Y| / n                             the mass less what equal attention to all n positions gives
 
-A head that looks at nothing in particular gives a longer passage more mass, and each of its positions less density: both follow
+In a layer with a window, equal attention is that to all positions that a row sees, so there |C_Y| / n is the mean over the rows r of
+|C_Y seen by r| / |positions seen by r|. A head that looks at nothing in particular gives a longer passage more mass, and each of its positions less density: both follow
 the length. The excess of such a head is 0 for every length.
 
 Vast et al. 2025 (section 3) compare these between grades; Zhan et al. 2020 look at the masses of CLS, SEP and full stops.
@@ -39,6 +40,7 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES, Part
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.directions import ALL
+from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
 
@@ -228,10 +230,26 @@ def pair_moments(model: HookedEncoder, batch: PairBatch, full_stops: Sequence[in
     counted = counted[:, :, None, :] & (n_rows > 0)[:, None, :, None]
     counts = counted[:, None, None].astype(np.int64)
     sizes = n_columns[:, None, None, None]
-    even = sizes / n_rows[:, -1, None, None, None, None]  # the last attender is every real position
+    even = _even(model, batch, rows, columns)
     found = {"mass": masses, "density": masses / np.maximum(sizes, 1), "excess": masses - even}
     values = np.stack([found[quantity] for quantity in QUANTITIES], axis=3) * counts
     return Moments(counts, values, np.zeros_like(values))
+
+
+def _even(
+    model: HookedEncoder, batch: PairBatch, rows: Tensor, columns: Tensor
+) -> Float[np.ndarray, "pair layer_or_1 1 attender attended"]:
+    """The masses of equal attention to all that a row sees; the same for all layers where none has a window."""
+    given = model.attention_input(batch.attention_mask, batch.parts)
+    means = rows.double() / rows.sum(1, keepdim=True).clamp(min=1)
+    kept = {}
+    for window in dict.fromkeys(model.cfg.windows or (None,)):
+        seen, real = (columns_seen(given, window, sets).double() for sets in (columns, batch.attention_mask[..., None]))
+        even = seen / real.clamp(min=1)
+        unlimited = even.shape[1] == 1
+        kept[window] = even.expand(-1, rows.shape[2], -1) if unlimited else torch.einsum("pra,prc->pac", means, even)
+    found = torch.stack([kept[window] for window in model.cfg.windows or (None,)], dim=1)
+    return found[:, :, None].cpu().numpy()
 
 
 def attended_columns(batch: PairBatch, full_stops: Sequence[int] = ()) -> Bool[Tensor, "pair pos attended"]:

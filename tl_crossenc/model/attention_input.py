@@ -121,11 +121,20 @@ def existing_cells(
         torch.stack([parts[part] for part in side]).any(0) for side in (direction.attenders, direction.attendeds)
     )
     every = rows.sum(-1) * columns.sum(-1)
+    if given.within(window).window is None:
+        return every, every
+    near = columns_seen(given, window, columns[..., None])[..., 0]
+    return (near * rows).sum(-1), every
+
+
+def columns_seen(
+    given: AttentionInput, window: int | None, columns: Bool[Tensor, "pair pos set"]
+) -> Int[Tensor, "pair row_or_1 set"]:
+    """How many positions of each set a row of a layer with this window can read; one row for all where there is no limit."""
     window = given.within(window).window
     if window is None:
-        return every, every
+        return columns.sum(1, keepdim=True)
     n = columns.shape[1]
-    up_to = F.pad(columns.cumsum(-1), (1, 0))
+    up_to = F.pad(columns.cumsum(1), (0, 0, 1, 0))
     at = torch.arange(n, device=columns.device)
-    near = up_to[:, (at + window + 1).clamp(max=n)] - up_to[:, (at - window).clamp(min=0)]
-    return (near * rows).sum(-1), every
+    return up_to[:, (at + window + 1).clamp(max=n)] - up_to[:, (at - window).clamp(min=0)]

@@ -6,14 +6,15 @@ every component writes to CLS. Of a head with pattern A, the rows R of the one t
     mass(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} A[r, c]
 
 is the share of its attention that a token of the one text gives to the other, `even` = |C| / n if it attended evenly to all n
-positions. A head without any preference gives much to a long text; so heads are ordered by what goes beyond that,
+positions (in a layer with a window to those that it sees: |C| and n are each row's own then, and `even` their mean ratio). A head
+without any preference gives much to a long text; so heads are ordered by what goes beyond that,
 
     beyond(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} max(A[r, c] - 1/n, 0),
 
 and the token pairs that a head joins are the largest A[r, c]. All of this is of the run as it is: with what `model.ablating`
 removes gone, with what `replacing` puts in its place (a head whose output is replaced adds what it was replaced by; its pattern is
-as it was), and with the hooks that the model has. Heads of the last layer are in the tables, but are not shown: only CLS is read
-from there, and nothing that QUERY or DOC takes in reaches the score (`reaches_score`).
+as it was), and with the hooks that the model has. Where the head reads CLS alone, heads of the last layer are in the tables but are
+not shown: nothing that QUERY or DOC takes in there reaches the score (`reaches_score`).
 
 **Limits.** A head can look across without bringing anything (its values decide that), and what it brings may be undone later:
 attention says where to look; ablation and patching (`patching`) say what it is worth.
@@ -47,12 +48,15 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.console.shown import short_name
+from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.direct_attribution import direct_attribution
+from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.views.explanation import Explanation
@@ -119,6 +123,8 @@ def _attention_across(
 
     def look(pattern: Tensor, hook: HookPoint) -> None:
         layer = hook.layer()
+        reaches = layer < model.cfg.n_layers - 1 or not model.head.reads_only_first_row
+        seen = _seen(model, batch, layer)
         weights = pattern[0].detach().double().cpu().numpy()
         for attender, attended in ACROSS:
             rows, columns = places[attender], places[attended]
@@ -126,9 +132,9 @@ def _attention_across(
                 continue
             name = f"{attender.name}->{attended.name}"
             for head, block in enumerate(weights[:, rows[:, None], columns]):
-                beyond = (block - 1 / len(tokens)).clip(min=0).sum(1).mean()
-                even, mass = len(columns) / len(tokens), float(block.sum(1).mean())
-                masses.append((name, layer, head, mass, even, float(beyond), layer < model.cfg.n_layers - 1))
+                beyond = (block - 1 / seen[rows, -1:]).clip(min=0).sum(1).mean()
+                even, mass = (seen[rows, attended] / seen[rows, -1]).mean(), float(block.sum(1).mean())
+                masses.append((name, layer, head, mass, float(even), float(beyond), reaches))
                 for flat in np.argsort(-block, axis=None, kind="stable")[:links]:
                     r, c = np.unravel_index(flat, block.shape)
                     i, j = int(rows[r]), int(columns[c])
@@ -142,3 +148,11 @@ def _attention_across(
     heads = heads.sort_values(["order", "beyond"], ascending=[True, False], kind="stable", ignore_index=True)
     columns = ["direction", "layer", "head", "weight", "attender_pos", "attended_pos", "attender", "attended"]
     return heads.drop(columns="order"), pd.DataFrame(joined, columns=columns)
+
+
+def _seen(model: HookedCrossEncoder, batch: PairBatch, layer: int) -> Int[np.ndarray, "row 6"]:
+    """How many positions of each part, and of all, each position of the only pair sees in a layer."""
+    given = model.attention_input(batch.attention_mask, batch.parts)
+    sets = torch.cat([batch.parts.one_hot, batch.attention_mask[..., None]], -1)
+    counts = columns_seen(given, model.block(layer).attn.window, sets)[0].cpu().numpy()
+    return np.broadcast_to(counts, (batch.tokens.shape[1], counts.shape[1]))

@@ -128,9 +128,18 @@ class ExplainedPair:
             for p, (token, part) in enumerate(zip(self.tokens, self.parts.tolist(), strict=True))
         )
 
-    def even(self, direction: str) -> float:
-        """What even attention would give in a direction."""
-        return float(self.heads.loc[self.heads["direction"] == direction, "even"].iloc[0])
+    def even(self, direction: str, head: str | None = None) -> float:
+        """What even attention would give in a direction, by `head` such as "3.1": less or more in a layer with a window."""
+        own = self.heads["direction"] == direction
+        if head is not None:
+            layer, number = map(int, head.split("."))
+            own &= (self.heads["layer"] == layer) & (self.heads["head"] == number)
+        return float(self.heads.loc[own, "even"].iloc[0])
+
+    def evens(self, direction: str) -> str:
+        """What even attention would give in a direction: a number, or the smallest and the largest where layers differ."""
+        evens = self.heads.loc[self.heads["direction"] == direction, "even"]
+        return "–".join(dict.fromkeys(f"{value:.3f}" for value in (evens.min(), evens.max())))
 
     def marked(self) -> set[int]:
         """The positions that the shown token pairs join."""

@@ -84,13 +84,15 @@ class Explanation(ExplainedPair):
         for column, side in sides.items():
             moved.add_column(column, justify=side)
         for direction in self.directions:
+            last = ""
             for i, (name, mass, beyond, pairs) in enumerate(self.top_heads(direction)):
                 joined = (
                     Text(", ").join(self._link_text(*link) for link in pairs)
                     if pairs
                     else Text("no pair stands out", "dim")
                 )
-                start = ("", "") if i else (direction, f"{self.even(direction):.3f}")
+                even = f"{self.even(direction, name):.3f}"
+                start, last = ("" if i else direction, "" if even == last else even), even
                 moved.add_row(start[0], name, start[1], f"{mass:.3f}", f"{beyond:.3f}", joined)
         return Group(
             header,
@@ -141,7 +143,8 @@ class Explanation(ExplainedPair):
                 "lrl",
             )
         )
-        html.append(heading(MOVED, "and the token pairs that they join; the last layer's are left out"))
+        last = "" if self.heads["reaches_score"].all() else "; the last layer's are left out"
+        html.append(heading(MOVED, f"and the token pairs that they join{last}"))
         if self.directions:
             html.append(f'<div style="color:{MUTED}">{COLUMNS}</div>')
         if not self.directions:
@@ -153,7 +156,6 @@ class Explanation(ExplainedPair):
     def _direction_html(self, direction: str) -> str:
         """A line about the direction, then its heads."""
         attender, attended = (Part[side] for side in direction.split("->"))
-        even = self.even(direction)
         rows = []
         for name, mass, beyond, pairs in self.top_heads(direction):
             joined = " &nbsp; ".join(
@@ -164,6 +166,6 @@ class Explanation(ExplainedPair):
             none = f'<span style="color:{MUTED}">no pair stands out</span>'
             numbers = f"{mass:.3f}", f"{beyond:.3f}"
             rows.append((escape(name), *numbers, share_bar(beyond, PART_COLOURS[attender]), joined or none))
-        about = f"even {even:.3f}; head, mass, beyond (bar), joins"
+        about = f"even {self.evens(direction)}; head, mass, beyond (bar), joins"
         line = f'{attender.name} → {attended.name}: <span style="color:{MUTED}">{about}</span>'
         return f'<div style="margin-top:4px">{line}</div>{table(rows, "lrrll")}'
