@@ -6,8 +6,10 @@ For one pair, one head and its pattern A, the attender part X with rows R_X and 
     density(X->Y) = mass(X->Y) / |C_Y|                                 the same for a position of Y: documents differ in length
     excess(X->Y)  = mass(X->Y) - |C_Y| / n                             the mass less what equal attention to all n positions gives
 
-In a layer with a window, equal attention is that to all positions that a row sees, so there |C_Y| / n is the mean over the rows r of
-|C_Y seen by r| / |positions seen by r|. A head that looks at nothing in particular gives a longer passage more mass, and each of its positions less density: both follow
+In a layer with a window, equal attention is that to all positions that a row sees: there |C_Y| / n is the mean over the rows r of
+|C_Y seen by r| / |positions seen by r|.
+
+A head that looks at nothing in particular gives a longer passage more mass, and each of its positions less density: both follow
 the length. The excess of such a head is 0 for every length.
 
 Vast et al. 2025 (section 3) compare these between grades; Zhan et al. 2020 look at the masses of CLS, SEP and full stops.
