@@ -20,6 +20,8 @@ WRITES = "direct_attribution.direct_attribution(model, pairs) gives what each he
 class EncoderCache(ActivationCache):
     """Activations of one run, by name: `cache["blocks.1.attn.hook_z"]` or `cache["z", 1]`; see TransformerLens."""
 
+    model: Any  # a HookedEncoder
+
     def accumulated_resid(self, *args: Any, **kwargs: Any) -> Any:
         """Refused where writes do not add up: the last entry would be before its LayerNorm, the others past theirs."""
         if not self.model.writes_add_up:

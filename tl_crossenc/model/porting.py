@@ -168,7 +168,7 @@ def _view(model: HookedEncoder, target: Target, layer: int | None, leaf: str) ->
         if stacked is None:
             return None
         slot = stacked.detach()[layer]
-        return slot if target.index is None else slot[target.index]
+        return slot if target.which is None else slot[target.which]
     found = _at(model, f"{target.path}.{leaf}" if leaf else target.path)
     return None if found is None else found.detach()
 

@@ -19,12 +19,12 @@ class Target(NamedTuple):
 
     Attributes:
         path: in the model, without the leaf `weight` or `bias` where it has one; of a layer its kind in the stack.
-        index: which of the matrices that lie side by side there; None where there is one.
+        which: which of the matrices that lie side by side there; None where there is one.
         skips: whether the first rows, which no position reads (`cfg.position_offset`), are left.
     """
 
     path: str
-    index: int | None = None
+    which: int | None = None
     skips: bool = False
 
 
