@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.results.artefacts import save_all
 from tl_crossenc.results.outputs import write_frame, write_json
+from tl_crossenc.results.saving import save_all
 
 CROSS = ("QUERY->DOC", "DOC->QUERY")
 SIDES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")

@@ -26,12 +26,12 @@ from tl_crossenc.report.drawing import draw_figures
 from tl_crossenc.report.page import remove_others, shown_files, write_report
 from tl_crossenc.report.table1_files import TABLE1_FILES, write_table1
 from tl_crossenc.report.tables import caption, measure_text
-from tl_crossenc.results.artefacts import save_all
 from tl_crossenc.results.job import heads_source, model_source
 from tl_crossenc.results.kept_pools import Cut, count_cut
 from tl_crossenc.results.layout import RUN
 from tl_crossenc.results.outputs import write_json
 from tl_crossenc.results.record import run_record
+from tl_crossenc.results.saving import save_all
 from tl_crossenc.results.work import Work, at_work, prepare
 from tl_crossenc.statistics.published import (
     VAST_2025,

@@ -14,7 +14,8 @@ from tl_crossenc.report.captions import caption
 from tl_crossenc.report.head_table import head_table
 from tl_crossenc.report.page import REPORT, SHOWN, remove_others, table1_cells, table1_extent, write_report
 from tl_crossenc.report.run_record import Run
-from tl_crossenc.results.artefacts import ARTEFACTS, NOT_COMPUTED, load_scalars, load_table, load_unavailable, save_all
+from tl_crossenc.results.artefacts import ARTEFACTS, NOT_COMPUTED, load_scalars, load_table, load_unavailable
+from tl_crossenc.results.saving import save_all
 from tl_crossenc.results.unavailable import Unavailable
 
 VOID = {"meta", "path", "use", "rect", "br", "link", "img", "input", "stop"}
