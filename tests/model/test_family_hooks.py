@@ -6,7 +6,7 @@ import pytest
 import torch
 from family_worlds import build
 
-from tests.model.test_families import COVERED
+from tests.model.test_families import COVERED, labels_of
 from tl_crossenc import HookedCrossEncoder
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
@@ -15,7 +15,7 @@ QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 @pytest.fixture(scope="module", params=COVERED)
 def ran(request, tmp_path_factory):
     """(world, model, trace of Hugging Face, cache of ours, where positions are real)."""
-    world = build(request.param, 2)
+    world = build(request.param, labels_of(request.param)[-1])
     folder = world.write(tmp_path_factory.mktemp("model"))
     model = HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype="float64")
     batch = oracle.encode(world, texts.PAIRS)
