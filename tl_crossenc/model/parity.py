@@ -97,11 +97,12 @@ class ParityCertificate:
 def certify(
     model: HookedCrossEncoder, reference: Any, pairs: PairBatch, theirs_fed: Mapping[str, Tensor] | None = None
 ) -> ParityCertificate:
-    """Compare `model` with Hugging Face's sequence classifier of the same weights and dtype on `pairs`.
+    """Compare `model` with Hugging Face's sequence classifier of the same weights on `pairs`.
 
     Args:
         model: the ported model.
-        reference: the Hugging Face model, loaded with `attn_implementation="eager"`, in eval mode.
+        reference: the Hugging Face model, loaded with `attn_implementation="eager"`, in eval mode; of float32 where float64 is not
+            what it computes in (`rounded`).
         pairs: padded pairs.
         theirs_fed: what the reference is fed instead of the tensors of `pairs`, of the same shape.
     """
@@ -122,10 +123,9 @@ def certify(
         opened, cache = model.run_with_cache(pairs, return_type="logits", names_filter=names)
     real = pairs.attention_mask
     hidden = [cache[name][real] for name in names if not name.endswith("pattern")]
-    final_norm = getattr(model, "ln_final", None)
-    if final_norm is not None:  # Hugging Face's last one is what the head reads
+    if model.ln_final is not None:  # Hugging Face's last one is what the head reads
         with torch.no_grad():
-            hidden[-1] = final_norm(hidden[-1])
+            hidden[-1] = model.ln_final(hidden[-1])
     rows = real[:, None, :, None].expand(-1, model.cfg.n_heads, -1, real.shape[1])
     patterns = [cache[name][rows] for name in names if name.endswith("pattern")]
     return ParityCertificate(
@@ -151,13 +151,18 @@ def certify(
     )
 
 
-def tolerance(cfg: CrossEncoderConfig) -> float:
-    """The largest difference that counts as the same: `TOLERANCE` of the dtype; float32's for rotary and relative positions.
+def rounded(cfg: CrossEncoderConfig) -> bool:
+    """Whether Hugging Face rounds to float32 whatever the dtype: angles of rotary positions, what scores of relative ones are
+    divided by, softmaxes. Its float64 is no better then (and NaN where a window has padding alone): it is run in float32."""
+    return cfg.positional_embedding_type in ("rotary", "relative")
 
-    Hugging Face computes their angles, or what scores are divided by, and some softmaxes, in float32 whatever the dtype.
-    """
-    positions = cfg.positional_embedding_type in ("rotary", "relative")
-    return TOLERANCE[torch.float32 if positions and cfg.dtype == torch.float64 else cfg.dtype]
+
+def tolerance(cfg: CrossEncoderConfig) -> float:
+    """The largest difference that counts as the same: `TOLERANCE` of the dtype, or where Hugging Face rounds to float32 three times
+    float32's, since angles that differ by a rounding differ by more the further the position."""
+    if rounded(cfg) and cfg.dtype != torch.bfloat16:
+        return 3 * TOLERANCE[torch.float32]
+    return TOLERANCE[cfg.dtype]
 
 
 def _difference(what: str, ours: list[Tensor], theirs: list[Tensor]) -> Difference:
@@ -202,7 +207,8 @@ def check_parity(
     fed = tokenized(model, reference, queries, passages)
     pairs = model.to_pairs(queries, passages)
     same = fed.tensors["input_ids"].shape == pairs.tokens.shape
-    found = certify(model, reference_model(checkpoint, model.dtype, model.device), pairs, fed.tensors if same else None)
+    kind = torch.float32 if rounded(model.cfg) and model.dtype == torch.float64 else model.dtype
+    found = certify(model, reference_model(checkpoint, kind, model.device), pairs, fed.tensors if same else None)
     wrong = float(probed.wrong + fed.wrong)
     tokens = Difference("token ids and types", probed.compared + fed.compared, wrong, wrong, 0.0)
     return replace(found, differences=(tokens, *found.differences))

@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.inputs.encoder import TYPES, token_limit
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.transformers_config import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ def reference_tokenizer(checkpoint: Checkpoint, choice: Any = None) -> Any:
     for loader in loaders:
         for place, revision in places:
             try:
-                return loader.from_pretrained(place, revision=revision, trust_remote_code=False)
+                with quiet():
+                    return loader.from_pretrained(place, revision=revision, trust_remote_code=False)
             except Exception as error:  # a layout that it cannot tell the class of, or a hub that is out of reach
                 logger.info("%s cannot load the tokenizer of %s: %s", loader.__name__, place, error)
     return None

@@ -8,8 +8,6 @@ which wants every key exactly. Which names mean the same is told by the family's
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +17,7 @@ from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.families import family_of
 from tl_crossenc.checkpoints.families.family import Family, Place
 from tl_crossenc.checkpoints.weight_names import WeightNames
-from tl_crossenc.model.transformers_config import transformers_config
+from tl_crossenc.model.transformers_config import quiet, transformers_config
 
 
 class LinearReranker(nn.Module):
@@ -51,7 +49,7 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
     family = family_of(checkpoint.config, checkpoint.name)
-    config = transformers_config(checkpoint.config, family)
+    config = transformers_config(family.todays(checkpoint.config, checkpoint.name), family)
     config._attn_implementation = "eager"
     model: Any
     if family.encoder_of is not None:
@@ -76,7 +74,7 @@ def _from_files(kind: Any, config: Any, checkpoint: Checkpoint, family: Family, 
     names = WeightNames(family)
     if checkpoint.folder is None or any(names.wrapped for key, _ in checkpoint.read_tensors() if names(key)):
         return None
-    with _quiet():
+    with quiet():
         model, found = kind.from_pretrained(
             str(checkpoint.folder),
             config=config,
@@ -86,19 +84,6 @@ def _from_files(kind: Any, config: Any, checkpoint: Checkpoint, family: Family, 
             output_loading_info=True,
         )
     return None if found["missing_keys"] or found["mismatched_keys"] else model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' table of the keys that it did not find."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[str, Tensor]:

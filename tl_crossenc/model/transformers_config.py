@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tl_crossenc.checkpoints.families.family import Family
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what transformers logs: a table of keys that it did not find, model types that it does not know."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def transformers_config(config: dict[str, Any], family: Family) -> Any:

@@ -59,6 +59,10 @@ class Place(NamedTuple):
     leaf: str
 
 
+def _as_it_is(config: Config, name: str) -> Config:
+    return config
+
+
 @dataclass(frozen=True)
 class Family:
     """A kind of checkpoint.
@@ -73,6 +77,7 @@ class Family:
         layouts: its ways to name weights; a checkpoint has one of them.
         ignored: names, or how they begin, that a classifier does not use.
         encoder_of: what transformers calls its encoder, where the head is not its own: one linear layer on the first position.
+        todays: configuration, name of the model -> the configuration in words that transformers reads today.
     """
 
     name: str
@@ -83,6 +88,7 @@ class Family:
     layouts: tuple[Layout, ...] = field(repr=False)
     ignored: tuple[str, ...] = ()
     encoder_of: str | None = None
+    todays: Callable[[Config, str], dict[str, Any]] = field(default=_as_it_is, repr=False)
 
     def is_class(self, architecture: str) -> bool:
         """Whether a class of that name is one of this family's."""

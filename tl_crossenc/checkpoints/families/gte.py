@@ -93,6 +93,16 @@ def rotary(config: Config, name: str, d_head: int) -> tuple[float, float]:
     return (base * factor, factor ** (2 / d_head)) if kind == "ntk" else (base, factor)
 
 
+def todays(config: Config, name: str) -> dict[str, Any]:
+    """The configuration with the rotary positions of the hub's files as transformers' own class has them."""
+    if config.get("model_type") != "new":
+        return config
+    n_heads = whole(config, "num_attention_heads", name, 12)
+    base, factor = rotary(config, name, whole(config, "hidden_size", name, 768) // n_heads)
+    kept = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_theta")}
+    return kept | {"rope_parameters": {"rope_type": "linear", "rope_theta": base, "factor": factor}}
+
+
 GTE = Family(
     name="GTE",
     model_types=("gte", "new"),
@@ -133,4 +143,5 @@ GTE = Family(
         ),
     ),
     ignored=("lm_head.",),
+    todays=todays,
 )
