@@ -6,7 +6,7 @@ import torch
 from qk_references import encoded, heads, hidden_states
 from tiny_models import D_HEAD, D_MODEL, N_HEADS, N_LAYERS, SIZES, port, run_hf, tiny_hf, tiny_rows, to_batch
 
-from tl_crossenc.instruments.qk import PartMoments, mean_scores, part_moments, spectrum, visit_residuals
+from tl_crossenc.instruments.qk import PartMoments, mean_scores, part_moments, spectrum, visit_reads
 
 CODES = (1, 3)  # query, passage
 
@@ -166,7 +166,7 @@ def test_a_model_of_one_layer():
     seen = {}
     batch = to_batch(tiny_rows())
     with torch.no_grad():
-        visit_residuals(port(hf), batch, lambda layer, resid: seen.update({layer: resid}))
+        visit_reads(port(hf), batch, lambda layer, resid: seen.update({layer: resid}))
     assert list(seen) == [0]
     real = batch.attention_mask
     assert torch.allclose(seen[0][real], run_hf(hf, batch).hidden_states[0][real], atol=1e-12)

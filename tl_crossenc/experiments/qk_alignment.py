@@ -12,7 +12,7 @@ So a contrast of 1 moves a score by as much as one token differs from another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +37,7 @@ from tl_crossenc.instruments.qk import (
     part_moments,
     spectrum,
 )
+from tl_crossenc.instruments.qk_offsets import OffsetCounts, mean_rotations, offset_counts, spectrum_over_offsets
 from tl_crossenc.instruments.qk_terms import TermMoments, term_moments
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
@@ -45,7 +46,7 @@ from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
-Moments = TypeVar("Moments", PartMoments, TermMoments)
+Moments = TypeVar("Moments", PartMoments, TermMoments, OffsetCounts)
 
 METHOD = 1
 """Counts up with every change of how means and terms are measured, batched or stored that changes a cell's numbers."""
@@ -58,11 +59,14 @@ class QKAlignment:
     Attributes:
         heads: layer, head, trace, sum_sigma, alignment (trace / sum_sigma); for `contrast` and `other_contrast`, and for both
             with the biases (`contrast_biased`, ...): raw, `..._logit`, `..._relative` (see the module); `score_sd`, the
-            QUERY->DOC standard deviation that `contrast_relative` divides by, in logits.
+            QUERY->DOC standard deviation that `contrast_relative` divides by, in logits. With rotary positions `alignment` and the
+            like are those at offset 0, and there are `..._over_offsets` of the mean over the offsets that occur.
         products: a row a head, direction (attender mean -> attended mean) and with or without biases: raw, logit.
         spectrum: a row a head and number k = 1.. of directions kept: sigma, overlap (u_k . v_k), cumulative, cumulative_alignment.
         decomposition: a row a direction and head: token_pairs, mean_square and variance (logits squared), then for each term
-            `share_...`, `variance_share_...`, `square_ratio_...`, and epsilon_ratio, two_term_r2, row_r2, match_lift.
+            `share_...`, `variance_share_...`, `square_ratio_...`, and epsilon_ratio, two_term_r2, row_r2, match_lift. With relative
+            positions `position` is a term beside the four of the content, and the five sum to the logit. NaN where a layer's window
+            has none of the direction's token pairs.
         layers: a row a layer and part: tokens, norm of the mean, spread (RMS distance from it).
         collections: of the pools.
         weighting: of the tokens in the means.
@@ -130,7 +134,12 @@ def run_qk_alignment(
         for i, pairs in _shards(pool.pairs)
     ]
     term_cells = [(_key(identity, "qk-terms", shard=i, **drawn, **given), pairs) for i, pairs in _shards(sample)]
-    run = _Run(model, store, [*mean_cells, *term_cells], progress)
+    offset_cells = [
+        (_key(identity, "qk-offsets", pool=pool.digest, shard=i, weighting=weighting), pairs)
+        for pool in pools
+        for i, pairs in (_shards(pool.pairs) if model.cfg.rotary_bases is not None else ())
+    ]
+    run = _Run(model, store, [*mean_cells, *term_cells, *offset_cells], progress)
 
     cfg = model.cfg
     moments = PartMoments.empty(cfg.n_layers, cfg.d_model)
@@ -141,16 +150,23 @@ def run_qk_alignment(
     for part, weight in zip(MATCHED_PARTS, moments.weight, strict=True):
         if weight == 0:
             raise Unavailable(f"the query-key contrasts need {part.name} tokens, and no pair has any.")
-    terms = TermMoments.empty(cfg.n_layers, cfg.n_heads)
+    terms = TermMoments.of(cfg)
     for key, pairs in term_cells:
         terms += run.cell(key, pairs, terms, lambda e: term_moments(model, e, moments.mean, token_budget=budget))
-    if not terms.count.all():
+    if not terms.count.reshape(len(terms.count), -1).any(1).all():
         raise Unavailable(
             f"the score decomposition needs pairs with both query and passage tokens, and none of {len(sample)} has both."
         )
-    shape, found = spectrum(model.W_Q, model.W_K), mean_scores(model, moments.mean)
+    rotation = over_offsets = None
+    if cfg.rotary_bases is not None:
+        offsets = OffsetCounts.empty(cfg.n_ctx)
+        for key, pairs in offset_cells:
+            offsets += run.cell(key, pairs, offsets, lambda e: offset_counts(e, cfg.n_ctx, weighting=weighting))
+        rotation = mean_rotations(model, offsets)
+        over_offsets = spectrum_over_offsets(model, rotation)
+    shape, found = spectrum(model.W_Q, model.W_K), mean_scores(model, moments.mean, rotation)
     return QKAlignment(
-        heads=head_frame(shape, found, terms),
+        heads=head_frame(shape, found, terms, over_offsets),
         products=product_frame(found),
         spectrum=spectrum_frame(shape),
         decomposition=decomposition_frame(terms),
@@ -188,7 +204,7 @@ class _Run:
         """The moments of a cell, computed and stored if missing; one row, each field a flat list."""
         if key in self.missing:
             moments = compute(self.model.encode_pairs([p.query for p in pairs], [p.text for p in pairs]))
-            columns = {f.name: np.asarray(getattr(moments, f.name), dtype=np.float64) for f in fields(moments)}
+            columns = {name: np.asarray(getattr(moments, name), dtype=np.float64) for name in _arrays(moments)}
             for name, values in columns.items():
                 if not np.isfinite(values).all():
                     raise ValueError(
@@ -202,10 +218,15 @@ class _Run:
             if self.progress is not None:
                 self.progress(self.done, self.total)
         row = self.store.read(key).to_pylist()[0]
-        shaped = {f.name: getattr(like, f.name) for f in fields(like)}
-        return type(like)(
-            **{name: np.asarray(row[name]).reshape(v.shape).astype(v.dtype) for name, v in shaped.items()}
+        shaped = {name: getattr(like, name) for name in _arrays(like)}
+        return replace(
+            like, **{name: np.asarray(row[name]).reshape(v.shape).astype(v.dtype) for name, v in shaped.items()}
         )
+
+
+def _arrays(moments: Moments) -> list[str]:
+    """The names of the fields that are arrays."""
+    return [f.name for f in fields(moments) if isinstance(getattr(moments, f.name), np.ndarray)]
 
 
 def _shards(pairs: Sequence[PoolPair]) -> Iterator[tuple[int, Sequence[PoolPair]]]:

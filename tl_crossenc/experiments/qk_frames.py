@@ -9,14 +9,19 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.instruments.qk import MATCHED_PARTS, MeanScores, PartMoments, Spectrum, divide
-from tl_crossenc.instruments.qk_terms import TERM_DIRECTIONS, TERMS, TermMoments
+from tl_crossenc.instruments.qk_terms import TERM_DIRECTIONS, TermMoments
 from tl_crossenc.interventions.directions import Direction
 
 
-def head_frame(shape: Spectrum, found: MeanScores, terms: TermMoments) -> pd.DataFrame:
-    """A row a head: shape, contrasts and their scale."""
+def head_frame(
+    shape: Spectrum, found: MeanScores, terms: TermMoments, over_offsets: Spectrum | None = None
+) -> pd.DataFrame:
+    """A row a head: shape, of rotary positions also over the offsets that occur, contrasts and their scale."""
     score_sd = np.sqrt(terms.variance)
     columns = {"trace": shape.trace, "sum_sigma": shape.sum_sigma, "alignment": shape.alignment}
+    if over_offsets is not None:
+        names = ("trace", "sum_sigma", "alignment")
+        columns |= {f"{name}_over_offsets": getattr(over_offsets, name) for name in names}
     for name, sd in (("contrast", score_sd[0]), ("other_contrast", score_sd[1])):
         for column in (name, f"{name}_biased"):
             raw = getattr(found, column)
@@ -43,14 +48,15 @@ def spectrum_frame(shape: Spectrum) -> pd.DataFrame:
 def decomposition_frame(terms: TermMoments) -> pd.DataFrame:
     """A row a direction and head: the terms of real logits."""
     columns = {
-        "token_pairs": np.broadcast_to(terms.count[:, None, None], terms.variance.shape).astype(np.int64),
+        "token_pairs": np.broadcast_to(terms.token_pairs, terms.variance.shape).astype(np.int64),
         "mean_square": terms.mean_square,
         "variance": terms.variance,
     }
     parts = {"share": terms.shares, "variance_share": terms.variance_shares, "square_ratio": terms.square_ratios}
     for name, values in parts.items():
-        columns |= {f"{name}_{term}": values[..., i] for i, term in enumerate(TERMS)}
-    del columns["variance_share_constant"]  # always 0
+        columns |= {f"{name}_{term}": values[..., i] for i, term in enumerate(terms.names)}
+    if not terms.constant_varies:
+        del columns["variance_share_constant"]  # always 0
     for name in ("epsilon_ratio", "two_term_r2", "row_r2", "match_lift"):
         columns[name] = getattr(terms, name)
     axes = {"direction": [str(direction) for direction in TERM_DIRECTIONS]} | _heads(terms.variance[0])

@@ -11,10 +11,16 @@ and E_i^T A_h E_j ("plain") without biases and division. Our orientation is atte
   trace of A_h = sum(W_Q * W_K). It mixes a head's size with its alignment, so beside it stands
   alignment = trace / sum_k sigma_k in [-1, 1]: 1 for a symmetric positive semidefinite A_h (a head that seeks its own
   direction), -1 for the negative of one, 0 for a skew one.
-- Contrasts: with q and d the means of the block's input over QUERY and DOC tokens, the paper's q^T A d - d^T A d: whether a
-  mean QUERY token attends to a mean DOC token more than a mean DOC token does. It compares two rows, which the softmax
-  normalizes apart; `other_contrast`, d^T A q - d^T A d, compares two columns of one row (a DOC token's choice between QUERY
-  and DOC), which is what the transposed reading of the paper's formula says. b_Q cancels in the first, b_K in the second.
+- Contrasts: with q and d the means over QUERY and DOC tokens of what attention reads (the layer's input, in pre-LN past its norm),
+  the paper's q^T A d - d^T A d: whether a mean QUERY token attends to a mean DOC token more than a mean DOC token does. It compares
+  two rows, which the softmax normalizes apart; `other_contrast`, d^T A q - d^T A d, compares two columns of one row (a DOC token's
+  choice between QUERY and DOC), which is what the transposed reading of the paper's formula says. b_Q cancels in the first, b_K in
+  the second.
+- Rotary positions: A_h is W_Q R(o) W_K^T at the offset o = attended position - attender position. At offset 0 R turns nothing and
+  all is as above. Over the offsets that occur, the mean W_Q E[R] W_K^T takes its place (`qk_offsets`): its product with two
+  tokens is their mean score. Each of the four products of q and d has the mean rotation of its own two parts, so that no bias
+  cancels in a contrast.
+- Relative positions (DeBERTa): A_h is the content term alone; what positions add is no part of it.
 
 Limits. Where singular values coincide (or are 0) u_k and v_k are not unique: sums over a whole group of equal values are
 defined, its members are not.
@@ -92,7 +98,7 @@ def spectrum(
 
 @dataclass(frozen=True)
 class PartMoments:
-    """Weighted mean and spread of the input of each block over QUERY and over DOC tokens. Sums of two are exact merges.
+    """Weighted mean and spread of what attention reads in each layer over QUERY and over DOC tokens. Sums of two are exact merges.
 
     Attributes:
         weight: `[part]` the weights' sum.
@@ -134,7 +140,7 @@ def part_moments(
     weighting: Weighting | str = "token",
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> PartMoments:
-    """q, d and their spread at every layer's `hook_resid_pre`, with what `model.ablating` removes at the moment.
+    """q, d and their spread in what every layer's attention reads, with what `model.ablating` removes at the moment.
 
     Args:
         model: the model.
@@ -161,32 +167,32 @@ def part_moments(
             mean = np.zeros_like(total.mean)
             square = np.zeros_like(total.square)
 
-            def measure(layer: int, resid: Tensor, rows=rows, weights=weights, mean=mean, square=square) -> None:
+            def measure(layer: int, read: Tensor, rows=rows, weights=weights, mean=mean, square=square) -> None:
                 for part, (row, weight) in enumerate(zip(rows, weights, strict=True)):
                     if len(weight):
-                        vectors = resid[row].double()
+                        vectors = read[row].double()
                         centre = weight @ vectors / weight.sum()
                         mean[layer, part] = centre.cpu().numpy()
                         square[layer, part] = float(weight @ (vectors - centre).square().sum(1))
 
-            visit_residuals(model, batch, measure)
+            visit_reads(model, batch, measure)
             counts = np.array([len(weight) for weight in weights])
             total = total + PartMoments(np.array(sums), counts, mean, square)
     return total
 
 
-def visit_residuals(model: HookedEncoder, batch: PairBatch, visit: Callable[[int, Tensor], None]) -> None:
-    """Call `visit(layer, resid)` with the input of each block, `[pair, pos, d_model]`; the last layer is not run."""
+def visit_reads(model: HookedEncoder, batch: PairBatch, visit: Callable[[int, Tensor], None]) -> None:
+    """Call `visit(layer, read)` with what attention reads in each layer, `[pair, pos, d_model]`; the last layer is not run."""
 
     def hook_of(layer: int) -> Callable:
         def hook_function(resid: Tensor, hook: HookPoint) -> None:
-            visit(layer, resid)
+            visit(layer, model.block(layer).read(resid))
 
         return hook_function
 
     last = model.cfg.n_layers - 1
     hooks: FwdHooks = [(f"blocks.{layer}.hook_resid_pre", hook_of(layer)) for layer in range(last)]
-    visit(last, model.run_with_hooks(batch, stop_at_layer=last, fwd_hooks=hooks))
+    visit(last, model.block(last).read(model.run_with_hooks(batch, stop_at_layer=last, fwd_hooks=hooks)))
 
 
 @dataclass(frozen=True)
@@ -196,9 +202,9 @@ class MeanScores:
     Attributes:
         plain: x^T A y for x, y among q, d.
         biased: (x W_Q + b_Q) . (y W_K + b_K).
-        contrast, contrast_biased: q^T A d - d^T A d, without and with biases; b_Q is in neither.
-        other_contrast, other_contrast_biased: d^T A q - d^T A d; b_K is in neither.
-        scale: sqrt(d_head); divide by it for the units that the softmax sees.
+        contrast, contrast_biased: q^T A d - d^T A d, without and with biases; b_Q is in neither (but with rotary positions).
+        other_contrast, other_contrast_biased: d^T A q - d^T A d; b_K is in neither (but with rotary positions).
+        scale: divide by it for the units that the softmax sees: sqrt(d_head), or what the model has instead.
     """
 
     plain: Float[np.ndarray, "layer head attender attended"]
@@ -210,12 +216,17 @@ class MeanScores:
     scale: float
 
 
-def mean_scores(model: HookedEncoder, mean: Float[np.ndarray, "layer part d_model"]) -> MeanScores:
+def mean_scores(
+    model: HookedEncoder,
+    mean: Float[np.ndarray, "layer part d_model"],
+    rotation: Float[np.ndarray, "layer part part d_head d_head"] | None = None,
+) -> MeanScores:
     """The four products {q, d} x {q, d} of every head and the contrasts, in float64.
 
     Args:
         model: its W_Q, W_K, b_Q and b_K are read.
         mean: q and d of each layer, from `part_moments(...).mean`.
+        rotation: of a model with rotary positions, the mean rotation from attender part to attended part (`qk_offsets`).
 
     Raises:
         ValueError: `mean` does not have the model's layers and width.
@@ -229,6 +240,16 @@ def mean_scores(model: HookedEncoder, mean: Float[np.ndarray, "layer part d_mode
     attender = np.einsum("lpd,lhde->lhpe", mean, W_Q)
     attended = np.einsum("lpd,lhde->lhpe", mean, W_K)
     biased_attender, biased_attended = attender + b_Q[:, :, None], attended + b_K[:, :, None]
+    scale = _scale(model)
+    if rotation is not None:
+        plain, biased = (
+            np.einsum("lhxe,lxyef,lhyf->lhxy", q, rotation, k)
+            for q, k in ((attender, attended), (biased_attender, biased_attended))
+        )
+        contrasts = [
+            s[:, :, x, y] - s[:, :, DOC, DOC] for x, y in ((QUERY, DOC), (DOC, QUERY)) for s in (plain, biased)
+        ]
+        return MeanScores(plain, biased, *contrasts, scale)
     rows = attender[:, :, QUERY] - attender[:, :, DOC]
     columns = attended[:, :, QUERY] - attended[:, :, DOC]
     return MeanScores(
@@ -238,8 +259,15 @@ def mean_scores(model: HookedEncoder, mean: Float[np.ndarray, "layer part d_mode
         (rows * biased_attended[:, :, DOC]).sum(-1),
         (attender[:, :, DOC] * columns).sum(-1),
         (biased_attender[:, :, DOC] * columns).sum(-1),
-        float(cfg.d_head) ** 0.5,
+        scale,
     )
+
+
+def _scale(model: HookedEncoder) -> float:
+    nothing = torch.zeros(1, 1, model.cfg.n_heads, model.cfg.d_head, dtype=model.dtype, device=model.device)
+    with torch.no_grad():
+        scale = model.block(0).attn.terms(nothing, nothing)[1]
+    return float(model.cfg.d_head) ** 0.5 if scale is None else 1 / scale
 
 
 def divide(above: np.ndarray, below: np.ndarray, empty: float = np.nan) -> np.ndarray:

@@ -18,30 +18,53 @@ ignores what is constant in the row (constant and attender), so `row_r2` = 1 - s
 over the attended part, says how well the interaction alone gives the differences that the softmax sees. `match_lift`: how much
 larger the interaction is where both tokens are the same word piece than elsewhere, in its standard deviations.
 
+Positions. With rotary positions A is W_Q R(j - i) W_K^T: the rotation is in all four terms, and the first, of the two means, is
+no constant but a function of the distance. DeBERTa's score has terms of position besides: all together, as the model computes them
+with its biases, are a fifth term, `position`; the five sum to s, and W_Q W_K^T gives the first four. What is constant in a row
+differs there, so `row_r2` takes all but the interaction in the place of (attended). A layer with a window counts the token pairs
+that it has.
+
 Limits. A head whose scores are exactly 0 has NaN everywhere; one whose scores are rounding error has shares of rounding error, so
 read them beside `mean_square`. Biases, which the paper leaves out, add terms in one token only: they would count as eps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
-from tl_crossenc.instruments.qk import DOC, MATCHED_PARTS, QUERY, divide, visit_residuals
+from tl_crossenc.instruments.qk import MATCHED_PARTS, divide, visit_reads
+from tl_crossenc.instruments.qk_grids import ORIENTATIONS, pairs_of_tokens, term_grids
 from tl_crossenc.interventions.directions import Direction
+from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hooked_encoder import HookedEncoder
 
 TERMS = ("constant", "attender", "attended", "interaction")
 """The axis `term`."""
-ORIENTATIONS = ((QUERY, DOC), (DOC, QUERY))
+POSITION = "position"
+"""A fifth term, of models with relative positions."""
+INTERACTION = 3
 TERM_DIRECTIONS = tuple(Direction(MATCHED_PARTS[row], MATCHED_PARTS[column]) for row, column in ORIENTATIONS)
 """The axis `direction`: QUERY->DOC, DOC->QUERY."""
+
+
+SUMS = ("count", "sums", "products", "row_products", "match_count", "match_sums")
+"""The fields of `TermMoments` that add up."""
+
+
+def term_names(relative: bool) -> tuple[str, ...]:
+    """The axis `term` of a model without or with relative positions."""
+    return (*TERMS, POSITION) if relative else TERMS
+
+
+def _by_layer(count: np.ndarray) -> Float[np.ndarray, "direction layer_or_1 1"]:
+    return count[:, :, None] if count.ndim > 1 else count[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -49,40 +72,69 @@ class TermMoments:
     """Sums over token pairs, whence all shares. Sums of two are exact merges.
 
     Attributes:
-        count: `[direction]` token pairs.
+        count: `[direction]` token pairs; `[direction, layer]` where layers have windows.
         sums: `[direction, layer, head, term]`.
         products: `[direction, layer, head, term, term]` sums of products of two terms.
         row_products: `[direction, layer, head, 2, 2]` the same of attended and interaction, centred in each row.
-        match_count: `[direction]` token pairs of the same word piece.
+        match_count: as `count`, token pairs of the same word piece.
         match_sums: `[direction, layer, head]` sums of the interaction over those.
+        constant_varies: whether the term of the two means is not constant, as with rotary positions.
     """
 
-    count: Float[np.ndarray, "direction"]
+    count: Float[np.ndarray, "direction *layer"]
     sums: Float[np.ndarray, "direction layer head term"]
     products: Float[np.ndarray, "direction layer head term term"]
     row_products: Float[np.ndarray, "direction layer head 2 2"]
-    match_count: Float[np.ndarray, "direction"]
+    match_count: Float[np.ndarray, "direction *layer"]
     match_sums: Float[np.ndarray, "direction layer head"]
 
+    constant_varies: bool = False
+
     @classmethod
-    def empty(cls, n_layers: int, n_heads: int) -> TermMoments:
+    def empty(
+        cls,
+        n_layers: int,
+        n_heads: int,
+        *,
+        n_terms: int = len(TERMS),
+        windows: bool = False,
+        constant_varies: bool = False,
+    ) -> TermMoments:
         """Of no token pairs."""
-        d, n = len(ORIENTATIONS), len(TERMS)
-        lead = (d, n_layers, n_heads)
-        shapes = ((d,), (*lead, n), (*lead, n, n), (*lead, 2, 2), (d,), lead)
-        return cls(*(np.zeros(shape) for shape in shapes))
+        d = len(ORIENTATIONS)
+        lead, counts = (d, n_layers, n_heads), (d, n_layers) if windows else (d,)
+        shapes = (counts, (*lead, n_terms), (*lead, n_terms, n_terms), (*lead, 2, 2), counts, lead)
+        return cls(*(np.zeros(shape) for shape in shapes), constant_varies=constant_varies)
+
+    @classmethod
+    def of(cls, cfg: CrossEncoderConfig) -> TermMoments:
+        """Of no token pairs, for what a model has: windows, rotary or relative positions."""
+        return cls.empty(
+            cfg.n_layers,
+            cfg.n_heads,
+            n_terms=len(term_names(cfg.relative is not None)),
+            windows=any(window is not None for window in cfg.windows or ()),
+            constant_varies=cfg.rotary_bases is not None,
+        )
 
     def __add__(self, other: TermMoments) -> TermMoments:
-        return TermMoments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        added = (getattr(self, name) + getattr(other, name) for name in SUMS)
+        return TermMoments(*added, constant_varies=self.constant_varies)
 
     @property
-    def _n(self) -> np.ndarray:
-        return self.count[:, None, None]
+    def names(self) -> tuple[str, ...]:
+        """The axis `term`."""
+        return term_names(self.sums.shape[-1] > len(TERMS))
+
+    @property
+    def token_pairs(self) -> Float[np.ndarray, "direction layer_or_1 1"]:
+        """`count`, to be divided by."""
+        return _by_layer(self.count)
 
     @property
     def mean_square(self) -> Float[np.ndarray, "direction layer head"]:
         """E[s^2]; NaN without token pairs, as everything here."""
-        return divide(self.products.sum((-2, -1)), self._n)
+        return divide(self.products.sum((-2, -1)), self.token_pairs)
 
     @property
     def variance(self) -> Float[np.ndarray, "direction layer head"]:
@@ -91,10 +143,11 @@ class TermMoments:
 
     @property
     def _covariance(self) -> np.ndarray:
-        mean = divide(self.sums, self._n[..., None])
-        covariance = divide(self.products, self._n[..., None, None]) - mean[..., :, None] * mean[..., None, :]
-        covariance[..., 0, :] = 0.0  # the constant has none, and rounding should not give it some
-        covariance[..., :, 0] = 0.0
+        mean = divide(self.sums, self.token_pairs[..., None])
+        covariance = divide(self.products, self.token_pairs[..., None, None]) - mean[..., :, None] * mean[..., None, :]
+        if not self.constant_varies:
+            covariance[..., 0, :] = 0.0  # the constant has none, and rounding should not give it some
+            covariance[..., :, 0] = 0.0
         return covariance
 
     @property
@@ -116,7 +169,7 @@ class TermMoments:
 
     @property
     def _epsilon_square(self) -> np.ndarray:
-        return divide(self.products[..., 1:3, 1:3].sum((-2, -1)), self._n)
+        return divide(self.products[..., 1:3, 1:3].sum((-2, -1)), self.token_pairs)
 
     @property
     def epsilon_ratio(self) -> Float[np.ndarray, "direction layer head"]:
@@ -136,10 +189,10 @@ class TermMoments:
     @property
     def match_lift(self) -> Float[np.ndarray, "direction layer head"]:
         """(mean interaction on equal word pieces - mean elsewhere) / its standard deviation; NaN without either kind."""
-        matches = self.match_count[:, None, None]
+        matches = _by_layer(self.match_count)
         on = divide(self.match_sums, matches)
-        off = divide(self.sums[..., 3] - self.match_sums, self._n - matches)
-        return divide(on - off, np.sqrt(self._covariance[..., 3, 3].clip(0)))
+        off = divide(self.sums[..., INTERACTION] - self.match_sums, self.token_pairs - matches)
+        return divide(on - off, np.sqrt(self._covariance[..., INTERACTION, INTERACTION].clip(0)))
 
 
 def term_moments(
@@ -159,72 +212,39 @@ def term_moments(
     """
     pairs = as_encoded(pairs)
     cfg = model.cfg
-    total = TermMoments.empty(cfg.n_layers, cfg.n_heads)
+    total = TermMoments.of(cfg)
     means = torch.from_numpy(mean).to(model.device)
+    windows = cfg.windows or (None,) * cfg.n_layers
     with torch.no_grad():
         for indices in length_batches(pairs.lengths, token_budget, in_order=model.hooked):
             batch = pairs.batch(indices).to(model.device)
-            found = TermMoments.empty(cfg.n_layers, cfg.n_heads)
-            counted = [_pairs_of_tokens(batch, *sides) for sides in ORIENTATIONS]
-            for d, (kept, equal) in enumerate(counted):
-                found.count[d], found.match_count[d] = float(kept.sum()), float(equal.sum())
+            found = TermMoments.of(cfg)
+            counted = {w: [pairs_of_tokens(batch, *sides, w) for sides in ORIENTATIONS] for w in dict.fromkeys(windows)}
 
-            def measure(layer: int, resid: Tensor, batch=batch, found=found, counted=counted) -> None:
-                projected = [_project(model, layer, resid, batch, part, means) for part in range(len(MATCHED_PARTS))]
-                for d, (row, column) in enumerate(ORIENTATIONS):
-                    _fill_terms(found, (d, layer), projected[row], projected[column], *counted[d])
+            def measure(layer: int, read: Tensor, batch=batch, found=found, counted=counted) -> None:
+                for d, terms in enumerate(term_grids(model, layer, read, batch, means)):
+                    _fill(found, d, layer, terms, *counted[windows[layer]][d])
 
-            visit_residuals(model, batch, measure)
+            visit_reads(model, batch, measure)
             total = total + found
     return total
 
 
-@dataclass(frozen=True)
-class _Projected:
-    """A part's tokens, `[pair, head, pos, d_head]`, and its mean, `[head, d_head]`, as attenders (q) and as attended (k)."""
-
-    q: Tensor
-    k: Tensor
-    mean_q: Tensor
-    mean_k: Tensor
-
-
-def _project(model: HookedEncoder, layer: int, resid: Tensor, batch: PairBatch, part: int, means: Tensor) -> _Projected:
-    low, high = batch.parts.span([MATCHED_PARTS[part]])
-    centred = resid[:, low:high].double() - means[layer, part]
-    kind = torch.float64 if model.dtype == torch.float64 else torch.float32
-    W_Q, W_K = model.W_Q[layer] / model.cfg.d_head**0.5, model.W_K[layer]
-    q, k = (torch.einsum("bpd,hde->bhpe", centred.to(kind), weight.to(kind)).double() for weight in (W_Q, W_K))
-    mean_q, mean_k = (torch.einsum("d,hde->he", means[layer, part], weight.double()) for weight in (W_Q, W_K))
-    return _Projected(q, k, mean_q, mean_k)
-
-
-def _pairs_of_tokens(
-    batch: PairBatch, row: int, column: int
-) -> tuple[Bool[Tensor, "pair row column"], Bool[Tensor, "pair row column"]]:
-    """Over the spans of both parts: which token pairs count, and which of them are of the same word piece."""
-    (low, high), (left, right) = (batch.parts.span([MATCHED_PARTS[part]]) for part in (row, column))
-    rows, columns = (batch.parts[MATCHED_PARTS[part]] for part in (row, column))
-    kept = rows[:, low:high, None] & columns[:, None, left:right]
-    tokens: Int[Tensor, "pair pos"] = batch.tokens
-    return kept, kept & (tokens[:, low:high, None] == tokens[:, None, left:right])
-
-
-def _fill_terms(
-    into: TermMoments, at: tuple[int, int], rows: _Projected, columns: _Projected, kept: Tensor, equal: Tensor
-) -> None:
+def _fill(into: TermMoments, d: int, layer: int, terms: Tensor, kept: Tensor, equal: Tensor) -> None:
     """Fill in the sums over one batch's token pairs of one direction and layer."""
-    keep = kept[:, None].double()
-    interaction = rows.q @ columns.k.transpose(-2, -1)
-    constant = (rows.mean_q * columns.mean_k).sum(-1)[:, None, None].expand_as(interaction)
-    attender = torch.einsum("bhne,he->bhn", rows.q, columns.mean_k)[..., None].expand_as(interaction)
-    attended = torch.einsum("he,bhme->bhm", rows.mean_q, columns.k)[..., None, :].expand_as(interaction)
-    terms = torch.stack([constant, attender, attended, interaction], 1) * keep[:, None]
+    keep, at = kept[:, None].double(), (d, layer)
+    interaction, n_terms = terms[:, INTERACTION], terms.shape[1]
+    terms = terms * keep[:, None]
     flat = terms.permute(2, 1, 0, 3, 4).flatten(2)
     into.sums[at] = flat.sum(-1).cpu().numpy()
     into.products[at] = (flat @ flat.transpose(-2, -1)).cpu().numpy()
-    varying = terms[:, 2:]
+    if into.constant_varies or n_terms > len(TERMS):
+        varying = torch.stack([terms.sum(1) - terms[:, INTERACTION], terms[:, INTERACTION]], 1)
+    else:
+        varying = terms[:, 2:]
     lengths = keep.sum(-1, keepdim=True).clamp(min=1)[:, None]
     centred = ((varying - varying.sum(-1, keepdim=True) / lengths) * keep[:, None]).permute(2, 1, 0, 3, 4).flatten(2)
     into.row_products[at] = (centred @ centred.transpose(-2, -1)).cpu().numpy()
     into.match_sums[at] = (interaction * equal[:, None]).sum((0, 2, 3)).cpu().numpy()
+    cell = at if into.count.ndim > 1 else d
+    into.count[cell], into.match_count[cell] = float(kept.sum()), float(equal.sum())
