@@ -15,7 +15,7 @@ COVERED = (
     *("bert", "xlm-roberta", "roberta", "camembert", "jina-v2"),
     *("electra", "electra-projected", "electra-untyped", "distilbert"),
     *("lightning-mono", "lightning-cross-encoder"),
-    *("modernbert-cls", "modernbert-mean", "modernbert-old"),
+    *("modernbert-cls", "modernbert-mean", "modernbert-old", "modernbert-modular"),
     *("gte", "gte-split", "gte-old", "gte-ntk", "gte-ntk-old"),
     "deberta-v2",
 )

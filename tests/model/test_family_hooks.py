@@ -5,8 +5,8 @@ import family_texts as texts
 import pytest
 import torch
 from family_worlds import build
+from model.test_families import COVERED, labels_of
 
-from tests.model.test_families import COVERED, labels_of
 from tl_crossenc import HookedCrossEncoder
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))

@@ -220,6 +220,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
         stored_bytes=None
         if base.stored_bytes is None
         else base.stored_bytes + sum(t.nbytes for t in adapter.full.values()),
+        head=base.head,
     )
 
 

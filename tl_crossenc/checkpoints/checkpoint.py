@@ -18,6 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
+from tl_crossenc.checkpoints.head_modules import HeadModules
 from tl_crossenc.checkpoints.hub import HubModel
 from tl_crossenc.checkpoints.weight_files import read_weight_files
 from tl_crossenc.console.shown import listed, quoted, shown
@@ -67,6 +68,7 @@ class Checkpoint:
         tokenizer_folder: where tokenizer files lie, or None when the checkpoint has none.
         folder: the checkpoint's own files, or None when it is put together from several sources.
         stored_bytes: bytes of its weight files, which bound how many weights it has; None where it has no files.
+        head: a head in modules beside the encoder (`head_modules`); None where it is among the weights.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Checkpoint:
     tokenizer_folder: Path | None
     folder: Path | None
     stored_bytes: int | None = None
+    head: HeadModules | None = None
 
 
 def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
@@ -216,6 +219,11 @@ def _shard_names(index: Path) -> list[str]:
             "download it again"
         )
     return names
+
+
+def combined(revision: str, paths: list[Path]) -> str:
+    """A revision with more files in it."""
+    return f"sha256:{hashlib.sha256(f'{revision} {_revision(paths)}'.encode()).hexdigest()}"
 
 
 def _revision(paths: list[Path]) -> str:

@@ -36,7 +36,6 @@ def cross_encoder_limit(folder: Path, name: str) -> Any:
         given = settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}
         others = {
             "a module in a folder of its own,": modules[0]["path"],
-            "further modules": [module["type"] for module in modules[1:]],
             "the prompt": (main.get("prompts") or {}).get(main.get("default_prompt_name")),
             "do_lower_case": settings.get("do_lower_case"),
             "processing_kwargs": settings.get("processing_kwargs"),

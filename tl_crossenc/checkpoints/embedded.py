@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tl_crossenc.checkpoints.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, merge, read_adapter
 from tl_crossenc.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_json
+from tl_crossenc.checkpoints.modular import with_head_modules
 from tl_crossenc.checkpoints.planted import PLANTED, open_planted
 from tl_crossenc.checkpoints.weight_files import read_weight_files
 from tl_crossenc.console.shown import quoted
@@ -48,7 +49,7 @@ def open_model(name: str | os.PathLike[str], revision: str | None = None) -> Che
         raise ValueError(
             f"expected a model's folder or a hub name, got {quoted(os.fspath(name))} ({error.strerror}): check the name"
         ) from error
-    return open_adapter(folder, os.fspath(name)) if adapted else open_checkpoint(name, revision)
+    return open_adapter(folder, os.fspath(name)) if adapted else with_head_modules(open_checkpoint(name, revision))
 
 
 def open_demo() -> Checkpoint:
@@ -76,7 +77,7 @@ def _open_base(adapter: Adapter) -> Checkpoint:
     if adapter.base == BASE_MODEL and adapter.base_revision is None:
         return open_packaged_base()
     try:
-        return open_checkpoint(adapter.base, adapter.base_revision)
+        return with_head_modules(open_checkpoint(adapter.base, adapter.base_revision))
     except ValueError as error:
         raise ValueError(f"the adapter {adapter.name!r} needs its base model: {error}") from error
 

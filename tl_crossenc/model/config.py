@@ -37,6 +37,7 @@ class CrossEncoderConfig(TransformerLensConfig):
         d_embed: width of the embeddings where a projection widens them, else None.
         pooling: what the head reads: "cls" or "mean" of all real positions.
         head_dense, head_act, head_norm: whether there is a dense layer before the classifier, its activation, a norm after it.
+        head_eps: that norm's epsilon where it is not `eps`.
         model_name: what the user called the model.
         revision: what identifies its weights: a hub commit, or `sha256:...` of the files.
     """
@@ -60,6 +61,7 @@ class CrossEncoderConfig(TransformerLensConfig):
     head_dense: bool = True
     head_act: str = "tanh"
     head_norm: bool = False
+    head_eps: float | None = None
     model_name: str = "unnamed"
     revision: str = "unknown"
 

@@ -36,7 +36,8 @@ class BertPooler(nn.Module):
         self.weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_model, dtype=cfg.dtype))
         self.bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
         self.hook_pre = HookPoint()
-        self.ln = WeightedNorm(cfg.eps, cfg.d_model, cfg.dtype) if cfg.head_norm else None
+        eps = cfg.eps if cfg.head_eps is None else cfg.head_eps
+        self.ln = WeightedNorm(eps, cfg.d_model, cfg.dtype) if cfg.head_norm else None
         self.hook_pooler_out = SharedHookPoint()
 
     @property

@@ -66,6 +66,7 @@ FAMILY_CONFIG = (
         "head_dense",
         "head_act",
         "head_norm",
+        "head_eps",
     ),
 )
 """The same of what families differ in; only where it is not as in BERT, whose stored results are of before there were others."""

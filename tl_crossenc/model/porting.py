@@ -8,7 +8,7 @@ a time into place, so that no second copy of the model is ever held.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from torch import Tensor
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.config_fields import n_labels, refuse_quantized
 from tl_crossenc.checkpoints.families import family_of
-from tl_crossenc.checkpoints.families.family import Place, Target
+from tl_crossenc.checkpoints.families.family import Family, Place, Target
+from tl_crossenc.checkpoints.head_modules import EPS
 from tl_crossenc.checkpoints.weight_files import FLOATS
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed
@@ -45,6 +46,8 @@ def config_from_checkpoint(
     family = family_of(config, name)
     refuse_quantized(config, name)
     shape = {"n_labels": n_labels(config, name)} | family.shape(config, name)
+    if checkpoint.head is not None:
+        shape |= _head_of_modules(checkpoint, family, shape)
     rule = rule_of_labels(config, shape["n_labels"], name) if score is None else score
     try:
         cfg = CrossEncoderConfig(
@@ -79,7 +82,7 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
     found: dict[str, list[str]] = {}
     with torch.no_grad():
         _fill_unstored(model)
-        for key, tensor in checkpoint.read_tensors():
+        for key, tensor in stored_tensors(checkpoint, family):
             name = names(key)
             slot = None if name is None else slots.get(name)
             if name is not None and slot is None and name.startswith(family.ignored):
@@ -113,6 +116,35 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
             f"expected exactly the weights of {article} {family.name} sequence classifier with {model.cfg.n_labels} label(s) in "
             f"{checkpoint.name!r}; {'; '.join(problems)}: is it a trained reranker, whole, and of this configuration?"
         )
+
+
+def _head_of_modules(checkpoint: Checkpoint, family: Family, shape: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a head in modules says."""
+    head = checkpoint.head
+    if head is None or family.head_modules is None:
+        raise ValueError(
+            f"expected a ModernBERT encoder before a head in modules, got {checkpoint.name!r}, a {family.name} model: save it as a "
+            "sequence classifier"
+        )
+    without = {"dense": "pooler", "scores": "classifier"}
+    own = ("pooler", "pooler.ln", "classifier")
+    return {
+        "n_labels": head.n_labels,
+        "pooling": head.pooling,
+        "head_act": head.activation,
+        "head_eps": EPS,
+        "unbiased": (
+            *(path for path in shape["unbiased"] if path not in own),
+            *(without[role] for role in head.unbiased),
+        ),
+    }
+
+
+def stored_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, Tensor]]:
+    """(key, tensor) of every weight, those of a head in modules under the family's names."""
+    yield from checkpoint.read_tensors()
+    if checkpoint.head is not None and family.head_modules is not None:
+        yield from checkpoint.head.read_tensors(family.head_modules)
 
 
 @dataclass(frozen=True)

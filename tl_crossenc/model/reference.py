@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.families import family_of
 from tl_crossenc.checkpoints.families.family import Family, Place
+from tl_crossenc.checkpoints.head_modules import HeadModules
 from tl_crossenc.checkpoints.weight_names import WeightNames
+from tl_crossenc.model.porting import stored_tensors
 from tl_crossenc.model.transformers_config import quiet, transformers_config
 
 
@@ -62,9 +64,11 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
         model = LinearReranker(encoder, linear)
     else:
         kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-        model = _from_files(kind, config, checkpoint, family, dtype)
+        model = None if checkpoint.head is not None else _from_files(kind, config, checkpoint, family, dtype)
         if model is None:
             model = kind(config)
+            if checkpoint.head is not None:
+                _take_head(model, checkpoint.head)
             model.load_state_dict(_in_its_names(model, checkpoint, family))
     return model.to(device=device, dtype=dtype).eval()
 
@@ -86,6 +90,18 @@ def _from_files(kind: Any, config: Any, checkpoint: Checkpoint, family: Family, 
     return None if found["missing_keys"] or found["mismatched_keys"] else model
 
 
+def _take_head(model: Any, head: HeadModules) -> None:
+    """Let a sequence classifier of transformers compute what a head in modules does: torch's own classes in its place."""
+    from transformers.activations import ACT2FN
+
+    d_model = model.config.hidden_size
+    model.config.classifier_pooling = head.pooling
+    model.head.dense = nn.Linear(d_model, d_model, bias="dense" not in head.unbiased)
+    model.head.act = ACT2FN[head.activation]
+    model.head.norm = nn.LayerNorm(d_model)
+    model.classifier = nn.Linear(d_model, head.n_labels, bias="scores" not in head.unbiased)
+
+
 def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[str, Tensor]:
     """The checkpoint's weights by the names of the model's modules, cut and laid together as those have them."""
     wanted = model.state_dict().keys()
@@ -95,7 +111,7 @@ def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[st
     names = WeightNames(family)
     pieces: dict[Any, Tensor] = {}
     state: dict[str, Tensor] = {}
-    for key, tensor in checkpoint.read_tensors():
+    for key, tensor in stored_tensors(checkpoint, family):
         name = names(key) or key
         if name.startswith(family.ignored):
             continue

@@ -76,6 +76,8 @@ class Family:
             not computed.
         layouts: its ways to name weights; a checkpoint has one of them.
         ignored: names, or how they begin, that a classifier does not use.
+        head_modules: the names of the dense layer, the norm and the classifier of the head, where that may lie in modules beside
+            the encoder (`head_modules`); None where it may not.
         encoder_of: what transformers calls its encoder, where the head is not its own: one linear layer on the first position.
         todays: configuration, name of the model -> the configuration in words that transformers reads today.
     """
@@ -87,6 +89,7 @@ class Family:
     shape: Callable[[Config, str], dict[str, Any]] = field(repr=False)
     layouts: tuple[Layout, ...] = field(repr=False)
     ignored: tuple[str, ...] = ()
+    head_modules: tuple[str, str, str] | None = None
     encoder_of: str | None = None
     todays: Callable[[Config, str], dict[str, Any]] = field(default=_as_it_is, repr=False)
 

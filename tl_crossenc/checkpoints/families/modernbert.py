@@ -150,4 +150,5 @@ MODERNBERT = Family(
         ),
     ),
     ignored=("decoder.",),  # of the pre-trained model, which the classifier does not read
+    head_modules=("head.dense", "head.norm", "classifier"),
 )
