@@ -10,7 +10,7 @@ from family_worlds import build
 from model.test_families import COVERED, labels_of
 
 from tl_crossenc import HookedCrossEncoder
-from tl_crossenc.checkpoints.checkpoint import open_checkpoint
+from tl_crossenc.checkpoints.embedded import open_model
 from tl_crossenc.model.parity import certify, check_parity, rounded, tolerance
 from tl_crossenc.model.reference import reference_model
 
@@ -48,7 +48,7 @@ def test_a_port_from_files_is_within_tolerance(name, dtype, tmp_path):
 @pytest.mark.parametrize("name", COVERED)
 def test_the_reference_is_the_model_that_was_saved(name, tmp_path):
     world = build(name, labels_of(name)[-1])
-    reference = reference_model(open_checkpoint(world.write(tmp_path)), torch.float32, CPU)
+    reference = reference_model(open_model(world.write(tmp_path)), torch.float32, CPU)
     batch = oracle.encode(world, texts.PAIRS)
     with torch.no_grad():
         found, expected = reference(**batch.inputs).logits, world.model(**batch.inputs).logits
@@ -62,7 +62,7 @@ def test_one_wrong_weight_anywhere_fails(name, tmp_path):
     model = HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype="float64")
     pairs = model.to_pairs(*map(list, zip(*texts.PAIRS, strict=True)))
     exact = torch.float32 if name.startswith(ROUNDED) else torch.float64
-    reference = reference_model(open_checkpoint(folder), exact, CPU)
+    reference = reference_model(open_model(folder), exact, CPU)
     assert certify(model, reference, pairs).passed
     unseen = []
     for key, weight in reference.named_parameters():

@@ -1,4 +1,4 @@
-"""A reranker's head in modules beside its encoder, as sentence-transformers has it: pooling, a dense layer, a norm, a linear layer."""
+"""A head in modules beside its encoder, as sentence-transformers has it: pooling, a dense layer, a norm, a linear layer."""
 
 from __future__ import annotations
 

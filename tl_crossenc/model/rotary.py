@@ -71,6 +71,8 @@ class Rotary:
         """Queries or keys turned by their positions, which count from `first_row`."""
         if x.shape[-1] != self.d_head:
             raise ValueError(f"expected queries or keys of d_head {self.d_head}, got {x.shape[-1]}")
+        if x.dtype in (torch.bfloat16, torch.float16):  # rounded once
+            return self.rotate(x.float(), first_row).to(x.dtype)
         cos, sin = (rows[first_row:] for rows in self.table(first_row + x.shape[1], x.device, x.dtype))
         half = self.d_head // 2
         turned = x * cos
