@@ -22,6 +22,13 @@ def unchecked():
 
 
 @pytest.fixture
+def blank_drawings(monkeypatch):
+    """Figures are composed and their files written, but nothing is drawn in them: for tests of which files are there."""
+    monkeypatch.setattr("tl_crossenc.report.drawing.to_svg", lambda figure, salt: '<svg viewBox="0 0 2 3"></svg>')
+    monkeypatch.setattr("tl_crossenc.report.drawing.to_pdf", lambda figure: b"%PDF-1.4")
+
+
+@pytest.fixture
 def batch(rows):
     """The four pairs as one padded batch."""
     from tiny_models import to_batch

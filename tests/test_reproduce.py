@@ -216,7 +216,7 @@ def test_a_rerun_of_the_whole_job_runs_no_model_and_leaves_every_byte(everything
     assert identities(out / "machinery" / "cells") == cells
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "blank_drawings")
 def test_what_cannot_be_made_does_not_keep_the_rest(model, collections, tmp_path):
     """Without easy negatives Figure 1b has nothing to compare with."""
     found = reproduce(settings(model, collections[:1], tmp_path, only_table1=False, pool=PoolSpec(10, 0, 0)))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -288,12 +289,11 @@ def test_provenance_is_printed(text):
         assert f">{said}<" in text
 
 
+@pytest.mark.usefixtures("blank_drawings")
 def test_what_is_unavailable_says_why_and_the_rest_is_there(tmp_path):
     given = saved_results.results() | {"figure1b": Unavailable(REASON), "figure1c": Unavailable("one query only.")}
     del given["sinks"]
     saved_results.save_run(tmp_path, given)
-    page = Page(write_report(tmp_path).read_text("utf-8"))
-    state = {figure["id"]: figure["class"] for figure in page.all("figure")}
     given["figure1b_control"] = given["figure1b_counts"] = given["figure1b"]
     saved_results.save_run(tmp_path, given)
     page = Page(write_report(tmp_path).read_text("utf-8"))
@@ -336,8 +336,8 @@ def test_what_the_run_does_not_list_is_not_shown(tmp_path):
     assert "head-table" not in page.tables
 
 
-def test_another_run_takes_away_what_is_shown_and_the_same_run_nothing(tmp_path):
-    write_report(saved_results.save_run(tmp_path))
+def test_another_run_takes_away_what_is_shown_and_the_same_run_nothing(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     record = json.loads((tmp_path / "run.json").read_text("utf-8"))
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "kept").write_text("")

@@ -208,7 +208,7 @@ def test_what_an_earlier_run_showed_goes_when_the_job_grows(world, finished, tmp
     assert [pool["collection"] for pool in json.loads((out / "run.json").read_text())["pools"]] == ["fleas", "more"]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "blank_drawings")
 def test_easy_negatives_may_change_and_all_that_is_shown_is_of_the_last_ones(world, tmp_path):
     """They are not ranked: Table 1 is that of any of them; of the heads that others gave nothing is used."""
     out, options = tmp_path / "out", {"options": PaperOptions(n_draws=1, counts=(1,)), "only_table1": False}
