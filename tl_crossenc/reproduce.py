@@ -24,8 +24,8 @@ from tl_crossenc.pools.grades import check_sides, relevant_grades, scale_sentenc
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.report.drawing import draw_figures
 from tl_crossenc.report.page import remove_others, shown_files, write_report
-from tl_crossenc.report.table1_files import TABLE1_FILES, write_table1
-from tl_crossenc.report.tables import caption, measure_text
+from tl_crossenc.report.table1_files import EXISTING_CELLS, TABLE1_FILES, write_table1
+from tl_crossenc.report.tables import caption, measure_text, windows_text
 from tl_crossenc.results.job import heads_source, model_source
 from tl_crossenc.results.kept_pools import Cut, count_cut
 from tl_crossenc.results.layout import RUN
@@ -107,6 +107,7 @@ class Reproduction:
             f"{VAST_2025}; unablated {VAST_2025_UNABLATED}, random {VAST_2025_RANDOM}" if self.published else None,
             measure=self.measure,
             one_gain=self.table1.one_gain,
+            windows=windows_text(self.table1.existing_cells),
         )
 
     @property
@@ -245,5 +246,6 @@ def _reproduce_rest(
 
 
 def _record(found: Reproduction, model: HookedCrossEncoder) -> dict[str, Any]:
-    listed = [*TABLE1_FILES, *([] if found.settings.only_table1 else shown_files(found.unavailable))]
+    table1 = [*TABLE1_FILES, *([] if found.table1.existing_cells is None else [EXISTING_CELLS])]
+    listed = [*table1, *([] if found.settings.only_table1 else shown_files(found.unavailable))]
     return run_record(model, found.pools, found.cut, found.table1.per_query.columns, listed, found.about)

@@ -91,11 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
             one_gain=found.one_gain,
         )
         folder.verify()
-        table, per_query, text = (f"{TABLES}/compare_masks{end}" for end in (".csv", "_per_query.csv", ".md"))
+        table, per_query, text, cells = (
+            f"{TABLES}/compare_masks{end}" for end in (".csv", "_per_query.csv", ".md", "_cells.csv")
+        )
         write_frame(out / table, found.table, index=False)
         write_frame(out / per_query, found.per_query)
         write_atomic(out / text, f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
-        folder.verify([table, per_query, text])
+        if found.existing_cells is not None:
+            write_frame(out / cells, found.existing_cells, index=False)
+        folder.verify([table, per_query, text, *([] if found.existing_cells is None else [cells])])
     title = f"Masks of three papers: {called} on {names}"
     Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
     for pool in pools:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.interventions.conditions import MODES, UNABLATED, Condition, Mode
@@ -53,6 +54,8 @@ class MaskComparison:
         cutoff: the k of nDCG@k.
         gain: "linear" or "exponential".
         layers_run, layers_alone: what it cost, see `ranking.Ranked`.
+        existing_cells: of a model with windows, `preset`, `layer` and `share` by row: how many of the cells that the preset removes
+            exist there (NaN where it removes none); `table` has that of all layers as `existing_cells`.
     """
 
     table: pd.DataFrame
@@ -65,6 +68,7 @@ class MaskComparison:
     layers_alone: int
     ideal: str = "pool"
     one_gain: int = 0
+    existing_cells: pd.DataFrame | None = None
 
     __repr__ = short_repr
 
@@ -141,6 +145,12 @@ def run_compare_masks(
     table = pd.DataFrame(rows)
     numbers = ["published", "published_unablated"]
     table[numbers] = table[numbers].astype(float)
+    cells, by_layer = existing_cells(model, pools), None
+    if cells is not None:
+        table["existing_cells"] = [cells.share(condition) for condition in chosen.values()]
+        shares = {text: cells.by_layer(condition) for (text, _), condition in chosen.items()}
+        lines = [(text, layer, share) for text, found in shares.items() for layer, share in enumerate(found)]
+        by_layer = pd.DataFrame(lines, columns=["preset", "layer", "share"])
     interval = mean_interval(baseline)
     return MaskComparison(
         table=table,
@@ -153,6 +163,7 @@ def run_compare_masks(
         layers_alone=ranked.layers_alone,
         ideal=ranked.ideal,
         one_gain=ranked.one_gain,
+        existing_cells=by_layer,
     )
 
 

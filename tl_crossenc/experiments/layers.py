@@ -13,6 +13,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
@@ -36,7 +37,7 @@ class LayerSweep:
 
     Attributes:
         curve: a row a direction and layer: `direction`, `layer`, `condition`, and all of `significance.compare` (Holm over all
-            rows).
+            rows); of a model with windows also `existing_cells`, the share of the removed cells that exist.
         unablated: (mean, low, high) of the unablated model's nDCG, a 95 % t-interval over queries.
         random: mean expected nDCG of a random ranking.
         per_query: `[query x condition]` nDCG, indexed by (collection, query_id).
@@ -114,6 +115,9 @@ def run_layer_sweep(
             for (direction, layer), condition in chosen.items()
         ]
     )
+    cells = existing_cells(model, pools)
+    if cells is not None:
+        curve["existing_cells"] = [cells.share(condition) for condition in chosen.values()]
     interval = mean_interval(baseline)
     return LayerSweep(
         curve=curve,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
@@ -40,6 +41,8 @@ class Table1:
         layers_run, layers_alone: what it cost, see `execution.Scores`.
         ideal: over what nDCG's ideal ranking is taken, see `pools.Pool`.
         one_gain: queries that cannot be ranked wrongly, see `ranking.queries_of_one_gain`.
+        existing_cells: of a model with windows, a row a direction and layer, see `existing_cells`; `comparison` has the share of a
+            direction's cells that exist, over all layers, as `existing_cells`.
     """
 
     directions: tuple[Direction, ...]
@@ -56,6 +59,7 @@ class Table1:
     layers_alone: int
     ideal: str = "pool"
     one_gain: int = 0
+    existing_cells: pd.DataFrame | None = None
 
     __repr__ = short_repr
 
@@ -109,6 +113,9 @@ def run_table1(
         {str(direction): per_query[str(condition)] for direction, condition in chosen.items()},
     )
     comparison["tie_rate"] = [float(tie_rate[str(condition)].mean()) for condition in chosen.values()]
+    cells = existing_cells(model, pools)
+    if cells is not None:
+        comparison["existing_cells"] = [cells.share(condition) for condition in chosen.values()]
     return Table1(
         directions=tuple(chosen),
         mode=mode,
@@ -124,4 +131,5 @@ def run_table1(
         layers_alone=ranked.layers_alone,
         ideal=ranked.ideal,
         one_gain=ranked.one_gain,
+        existing_cells=None if cells is None else cells.frame(),
     )

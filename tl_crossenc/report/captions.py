@@ -13,14 +13,17 @@ from tl_crossenc.report.figures.ablation import SPAN_LABELS
 from tl_crossenc.report.figures.alignment import CEILING, FLOOR
 from tl_crossenc.report.figures.distributions import GROUP_NAMES, KIND_NAMES, ordered_groups
 from tl_crossenc.report.run_record import Run
+from tl_crossenc.report.table1_files import EXISTING_CELLS
 from tl_crossenc.report.tables import (
     NO_TEST,
     OURS_MARK,
     PAPER_MARK,
     interval_text,
     queries_text,
+    windows_text,
 )
-from tl_crossenc.results.artefacts import drawn_kinds, load_scalars, load_table
+from tl_crossenc.results.artefacts import drawn_kinds, load_scalars, load_table, load_unavailable
+from tl_crossenc.results.outputs import read_frame
 from tl_crossenc.statistics.published import VAST_2025, ZHAN_2020
 
 
@@ -39,7 +42,7 @@ def _table1(folder: Path, _: dict, run: Run) -> str:
         f"{run.measure} of {run.where} ({queries_text(len(per_query))}{run.ranked}) with one direction of attention removed in "
         f"every layer and head (mode {run.mode}). Rows attend, columns are attended. Unablated {per_query['none'].mean():.3f}, "
         f"random ranking {per_query['random'].mean():.3f}. Bold: a decrease. {marks if len(per_query) > 1 else NO_TEST} The shade "
-        f"is the change from the unablated model, the row ALL is ours.{run.one_gain}"
+        f"is the change from the unablated model, the row ALL is ours.{run.one_gain}{_windows(folder, run)}"
     )
 
 
@@ -62,6 +65,7 @@ def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
             if scalars.get("layers_shared")
             else ""
         )
+        + _windows(folder, run)
     )
 
 
@@ -117,30 +121,54 @@ def _sinks(folder: Path, _: dict, run: Run) -> str:
 def _figure2(folder: Path, scalars: dict, run: Run) -> str:
     heads = load_table(folder, "figure2", "heads")
     both = int(((heads["contrast"] > 0) & (heads["trace"] > 0)).sum())
+    rotary, relative = _positions(folder)
+    read = "what attention reads" if rotary else "the block's input"
     return (
         "Does a head favour attention across query and passage (up), and attention between what is alike (right)? A point a "
         "head of "
-        f"{run.where}; q and d are the means of the block's input over QUERY and DOC tokens of {scalars['pairs']:,} pairs, A "
+        f"{run.where}; q and d are the means of {read} over QUERY and DOC tokens of {scalars['pairs']:,} pairs, A "
         f"= W_Q W_Kᵀ "
         f"without biases. Raw, as in the paper, and free of scale: the contrast in standard deviations of the head's "
         f"own logits "
         f"over {scalars['sampled']:,} pairs (seed {scalars['seed']}). Both positive in QUERY→DOC: {both} of {len(heads)} heads. "
         f"Named: the "
         "largest differences of Figure 1b that pass its test. Colours end where those of Figure 1b do."
+        + (
+            " Rotary positions: the alignment is that of the weights, at offset 0; the contrast is the mean over the offsets "
+            "that occur between the tokens, in a layer with a window of those in it (the table has the alignment over them, too)."
+            if rotary
+            else ""
+        )
+        + (CONTENT if relative else "")
     )
 
 
+CONTENT = " The terms of the score that relative positions add are no part of A."
+
+
+def _positions(folder: Path) -> tuple[bool, bool]:
+    """Whether positions are rotary, and whether they are relative, by the columns of the tables."""
+    if "decomposition" in load_unavailable(folder):
+        return False, False
+    columns = load_table(folder, "decomposition", "decomposition").columns
+    return "variance_share_constant" in columns, "share_position" in columns
+
+
 def _spectrum(folder: Path, scalars: dict, run: Run) -> str:
+    rotary, relative = _positions(folder)
     return (
         f"Singular values σₖ of A = W_Q W_Kᵀ relative to the largest, and the alignment Σ σₖ uₖ·vₖ / Σ σₖ of the first k "
         f"directions: "
         f"all heads of {run.name}, with the heads of the largest passing differences in Figure 1b. Weights only, no test."
+        + (" Rotary positions turn nothing at offset 0, which this is." if rotary else "")
+        + (CONTENT if relative else "")
     )
 
 
 def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
     frame = load_table(folder, "decomposition", "decomposition")
     median = float(np.nanmedian(frame["epsilon_ratio"]))
+    rotary, relative = _positions(folder)
     return (
         "The paper takes the attention logit as qᵀA d + xᵀA y + ε with ε near 0. Shares of the mean square of real logits "
         "that the two "
@@ -152,6 +180,12 @@ def _decomposition(folder: Path, scalars: dict, run: Run) -> str:
         f"{CEILING:g} are drawn "
         f"on "
         "the edge. No test."
+        + (" Rotary positions are in all terms, each token pair's at its own distance." if rotary else "")
+        + (
+            " What relative positions add to the logit is a term of its own, beside the paper's; the logit is the sum of all."
+            if relative
+            else ""
+        )
     )
 
 
@@ -207,6 +241,13 @@ def _draw_tests(curve: pd.DataFrame) -> str:
     least = 1 / (1 + draws)
     too_few = f", so that {draws} draws can show nothing at .05" if least > 0.05 + 1e-9 else ""
     return f"Rank among the draws, ties counted{how}: {'; '.join(named)}; the least possible is {least:.3f}{too_few}."
+
+
+def _windows(folder: Path, run: Run) -> str:
+    """The sentence on what windows leave, where the run has that table."""
+    if EXISTING_CELLS not in run.record.get("files", ()):
+        return ""
+    return windows_text(read_frame(folder / EXISTING_CELLS))
 
 
 def _interval(scalars: dict) -> str:

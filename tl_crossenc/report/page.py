@@ -25,6 +25,7 @@ from tl_crossenc.report.figures.style import DIVERGING, arrow, centred, differen
 from tl_crossenc.report.figures.svg import PageStyles, inline
 from tl_crossenc.report.head_table import head_table
 from tl_crossenc.report.run_record import Run
+from tl_crossenc.report.table1_files import EXISTING_CELLS
 from tl_crossenc.report.tables import SIDES, cell_text, holm_text, interval_text
 from tl_crossenc.results.artefacts import (
     ARTEFACTS,
@@ -81,7 +82,7 @@ def remove_others(folder: Path, record: Mapping[str, Any]) -> None:
     there = read_json(folder / RUN) if (folder / RUN).exists() else {}
     if {**there, "files": None} == json.loads(json.dumps({**record, "files": None})):
         return
-    for name in (REPORT, *shown_files({}), RUN):
+    for name in (REPORT, *shown_files({}), EXISTING_CELLS, RUN):
         with explained(folder / name):
             (folder / name).unlink(missing_ok=True)
 
@@ -156,6 +157,8 @@ def _cell(row: pd.Series, unablated: float, scale: Any) -> dict[str, Any]:
     shade = DIVERGING(0.5 + 0.55 * (float(scale(row["difference"])) - 0.5))
     bounds = interval_text(row["diff_low"], row["diff_high"], "+").replace("-", "−")
     said = f"{arrow(str(row.name))}: {signed(row['difference'])}{bounds}{holm_text(row['p_holm'])}"
+    if "existing_cells" in row:
+        said += f"; {row['existing_cells']:.1%} of its cells exist"
     return {
         "value": value,
         "marks": marks,

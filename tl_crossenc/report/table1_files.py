@@ -16,6 +16,8 @@ TABLE1_FILES = (
     SCORES,
 )
 """Beside the runs."""
+EXISTING_CELLS = f"{TABLES}/existing_cells.csv"
+"""Beside those where layers have windows."""
 
 
 def write_table1(out: Path, table: Any, caption: str, published: Mapping[str, float] | None = None) -> None:
@@ -37,5 +39,7 @@ def write_table1(out: Path, table: Any, caption: str, published: Mapping[str, fl
     per_query.insert(1, "ideal_dcg", table.ideal_dcg)
     write_frame(tables / "per_query.csv", per_query)
     write_frame(tables / "tie_rate.csv", table.tie_rate)
+    if table.existing_cells is not None:
+        write_frame(out / EXISTING_CELLS, table.existing_cells, index=False)
     write_frame(out / SCORES, table.scores, index=False)
     write_runs(out / RUNS, table.scores, list(run_files(table.per_query.columns)))

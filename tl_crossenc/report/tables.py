@@ -16,12 +16,14 @@ from tl_crossenc.console.shown import shown
 
 SIDES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")
 PAPER_MARK, OURS_MARK = "*", "†"
+NO_CELL_MARK = "∅"
+"""Of a direction that has no cell in any layer, as windows leave none."""
 DIGITS = 3
 LATEX = {
     **{character: "\\" + character for character in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
-    **{"→": r"$\to$", "†": r"$\dagger$", "≤": r"$\leq$"},
+    **{"→": r"$\to$", "†": r"$\dagger$", "≤": r"$\leq$", "∅": r"$\emptyset$"},
 }
 
 
@@ -48,6 +50,7 @@ def cell_text(row: pd.Series, unablated: float, digits: int = DIGITS) -> tuple[s
     """(value, marks, whether it is a decrease at the precision shown) of one row of `significance.compare`."""
     value = f"{row['mean']:.{digits}f}"
     marks = (PAPER_MARK if row["decrease_paper"] else "") + (OURS_MARK if row["decrease_holm"] else "")
+    marks += NO_CELL_MARK if row.get("existing_cells") == 0 else ""
     return value, marks, float(value) < float(f"{unablated:.{digits}f}")  # numpy rounds ties other than text does
 
 
@@ -98,7 +101,7 @@ def latex_table(
     for side, cells in zip(SIDES, _grid(comparison, unablated), strict=True):
         shown = [
             (rf"\textbf{{{value}}}" if bold else value)
-            + (f"$^{{{marks.replace(OURS_MARK, chr(92) + 'dagger')}}}$" if marks else "")
+            + (f"$^{{{_in_math(marks)}}}$" if marks else "")
             + published_text(published, f"{side}->{column}")
             for column, (value, marks, bold) in zip(SIDES, cells, strict=True)
         ]
@@ -107,8 +110,36 @@ def latex_table(
     return "\n".join(lines) + "\n"
 
 
+def _in_math(marks: str) -> str:
+    return marks.replace(OURS_MARK, r"\dagger").replace(NO_CELL_MARK, r"\emptyset")
+
+
 def _latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in shown(text).replace("->", "→"))
+
+
+def windows_text(existing_cells: pd.DataFrame | None) -> str:
+    """A sentence, with a space before it, on the cells that layers with windows have; nothing for a model without.
+
+    Args:
+        existing_cells: a row a direction and layer, with `cells`, `existing` and `share`.
+    """
+    if existing_cells is None:
+        return ""
+    every = existing_cells[existing_cells["direction"] == "ALL->ALL"]
+    limited = every[every["existing"] < every["cells"]]
+    if limited.empty:
+        return " Windows leave no cell out: all passages are shorter."
+    named = []
+    for direction in ("ALL->ALL", "DOC->QUERY", "QUERY->DOC"):
+        own = existing_cells[
+            (existing_cells["direction"] == direction) & existing_cells["layer"].isin(limited["layer"])
+        ]
+        named.append(f"{own['existing'].sum() / max(own['cells'].sum(), 1):.0%} of {direction}")
+    return (
+        f" Layers with a window ({', '.join(map(str, limited['layer']))}) have some of the cells only: {', '.join(named)}; every "
+        f"direction and layer is in existing_cells.csv. {NO_CELL_MARK}: a direction that has no cell in any layer."
+    )
 
 
 def table1_csv(comparison: pd.DataFrame, published: Mapping[str, float] | None = None) -> pd.DataFrame:
@@ -149,6 +180,7 @@ def caption(
     *,
     measure: str = "nDCG@10",
     one_gain: int = 0,
+    windows: str = "",
 ) -> str:
     """What was measured, on what, and what the marks mean.
 
@@ -160,6 +192,7 @@ def caption(
         published: the source of the numbers in brackets.
         measure: as `measure_text` names it.
         one_gain: queries that cannot be ranked wrongly.
+        windows: as `windows_text` says it.
     """
     mean, low, high = unablated
     marks = (
@@ -171,6 +204,7 @@ def caption(
         f"and head ({mode}). Unablated {mean:.3f}{interval_text(low, high)}, random ranking {random:.3f}. Bold: a decrease. "
         f"{marks if n_queries > 1 else NO_TEST}"
         + one_gain_text(one_gain, n_queries)
+        + windows
         + (f" In brackets: {published}." if published else "")
     )
 
@@ -178,6 +212,7 @@ def caption(
 def masks_cells(table: pd.DataFrame, cutoff: int = 10) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of `compare_masks.MaskComparison.table` as texts, one row a preset and mode."""
     header = ["mask", "mode", f"nDCG@{cutoff}", "difference", "95 % interval", "p (Holm)", "published"]
+    header += ["cells"] if "existing_cells" in table else []
     return header, [_masks_row(row) for _, row in table.iterrows()]
 
 
@@ -193,6 +228,7 @@ def _masks_row(row: pd.Series) -> list[str]:
         interval_text(row["diff_low"], row["diff_high"], "+").strip() or "–",
         "–" if pd.isna(row["p_holm"]) else f"{row['p_holm']:.3g}",
         published,
+        *([f"{row['existing_cells']:.1%}"] if "existing_cells" in row else []),
     ]
 
 
@@ -227,5 +263,13 @@ def masks_caption(
     return (
         f"{measure or f'nDCG@{cutoff}'} of {model} on {collections} ({queries_text(count)}) under the masks of three papers. "
         f"Unablated {mean:.3f}{interval_text(low, high)}, random ranking {random:.3f}. Difference: from the unablated model, "
-        f"paired over queries. {mark if count > 1 else NO_TEST}" + one_gain_text(one_gain, count) + published
+        f"paired over queries. {mark if count > 1 else NO_TEST}"
+        + one_gain_text(one_gain, count)
+        + published
+        + (
+            " Cells: the share of the removed cells that exist, as layers with a window have few of some directions; by layer in "
+            "compare_masks_cells.csv."
+            if "existing_cells" in table
+            else ""
+        )
     )
