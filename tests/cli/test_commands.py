@@ -166,6 +166,7 @@ def test_reproduce_and_compare_masks_take_a_length_and_a_rule(run, model, collec
     assert status == 0
     about = json.loads((out / "run.json").read_text())
     assert about["model"]["score"] == "difference:0"
+    assert about["model"]["activation"] == {"name": "Identity", "why": "the default of several labels"}
     assert about["model"]["max_length"] == 13
     assert about["model"]["types_fed"] is True
     assert about["settings"]["max_length"] == 13

@@ -13,11 +13,41 @@ from pathlib import Path
 from typing import Any
 
 from tl_crossenc.checkpoints.checkpoint import CROSS_ENCODER_FILES, LARGEST_TEXT, read_json
+from tl_crossenc.console.shown import quoted
 from tl_crossenc.store.files import read_regular
 
 logger = logging.getLogger(__name__)
 
 MODULES, MAIN, SETTINGS = CROSS_ENCODER_FILES
+BEFORE_4 = "sbert_ce_default_activation_function"
+"""What configurations call the function that scores go through, as sentence-transformers wrote them before version 4."""
+
+
+def activation_named(config: dict[str, Any], folder: Path | None, name: str) -> tuple[str, str] | None:
+    """The name of the function that CrossEncoder puts scores through, and where it stands; None where nowhere.
+
+    In the order in which it looks: the folder's own settings where it has `modules.json`, then the configuration, in today's form
+    and in that of before version 4.
+
+    Raises:
+        ValueError: the name is no text, or a file cannot be read.
+    """
+    main: dict[str, Any] = {}
+    if folder is not None and os.path.lexists(folder / MODULES) and os.path.lexists(folder / MAIN):
+        main = read_json(folder / MAIN)
+        main = main if main.get("model_type") == "CrossEncoder" else {}
+    today = config.get("sentence_transformers")
+    today = today if isinstance(today, dict) else {}
+    for place, found in (
+        (f"activation_fn of {MAIN}", main.get("activation_fn")),
+        ("sentence_transformers.activation_fn of config.json", today.get("activation_fn")),
+        (f"{BEFORE_4} of config.json", None if "activation_fn" in today else config.get(BEFORE_4)),
+    ):
+        if found is not None and not isinstance(found, str):
+            raise ValueError(f"expected the name of a function as {place} of {name!r}, got {quoted(found)}: remove it")
+        if found is not None:
+            return found, place
+    return None
 
 
 def cross_encoder_limit(folder: Path, name: str) -> Any:

@@ -49,12 +49,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"expected finite scores, got {scores.tolist()}: check the checkpoint's weights, or use --dtype float32"
         )
-    table = Table("score", "passage")
+    activated = model.activated(scores) if model.activation.computed else None
+    table = Table("score", *([] if activated is None else ["activated"]), "passage")
     for i in scores.argsort(descending=True, stable=True).tolist():
-        table.add_row(f"{scores[i]:.4f}", Text(shown(arguments.passage[i])))
+        also = [] if activated is None else [f"{activated[i]:.4f}"]
+        table.add_row(f"{scores[i]:.4f}", *also, Text(shown(arguments.passage[i])))
     rule = describe_rule(str(model.cfg.score))
     say(
-        f"query: {arguments.query}; model: {short_name(str(model.cfg.model_name))}; score: {rule}; ablated: {condition}"
+        f"query: {arguments.query}; model: {short_name(str(model.cfg.model_name))}; score: {rule}; activated: {model.activation}; "
+        f"ablated: {condition}"
     )
     Console().print(table)
     return 0

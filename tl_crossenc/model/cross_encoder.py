@@ -27,6 +27,7 @@ from tl_crossenc.model.input_checks import apart
 from tl_crossenc.model.normed_head import NormedHead
 from tl_crossenc.model.norms import WeightedNorm
 from tl_crossenc.model.pretrained import Pretrained
+from tl_crossenc.model.score_activation import default_activation
 from tl_crossenc.model.score_rule import score_from_logits
 
 ReturnType = Literal["scores", "logits", "resid"]
@@ -63,6 +64,7 @@ class HookedCrossEncoder(Prompt, Pretrained):
         self.ln_final = WeightedNorm(cfg.eps, cfg.d_model, cfg.dtype) if cfg.final_norm else None
         self.pooler = BertPooler(cfg) if cfg.head_dense else None
         self.classifier = Classifier(cfg)
+        self.activation = default_activation(cfg.n_labels, str(cfg.score))
         self.setup()
 
     def __repr__(self) -> str:
@@ -130,6 +132,19 @@ class HookedCrossEncoder(Prompt, Pretrained):
         """The scores that `cfg.score` makes of logits."""
         return score_from_logits(logits, str(self.cfg.score))
 
+    def activated(self, scores: Float[Tensor, "*pair"]) -> Float[Tensor, "*pair"]:
+        """What sentence-transformers' CrossEncoder gives for raw scores: through the function that the checkpoint names, else a
+        sigmoid of one logit (`model.activation` says which, and why).
+
+        Raises:
+            ValueError: of a head of several labels, a function that the score does not tell.
+
+        >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+        >>> model.activated(model.score("tune a guitar", ["a guitar garden", "old piano"])).round(decimals=3)
+        tensor([0.9970, 0.5000])
+        """
+        return self.activation(scores)
+
     def run_head(
         self, resid: Float[Tensor, "pair row d_model"], attention_mask: Tensor | None = None
     ) -> Float[Tensor, "pair label"]:
@@ -176,7 +191,8 @@ class HookedCrossEncoder(Prompt, Pretrained):
 
         One logit: that logit. Two: relevant minus not relevant, which ranks as MonoBERT's log-softmax does without its
         saturation: `logit[1] - logit[0]`, unless the checkpoint's labels or `score=` said otherwise (`cfg.score`).
-        sentence-transformers' CrossEncoder puts the one logit through a sigmoid unless the checkpoint names another activation.
+        sentence-transformers' CrossEncoder puts the one logit through a sigmoid unless the checkpoint names another activation:
+        `activated` gives what it does.
 
         Args:
             query: one query, or as many as passages.

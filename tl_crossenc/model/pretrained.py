@@ -8,16 +8,24 @@ from typing import Any, TypeVar
 
 import torch
 
+from tl_crossenc.checkpoints.cross_encoder_files import activation_named
 from tl_crossenc.checkpoints.embedded import open_model
 from tl_crossenc.model.devices import resolve_device, resolve_dtype
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 from tl_crossenc.model.reading_encoder import ReadingEncoder
+from tl_crossenc.model.score_activation import ScoreActivation, activation_of
 
 _Model = TypeVar("_Model", bound="Pretrained")
 
 
 class Pretrained(ReadingEncoder):
-    """An encoder that a checkpoint's name is enough for."""
+    """An encoder that a checkpoint's name is enough for.
+
+    Attributes:
+        activation: what sentence-transformers' CrossEncoder puts scores through.
+    """
+
+    activation: ScoreActivation
 
     @classmethod
     def from_pretrained(
@@ -60,4 +68,6 @@ class Pretrained(ReadingEncoder):
                 model.tokenizer = copy.deepcopy(tokenizer)
             model.encoder.max_length = max_length
         port_weights(model, checkpoint)
+        named = activation_named(checkpoint.config, checkpoint.folder, checkpoint.name)
+        model.activation = activation_of(named, cfg.n_labels, str(cfg.score), checkpoint.name)
         return model.to(place).eval()

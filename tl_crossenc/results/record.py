@@ -43,6 +43,7 @@ def run_record(
             "d_model": model.cfg.d_model,
             "labels": model.cfg.n_labels,
             "score": model.cfg.score,
+            "activation": {"name": model.activation.name, "why": model.activation.why},
             "types_fed": model.types_fed,
             "max_length": model.encoder.max_length if model.encoder else None,
             "dtype": str(model.dtype).removeprefix("torch."),

@@ -23,7 +23,7 @@ attention says where to look; ablation and patching (`patching`) say what it is 
 >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
 >>> found = model.explain("tune a guitar", "a guitar garden")
 >>> print(found)
-score 5.7542   planted
+score 5.7542   Sigmoid 0.9968   token types fed   planted
 query    [CLS] tune a guitar [SEP]
 passage  a guitar garden [SEP]
 <BLANKLINE>
@@ -109,6 +109,9 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
         heads=heads,
         links=joined,
         top=top,
+        activated=float(model.activated(torch.tensor(split.scores[:1]))[0]) if model.activation.computed else None,
+        activation=model.activation.name,
+        types_fed=model.types_fed,
     )
 
 

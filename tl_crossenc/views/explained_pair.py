@@ -53,6 +53,9 @@ class ExplainedPair:
         links: the heaviest token pairs of each row of `heads`: `direction`, `layer`, `head`, `weight`, `attender_pos`,
             `attended_pos`, `attender`, `attended`.
         top: how many components, and heads a direction, are shown.
+        activated: the score as sentence-transformers' CrossEncoder gives it; None where it cannot be told from the score.
+        activation: the function that it is through, as torch calls it.
+        types_fed: whether token types were fed.
     """
 
     query: str
@@ -67,6 +70,9 @@ class ExplainedPair:
     heads: pd.DataFrame = field(repr=False)
     links: pd.DataFrame = field(repr=False)
     top: int = 5
+    activated: float | None = None
+    activation: str = ""
+    types_fed: bool = True
 
     def to_frame(self, what: str = "contributions") -> pd.DataFrame:
         """One of the tables as a copy: "contributions", "heads" or "links".
@@ -144,6 +150,12 @@ class ExplainedPair:
     def marked(self) -> set[int]:
         """The positions that the shown token pairs join."""
         return {p for d in self.directions for _, _, _, pairs in self.top_heads(d) for link in pairs for p in link[:2]}
+
+    @property
+    def about(self) -> list[str]:
+        """What is said beside the score: what CrossEncoder makes of it, where that is another number; what was fed; the model."""
+        beside = [] if self.activated in (None, self.score) else [f"{shown(self.activation)} {self.activated:.4f}"]
+        return [*beside, f"token types {'fed' if self.types_fed else 'not fed'}", self.model]
 
     def lines(self) -> list[tuple[str, list[int]]]:
         """The positions in two lines: up to the first separator, and what follows."""

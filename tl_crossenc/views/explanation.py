@@ -56,7 +56,9 @@ class Explanation(ExplainedPair):
         return self._as_text(colours=False)
 
     def __rich__(self) -> Group:
-        header = Text.assemble(("score ", "dim"), (f"{self.score:.4f}", "bold"), (f"   {self.model}", "dim"))
+        header = Text.assemble(
+            ("score ", "dim"), (f"{self.score:.4f}", "bold"), (f"   {'   '.join(self.about)}", "dim")
+        )
         if self.condition:
             header.append(f"   ablating {self.condition}", style="bold red")
         lines = Table.grid(padding=(0, 2))
@@ -126,7 +128,9 @@ class Explanation(ExplainedPair):
         return {"text/plain": self._as_text(colours=terminal), "text/html": self._repr_html_()}
 
     def _repr_html_(self) -> str:
-        about = escape(self.model) + (f" · <b>ablating {escape(self.condition)}</b>" if self.condition else "")
+        about = " · ".join(map(escape, self.about)) + (
+            f" · <b>ablating {escape(self.condition)}</b>" if self.condition else ""
+        )
         html = [
             f'<div><b style="font-size:18px">{self.score:.4f}</b> <span style="color:{MUTED}">score · {about}</span></div>'
         ]
