@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from attribution_reference import replay
+from planted_families import FAMILIES, opened
 from planted_texts import passage_words, whole_words
 from small_worlds import tiny_model
 from tiny_models import N_HEADS, N_LAYERS, port, run_hf, tiny_hf, tiny_rows, to_batch
@@ -14,7 +15,6 @@ from tl_crossenc.checkpoints.planted import MOVING_HEAD
 from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.instruments.direct_attribution import COMPONENTS, direct_attribution, score_lens
-from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 FIELDS = ("head", "attn_bias", "mlp", "embed", "ln_bias", "readout", "remainder")
 
@@ -162,8 +162,9 @@ def test_lens_is_the_head_on_each_layers_output():
     assert lens[:, -1] == pytest.approx((out.logits[:, 1] - out.logits[:, 0]).numpy(), abs=1e-10)
 
 
-def test_planted_moving_head_writes_the_score_and_the_lens_jumps_at_its_layer():
-    model = HookedCrossEncoder.from_pretrained("planted", device="cpu", dtype="float64")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_planted_moving_head_writes_the_score_and_the_lens_jumps_at_its_layer(family, tmp_path):
+    model, _ = opened(family, tmp_path)
     rng = random.Random(0)
     query = rng.sample(whole_words(), 5)
     passages = [" ".join(passage_words(rng, query, matched)) for matched in (2, 5, 8)]

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from patching_references import PART_NAMES, encode_rows, plain_loop, planted_twins, positions_of, tiny_twins
+from planted_families import FAMILIES, opened
 from tiny_models import N_HEADS, N_LAYERS, port, tiny_hf, tiny_rows
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
-from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.activation import PatchResult, activation_patch, check_aligned
 from tl_crossenc.patching.metrics import PoolContext
 
@@ -21,10 +21,10 @@ def net():
     return port(tiny_hf(1, seed=3))
 
 
-@pytest.fixture(scope="module")
-def planted():
-    """The planted model in float64."""
-    return HookedCrossEncoder.from_pretrained("planted", device="cpu", dtype="float64")
+@pytest.fixture(scope="module", params=FAMILIES)
+def planted(request, tmp_path_factory):
+    """The planted model of each family, in float64."""
+    return opened(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def by_part(batch):
@@ -224,27 +224,29 @@ def test_no_layer_below_the_patched_one_is_run_again(net, monkeypatch):
 
 
 def test_planted_heads_light_and_no_other(planted):
+    planted, known = planted
     clean, corrupted = planted_twins(planted)
     for mode in ("denoise", "noise"):
         for site in ("z", "v", "pattern"):
             restored = activation_patch(planted, clean, corrupted, site, mode=mode).restored()
-            lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(restored) > 1e-6)}
+            lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(restored) > known.faint)}
             expected = {"z": {MATCHING_HEAD, MOVING_HEAD}, "v": {MOVING_HEAD}, "pattern": {MATCHING_HEAD}}[site]
             assert lit == expected
             for head in expected:
-                np.testing.assert_allclose(restored[:, head[0], head[1]], 1, atol=1e-4)
+                np.testing.assert_allclose(restored[:, head[0], head[1]], 1, atol=max(known.faint, 1e-4))
 
 
 def test_planted_direction_and_parts(planted):
+    planted, known = planted
     clean, corrupted = planted_twins(planted)
     for direction, share in (("DOC->QUERY", 1.0), ("QUERY->DOC", 0.0), ("DOC->SEP1", 0.0)):
         found = activation_patch(planted, clean, corrupted, "pattern", direction=direction, layers=[1], heads=[2])
         if direction != "DOC->SEP1":
-            np.testing.assert_allclose(found.restored()[:, 0, 0], share, atol=1e-3)
+            np.testing.assert_allclose(found.restored()[:, 0, 0], share, atol=max(known.faint, 1e-3))
     keys = activation_patch(planted, clean, corrupted, "q", by="head_part", layers=[1], heads=[2]).restored()[:, 0, 0]
-    np.testing.assert_allclose(keys, [[0, 0, 0, 1, 0]] * 3, atol=1e-3)
+    np.testing.assert_allclose(keys, [[0, 0, 0, 1, 0]] * 3, atol=max(known.faint, 1e-3))
     z = activation_patch(planted, clean, corrupted, "z", by="head_part", layers=[3], heads=[1]).restored()[:, 0, 0]
-    np.testing.assert_allclose(z, [[1, 0, 0, 0, 0]] * 3, atol=1e-6)
+    np.testing.assert_allclose(z, [[1, 0, 0, 0, 0]] * 3, atol=known.faint)
 
 
 def test_pairs_of_equal_score_are_undefined_and_counted(net):

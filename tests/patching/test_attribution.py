@@ -5,10 +5,10 @@ import pytest
 import scipy.stats
 import torch
 from patching_references import PART_NAMES, cache_of, leaf, patched_score, planted_twins, positions_of, tiny_twins
+from planted_families import FAMILIES, opened
 from tiny_models import D_VOCAB, N_HEADS, N_LAYERS, port, tiny_hf
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
-from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.activation import activation_patch
 from tl_crossenc.patching.attribution import DEFAULT_SITES, agreement, attribution_patch
 
@@ -130,11 +130,12 @@ def test_ablated_directions_stay_ablated(net):
     )
 
 
-def test_planted_heads_stand_out():
-    planted = HookedCrossEncoder.from_pretrained("planted", device="cpu", dtype="float64")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_planted_heads_stand_out(family, tmp_path):
+    planted, known = opened(family, tmp_path)
     clean, corrupted = planted_twins(planted)
     estimated = attribution_patch(planted, clean, corrupted, {"z": "head"})["z"]
-    lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(estimated.restored()) > 1e-6)}
+    lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(estimated.restored()) > known.faint)}
     assert lit == {MATCHING_HEAD, MOVING_HEAD}
     exact = activation_patch(planted, clean, corrupted, "z")
     assert agreement(estimated, exact).pearson > 0.9

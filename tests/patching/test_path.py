@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from patching_references import PART_NAMES, cache_of, patched_score, planted_twins, positions_of, replace_at, tiny_twins
+from planted_families import FAMILIES, opened
 from tiny_models import N_HEADS, port, tiny_hf
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
-from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.path import Receiver, path_patch
 
 N_LAYERS = 4
@@ -116,21 +116,22 @@ def test_cost(net):
 
 
 @pytest.mark.parametrize("mlps", ["frozen", "recomputed"])
-def test_planted_matches_reach_the_moving_heads_values_and_nothing_else(mlps):
-    planted = HookedCrossEncoder.from_pretrained("planted", device="cpu", dtype="float64")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_planted_matches_reach_the_moving_heads_values_and_nothing_else(family, mlps, tmp_path):
+    planted, known = opened(family, tmp_path)
     clean, corrupted = planted_twins(planted)
     moving = ".".join(map(str, MOVING_HEAD))
     values = path_patch(planted, clean, corrupted, f"{moving}.v", mlps=mlps).restored()
-    lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(values) > 1e-6)}
+    lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(values) > known.faint)}
     assert lit == {MATCHING_HEAD}
-    np.testing.assert_allclose(values[:, MATCHING_HEAD[0], MATCHING_HEAD[1]], 1, atol=1e-4)
+    np.testing.assert_allclose(values[:, MATCHING_HEAD[0], MATCHING_HEAD[1]], 1, atol=max(known.faint, 1e-4))
     for receiver in (f"{moving}.q", f"{moving}.k", "2.0.v"):
         np.testing.assert_allclose(path_patch(planted, clean, corrupted, receiver, mlps=mlps).restored(), 0, atol=1e-4)
     score = path_patch(planted, clean, corrupted, "score", mlps=mlps).restored()
-    lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(score) > 1e-6)}
+    lit = {(int(layer), int(head)) for _, layer, head in np.argwhere(np.abs(score) > known.faint)}
     assert lit == {MOVING_HEAD}
     parts = path_patch(planted, clean, corrupted, f"{moving}.v", by="head_part", layers=[1], heads=[2], mlps=mlps)
-    np.testing.assert_allclose(parts.restored()[:, 0, 0], [[0, 0, 0, 1, 0]] * 3, atol=1e-4)
+    np.testing.assert_allclose(parts.restored()[:, 0, 0], [[0, 0, 0, 1, 0]] * 3, atol=max(known.faint, 1e-4))
 
 
 def test_receivers_are_written_and_read():

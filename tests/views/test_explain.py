@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import rich.console
 import torch
+from planted_families import FAMILIES, opened
 from tiny_models import tiny_hf
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
@@ -143,12 +144,19 @@ def test_an_ablated_run_is_explained_as_it_is(random_model):
 # The known answer.
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def of_family(request, tmp_path_factory):
+    """The planted model of each family."""
+    return opened(request.param, tmp_path_factory.mktemp(request.param), "float32")[0]
+
+
 @pytest.mark.parametrize("passage", ["a guitar garden", "the old guitar by the river", "guitar"])
-def test_on_the_planted_model_it_names_the_matching_head_and_joins_equal_pieces(planted, passage):
-    found = planted.explain("tune a guitar", passage)
+def test_on_the_planted_model_it_names_the_matching_head_and_joins_equal_pieces(of_family, passage):
+    found = of_family.explain("tune a guitar", passage)
     assert found.top_contributions[0][0] == "head {}.{}".format(*MOVING_HEAD)
     assert found.top_contributions[0][1] == pytest.approx(found.score, abs=1e-4)
-    equal = {"tune", "a", "guitar"} & set(passage.split())
+    mark = found.tokens[1].removesuffix("tune")  # of a word's beginning
+    equal = {mark + word for word in {"tune", "a", "guitar"} & set(passage.split())}
     for direction in found.directions:
         (name, _, _, pairs), *others = found.top_heads(direction)
         assert name == "{}.{}".format(*MATCHING_HEAD)
@@ -158,8 +166,8 @@ def test_on_the_planted_model_it_names_the_matching_head_and_joins_equal_pieces(
         assert all(found.tokens[a] == found.tokens[b] for a, b, _ in pairs)
 
 
-def test_where_nothing_matches_no_pair_is_named(planted):
-    found = planted.explain("tune guitar", "old garden window")
+def test_where_nothing_matches_no_pair_is_named(of_family):
+    found = of_family.explain("tune guitar", "old garden window")
     assert all(pairs == [] for direction in found.directions for *_, pairs in found.top_heads(direction))
     assert "no pair stands out" in str(found)
 
