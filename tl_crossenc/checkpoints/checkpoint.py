@@ -69,6 +69,7 @@ class Checkpoint:
         folder: the checkpoint's own files, or None when it is put together from several sources.
         stored_bytes: bytes of its weight files, which bound how many weights it has; None where it has no files.
         head: a head in modules beside the encoder (`head_modules`); None where it is among the weights.
+        tokenizer: its tokenizer itself, of an object in memory (`objects`); None where it lies in files.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Checkpoint:
     folder: Path | None
     stored_bytes: int | None = None
     head: HeadModules | None = None
+    tokenizer: Any = None
 
 
 def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:

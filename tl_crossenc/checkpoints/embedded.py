@@ -13,9 +13,12 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
+from torch import nn
+
 from tl_crossenc.checkpoints.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, merge, read_adapter
 from tl_crossenc.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_json
 from tl_crossenc.checkpoints.modular import with_head_modules
+from tl_crossenc.checkpoints.objects import open_object
 from tl_crossenc.checkpoints.planted import PLANTED, open_planted
 from tl_crossenc.checkpoints.weight_files import read_weight_files
 from tl_crossenc.console.shown import quoted
@@ -28,12 +31,17 @@ BASE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 ADAPTER_SHA256 = "5de2f79abef7cb8fdfbc4e5af8dbe892343d2ba513ff525281901ea924d3fabd"
 
 
-def open_model(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
-    """The checkpoint of the demo or planted model, an adapter's folder (merged with its base), a model's folder or a hub model.
+def open_model(name: str | os.PathLike[str] | nn.Module, revision: str | None = None) -> Checkpoint:
+    """The checkpoint of the demo or planted model, an adapter's folder (merged with its base), a model's folder, a hub model, or
+    a model in memory.
 
     Raises:
-        ValueError: see `open_demo`, `planted.open_planted`, `open_adapter` and `checkpoints.open_checkpoint`.
+        ValueError: see `open_demo`, `planted.open_planted`, `open_adapter`, `open_checkpoint` and `open_object`.
     """
+    if isinstance(name, nn.Module):
+        if revision is not None:
+            raise ValueError(f"expected no revision beside a model in memory, got {quoted(revision)}: leave it out")
+        return open_object(name)
     if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str) or not os.fspath(name):
         raise ValueError(
             f"expected 'demo', 'planted', a model's folder or a hub name, got {quoted(name)}: pass a text or a path"

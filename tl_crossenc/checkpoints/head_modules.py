@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tl_crossenc.checkpoints.weight_files import read_weight_files
 
@@ -25,17 +25,20 @@ class HeadModules:
         activation: between Dense and LayerNorm.
         n_labels: what the last module gives.
         unbiased: of `ROLES`, those whose matrix has no bias.
-        weights: a file a role.
+        weights: a file a role, or the module itself.
     """
 
     pooling: str
     activation: str
     n_labels: int
     unbiased: tuple[str, ...]
-    weights: dict[str, Path] = field(repr=False)
+    weights: Mapping[str, Path | nn.Module] = field(repr=False)
 
     def read_tensors(self, places: tuple[str, str, str]) -> Iterator[tuple[str, Tensor]]:
         """(key, tensor) of each weight, under a family's names of what `ROLES` are."""
         for role, place in zip(ROLES, places, strict=True):
-            for key, tensor in read_weight_files([self.weights[role]]):
+            given = self.weights[role]
+            for key, tensor in (
+                given.state_dict().items() if isinstance(given, nn.Module) else read_weight_files([given])
+            ):
                 yield f"{place}.{key.removeprefix('norm.' if role == 'norm' else 'linear.')}", tensor

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from torch import nn
 
 from tl_crossenc.checkpoints.checkpoint import CROSS_ENCODER_FILES, LARGEST_TEXT, Checkpoint, combined, read_json
 from tl_crossenc.checkpoints.head_modules import ROLES, HeadModules
@@ -58,7 +60,7 @@ def with_head_modules(checkpoint: Checkpoint) -> Checkpoint:
             "is not read here"
         )
     head = _head([path for _, path in modules[1:]], _getter(checkpoint), name)
-    files = list(head.weights.values())
+    files = [file for file in head.weights.values() if isinstance(file, Path)]
     return replace(
         checkpoint,
         head=head,
@@ -86,13 +88,31 @@ def _head(paths: list[str], get: Get, name: str) -> HeadModules:
             raise ValueError(
                 f"expected folders inside of {name!r} in its {MODULES}, got {quoted(path)}: download it again"
             )
-    pooling, dense, _, scores = (_config(path, get, name) for path in paths)
-    weights = {}
+    configs = [_config(path, get, name) for path in paths]
+    weights: dict[str, Path] = {}
     for role, path in zip(ROLES, paths[1:], strict=True):
         found = next((at for file in WEIGHTS if (at := get(f"{path}/{file}")) is not None), None)
         if found is None:
             raise _missing(name, f"{path}/{WEIGHTS[0]}")
         weights[role] = found
+    return head_of(configs, weights, paths, name)
+
+
+def head_of(
+    configs: Sequence[dict[str, Any]], weights: Mapping[str, Path | nn.Module], paths: Sequence[str], name: str
+) -> HeadModules:
+    """The head of Pooling, Dense, LayerNorm and Dense, as their settings describe it.
+
+    Args:
+        configs: a module's settings each.
+        weights: of `ROLES`.
+        paths: what errors call the modules.
+        name: of the model.
+
+    Raises:
+        ValueError: a setting that is not computed.
+    """
+    pooling, dense, _, scores = configs
     _check_dense(dense, "sentence_embedding", name, paths[1])
     _check_dense(scores, "scores", name, paths[3])
     activation, last = (_activation(config) for config in (dense, scores))

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tl_crossenc.checkpoints.embedded import open_model
 from tl_crossenc.inputs.encoder import TYPES
@@ -176,7 +176,7 @@ def _difference(what: str, ours: list[Tensor], theirs: list[Tensor]) -> Differen
 
 
 def check_parity(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | nn.Module,
     *,
     device: str = "auto",
     dtype: str = "float32",
@@ -185,7 +185,9 @@ def check_parity(
     max_length: int | None = None,
     score: str | int | None = None,
 ) -> ParityCertificate:
-    """Port the model of this name and compare it with Hugging Face, its tokenizer's ids on `TEXTS` and all else on `PAIRS`.
+    """Port the model of this name, or a model in memory, and compare it with Hugging Face.
+
+    Its tokenizer's ids are compared on `TEXTS`, all else on `PAIRS`.
 
     Raises:
         ValueError: the model cannot be ported.
@@ -196,7 +198,9 @@ def check_parity(
     checkpoint = open_model(name, revision)
     reference = reference_tokenizer(checkpoint, tokenizer)
     if reference is None:
-        logger.warning("%s has no tokenizer of its own for Hugging Face to load: the ids compared are the port's", name)
+        logger.warning(
+            "%s has no tokenizer of its own for Hugging Face to load: the ids compared are the port's", checkpoint.name
+        )
         reference = model.tokenizer
     refused = {reference.pad_token} if model.cfg.position_offset else set()  # inside of a text
     added = [token for token in reference.get_added_vocab() if token not in refused]

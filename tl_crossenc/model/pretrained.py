@@ -7,6 +7,7 @@ import os
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from tl_crossenc.checkpoints.cross_encoder_files import activation_named
 from tl_crossenc.checkpoints.embedded import open_model
@@ -30,7 +31,7 @@ class Pretrained(ReadingEncoder):
     @classmethod
     def from_pretrained(
         cls: type[_Model],
-        name: str | os.PathLike[str],
+        name: str | os.PathLike[str] | nn.Module,
         *,
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "float32",
@@ -44,10 +45,13 @@ class Pretrained(ReadingEncoder):
         Args:
             name: a Hugging Face hub name; a local folder, as text or path, with a checkpoint, or with a LoRA adapter over one;
                 "demo" (the small cross-encoder that comes with the package); or "planted" (one built by hand, with a known answer).
+                Or a model in memory: a sequence classifier of Hugging Face, or a CrossEncoder of sentence-transformers, whose
+                weights are copied as they are now.
             device: "cpu", "cuda", "cuda:1", "mps", "xpu", or "auto": a CUDA device if there is one.
             dtype: "float32", "bfloat16" or "float64".
             revision: a branch, tag or commit on the hub.
-            tokenizer: a fast tokenizer, or the folder or hub name of one, in place of the checkpoint's own.
+            tokenizer: a fast tokenizer, or the folder or hub name of one, in place of the checkpoint's own; a model in memory,
+                other than a CrossEncoder, has none of its own and takes raw tensors only without.
             max_length: tokens a pair is cut to, special ones included; by default the tokenizer's own limit, as far as the
                 model has positions.
             score: what a score is of the logits: "single", "difference", "index:K", or of two labels the relevant one
@@ -62,7 +66,8 @@ class Pretrained(ReadingEncoder):
         kind = resolve_dtype(dtype, place)
         checkpoint = open_model(name, revision)
         cfg = config_from_checkpoint(checkpoint, kind, score)
-        model = cls(cfg, load_tokenizer(checkpoint, cfg, tokenizer))
+        bare = tokenizer is None and checkpoint.tokenizer is None and isinstance(name, nn.Module)
+        model = cls(cfg, None if bare else load_tokenizer(checkpoint, cfg, tokenizer))
         if model.encoder is not None and max_length is not None:
             if model.tokenizer is tokenizer:  # the caller's own is not changed
                 model.tokenizer = copy.deepcopy(tokenizer)

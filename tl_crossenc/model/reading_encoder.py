@@ -47,7 +47,8 @@ class ReadingEncoder(HookedEncoder):
     def _text_encoder(self) -> PairEncoder:
         if self.encoder is None:
             raise ValueError(
-                "expected a model with a tokenizer to read texts; this one was made without: pass raw tensors"
+                "expected a model with a tokenizer to read texts; this one was made without: pass tokenizer= when it is made, or "
+                "raw tensors"
             )
         return self.encoder
 

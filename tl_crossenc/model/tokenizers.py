@@ -58,6 +58,8 @@ def load_tokenizer(checkpoint: Checkpoint, cfg: CrossEncoderConfig, choice: Any 
         tokenizer = choice
     elif choice is not None:
         tokenizer = _from_name(str(choice))
+    elif checkpoint.tokenizer is not None:
+        tokenizer = checkpoint.tokenizer
     elif checkpoint.tokenizer_folder is not None:
         tokenizer = _from_folder(checkpoint.tokenizer_folder)
         limit = None if checkpoint.folder is None else cross_encoder_limit(checkpoint.folder, checkpoint.name)
