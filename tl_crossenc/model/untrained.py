@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.norms import LayerNorm
 
 STANDARD_DEVIATION = 0.02
 
@@ -30,11 +31,12 @@ def untrained_twin(model: HookedCrossEncoder, seed: int = 0) -> HookedCrossEncod
     twin = HookedCrossEncoder(cfg, model.tokenizer)
     twin.encoder = model.encoder  # pairs are cut as the model's are
     with torch.no_grad():
+        norms = {name for name, module in twin.named_modules() if isinstance(module, LayerNorm)}
         for name, weight in twin.named_parameters():
-            kind = name.rpartition(".")[2]
+            module, _, kind = name.rpartition(".")
             if kind.endswith("bias"):
                 weight.zero_()
-            elif kind.startswith("ln"):
+            elif kind.startswith("ln") or module in norms:
                 weight.fill_(1)
             else:
                 generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
