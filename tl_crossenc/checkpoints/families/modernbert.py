@@ -67,10 +67,11 @@ def _types(config: Config, name: str, n_layers: int) -> list[str]:
     if types is None:
         every = whole(config, "global_attn_every_n_layers", name, 3)
         return [SLIDING if layer % every else FULL for layer in range(n_layers)]
-    if not isinstance(types, list) or len(types) != n_layers or any(kind not in TYPES for kind in types):
+    odd = [kind for kind in types if kind not in TYPES] if isinstance(types, list) else []
+    if not isinstance(types, list) or len(types) != n_layers or odd:
         raise ValueError(
             f"expected layer_types with {' or '.join(TYPES)} for each of {n_layers} layers in the configuration of {name!r}, got "
-            f"{quoted(types)}: other windows are not computed here"
+            f"{quoted(odd or types)}: other windows are not computed here"
         )
     return types
 
