@@ -16,6 +16,7 @@ from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.instruments.direct_attribution import COMPONENTS, direct_attribution, score_lens
 
+POOLED = ("pooler.", "classifier.")
 FIELDS = ("head", "attn_bias", "mlp", "embed", "ln_bias", "readout", "remainder")
 
 
@@ -32,7 +33,7 @@ def test_every_contribution_is_its_write_carried_forward(n_labels):
     with torch.no_grad():
         _, cache = model.run_with_cache(batch)
         for pair in range(len(batch)):
-            own = {name: cache[name][pair, 0] if name != "pooler.hook_pre" else cache[name][pair] for name in cache}
+            own = {name: cache[name][pair] if name.startswith(POOLED) else cache[name][pair, 0] for name in cache}
             for layer in range(N_LAYERS):
                 z = own[f"blocks.{layer}.attn.hook_z"]
                 for head in range(N_HEADS):
