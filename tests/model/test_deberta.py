@@ -4,6 +4,7 @@ import copy
 
 import family_oracle as oracle
 import family_texts as texts
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -12,6 +13,9 @@ from family_worlds import build
 from helpers import one_sentence
 
 from tl_crossenc import Condition, HookedCrossEncoder
+from tl_crossenc.inputs.pieces import Pieces
+from tl_crossenc.instruments.attention_flow import QUANTITIES, pair_moments
+from tl_crossenc.instruments.token_matches import pair_matches, word_codes
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 TINY = {
@@ -151,3 +155,18 @@ def test_the_table_is_the_checkpoints_in_full_precision(tmp_path):
     with torch.no_grad():
         table[10, 3] += 1  # of distance 0, which every pair has
     assert (model.score(QUERIES, PASSAGES) - before).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.1), ("float32", 1e-5), ("float64", 1e-10)])
+def test_attention_by_part_and_matches_are_computed_in_any_dtype(dtype, bound, tmp_path):
+    """In bfloat16 from queries and keys in float32, with the terms of position that they have."""
+    world = build("deberta-v2")
+    model = opened(world, tmp_path, dtype)
+    pairs = model.to_pairs(QUERIES, PASSAGES)
+    trace = oracle.run(world, oracle.encode(world, texts.PAIRS))
+    found = pair_moments(model, pairs).mean[:, 0, :, QUANTITIES.index("mass"), 0, 0]  # what CLS gives to itself
+    expected = trace.patterns[0][:, :, 0, 0].numpy()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
+    with torch.no_grad():
+        matches = pair_matches(model, pairs, word_codes(pairs.tokens, pairs.parts.codes, Pieces(model.tokenizer)))
+    assert np.isfinite(matches.mass).all()

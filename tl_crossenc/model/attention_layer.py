@@ -182,7 +182,7 @@ class Attention(LayerModule):
     ) -> tuple[Float[Tensor, "pair_or_1 head row pos"] | None, float | None]:
         """(`relative`, `scale`) of the scores of what `scored_points` hold; None for none, and for 1/sqrt(d_head).
 
-        With `head`, q and k are of that head alone.
+        With `head`, q and k are of that head alone. They may be of a wider type than the weights.
         """
         shared = self.stack.relative
         if shared is None:
@@ -190,7 +190,7 @@ class Attention(LayerModule):
         weight, bias = self.stack.qkv_weight[self.layer, : K + 1], self.stack.qkv_bias[self.layer, : K + 1]
         heads = slice(None) if head is None else slice(head * self.stack.d_head, (head + 1) * self.stack.d_head)
         both = F.linear(shared.embeddings(), weight[:, heads].flatten(0, 1), bias[:, heads].flatten())
-        buckets = both.unflatten(1, (2, -1, self.stack.d_head))
+        buckets = both.to(q.dtype).unflatten(1, (2, -1, self.stack.d_head))
         positions = shared.positions
         found = positions.relative(q, k, buckets[:, K], buckets[:, Q], first_row)
         return found, positions.scale(self.stack.d_head)
