@@ -9,7 +9,7 @@ import pytest
 import torch
 from family_worlds import FAMILIES, build
 
-from tl_crossenc import Condition, HookedCrossEncoder
+from tl_crossenc import Condition, HookedCrossEncoder, run_conditions
 
 COVERED = (
     *("bert", "xlm-roberta", "roberta", "camembert", "jina-v2"),
@@ -73,3 +73,26 @@ def test_directions_removed_give_hugging_faces_scores(name, direction, mode, tmp
         with model.ablating(Condition.parse(f"{mode}({direction}{where})")):
             found = model.score(QUERIES, PASSAGES)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+SHARED = {  # text -> the same for Hugging Face; some edit few rows, on top of a run without an edit
+    "none": [],
+    "DOC->QUERY": [oracle.Removal("zero", ("DOC",), ("QUERY",))],
+    "zero(QUERY->DOC; layers=0)": [oracle.Removal("zero", ("QUERY",), ("DOC",), [0])],
+    "mask(SEP1->QUERY; layers=1; heads=0,2)": [oracle.Removal("mask", ("SEP1",), ("QUERY",), [1], [0, 2])],
+    "mask(QUERY->CLS; layers=0-1) + zero(SEP2->DOC; layers=1; heads=1)": [
+        oracle.Removal("mask", ("QUERY",), ("CLS",), [0, 1]),
+        oracle.Removal("zero", ("SEP2",), ("DOC",), [1], [1]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_conditions_that_share_runs_give_hugging_faces_scores(name, tmp_path):
+    world, model = opened(name, tmp_path)
+    batch = oracle.encode(world, texts.PAIRS)
+    expected = torch.stack([oracle.run(world, batch, removals).score for removals in SHARED.values()])
+    for token_budget in (None, 200):
+        found = run_conditions(model, model.encode_pairs(QUERIES, PASSAGES), list(SHARED), token_budget=token_budget)
+        torch.testing.assert_close(torch.from_numpy(found.values), expected, rtol=0, atol=1e-10)
+    assert (expected[1:] - expected[0]).abs().amax(1).min() > 1e-4
