@@ -7,7 +7,10 @@ read, so the merged model costs no second copy. A module that was trained in ful
 **Notation.** r, alpha: `r` and `lora_alpha` of `adapter_config.json`; A, B: the keys `<module>.lora_A.weight` and
 `<module>.lora_B.weight` of `adapter_model.safetensors`.
 
-**Limits.** Plain LoRA on linear layers of a BERT sequence classifier. Every setting of the adapter that would change this sum
+**Names.** PEFT names what it changes by the modules of the model that it trained, and a base on disk may name the same weights
+otherwise, or have several in one (GTE's `qkv_proj`): the family's layouts tell which are the same.
+
+**Limits.** Plain LoRA on linear layers of a sequence classifier. Every setting of the adapter that would change this sum
 is refused, known today or not; every tensor of the adapter is used, or the adapter is refused.
 """
 
@@ -25,7 +28,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_crossenc.checkpoints.checkpoint import LARGEST_CONFIG, VOCABULARY_FILES, WEIGHT_FILES, Checkpoint, read_json
-from tl_crossenc.checkpoints.families import family_of
+from tl_crossenc.checkpoints.families import FAMILIES, family_of
+from tl_crossenc.checkpoints.families.family import Family, Place
 from tl_crossenc.checkpoints.weight_files import FLOATS, read_weight_files
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed, quoted, shown
@@ -52,8 +56,12 @@ _IN_TRAINING_ALONE = frozenset(
 )
 _INERT = frozenset({"auto_mapping", "peft_version", "megatron_core", "qalora_group_size"})  # nothing by themselves
 _HARMLESS = _READ | _CHOICE_OF_MODULES | _IN_TRAINING_ALONE | _INERT
-# PEFT writes both names for every sequence classifier; a BERT one has the first.
-_FULL_MODULES = frozenset({"classifier", "score"})
+_FULL_MODULES = frozenset(
+    # PEFT writes both names for every sequence classifier; an encoder's has the first.
+    {"classifier", "score"}
+    | {name.partition(".")[0] for family in FAMILIES for at in family.layouts for name in at.heads}
+)
+"""Modules beside the encoder: what may be trained in full."""
 
 
 @dataclass(frozen=True)
@@ -198,14 +206,17 @@ def _sort_tensors(
 def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     """The checkpoint of a sequence classifier: the base's weights with the adapter's sum added as they are read.
 
-    The base may be a BertModel without a head, a sequence classifier, or a pre-training model, whose heads are left out. The
+    The base may be an encoder without a head, a sequence classifier, or a pre-training model, whose heads are left out. The
     labels are as many as the adapter's classifier has, where it has one.
 
     Reading the weights raises a ValueError for an adapter's tensor that the base has no place for.
     """
     config = dict(base.config)
-    if "classifier.weight" in adapter.full:
-        n_labels = adapter.full["classifier.weight"].shape[0]
+    family = family_of(base.config, base.name)
+    last = [name for at in family.layouts for name, targets in at.heads.items() if targets[0].path == "classifier"]
+    head = next((adapter.full[f"{name}.weight"] for name in last if f"{name}.weight" in adapter.full), None)
+    if head is not None:
+        n_labels = head.shape[0]
         for key in ("id2label", "label2id"):
             if len(config.get(key) or ()) != n_labels:  # names of other labels than the adapter's
                 config.pop(key, None)
@@ -214,7 +225,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
         name=adapter.name,
         revision=f"sha256:{hashlib.sha256(f'{base.revision} {adapter.digest}'.encode()).hexdigest()}",
         config=config,
-        read_tensors=lambda: _merged_tensors(base, adapter),
+        read_tensors=lambda: _merged_tensors(base, adapter, family),
         tokenizer_folder=adapter.tokenizer_folder or base.tokenizer_folder,
         folder=None,
         stored_bytes=None
@@ -224,22 +235,35 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     )
 
 
-def _merged_tensors(base: Checkpoint, adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    unused = set(adapter.factors)
-    replaced = {key.partition(".")[0] for key in adapter.full}
-    names = WeightNames(family_of(base.config, base.name))
+def _merged_tensors(base: Checkpoint, adapter: Adapter, family: Family) -> Iterator[tuple[str, Tensor]]:
+    own = WeightNames(family)
+    factors = {own(key) or key: pair for key, pair in adapter.factors.items()}
+    unused = set(factors)
+    replaced = {key.rpartition(".")[0] for key in adapter.full}
+    n_layers = family.shape(base.config, base.name)["n_layers"]
+    places = {name: place for layout in family.places(n_layers) for name, place in layout.items()}
+    by_part = {
+        part: key for key in factors if key in places and len(part_of := _parts(places[key])) == 1 for part in part_of
+    }
+    names = WeightNames(family)
     for given, tensor in base.read_tensors():
         key = names(given) or given  # the latter under a second prefix: `porting` refuses it by that name
-        if key.partition(".")[0] in replaced or key.startswith(_PRETRAINING):
+        if key.rpartition(".")[0] in replaced or key.startswith(_PRETRAINING):
             continue
-        if key in adapter.factors:
-            unused.discard(key)
+        changes = [key] if key in factors else [by_part.get(part) for part in _parts(places.get(key))]
+        if any(changes):
+            unused.difference_update(changes)
             if tensor.dtype not in FLOATS:
                 raise ValueError(
                     f"expected {shown(given)} of a float type in the base of the adapter {adapter.name!r}, got {tensor.dtype}: "
                     "merge it with PEFT's merge_and_unload, save the model and load that"
                 )
-            tensor = _adapted(tensor, *adapter.factors[key], adapter.scale, key, adapter.name)
+            tensor = torch.cat(
+                [
+                    part if change is None else _adapted(part, *factors[change], adapter.scale, key, adapter.name)
+                    for part, change in zip(tensor.chunk(len(changes)), changes, strict=True)
+                ]
+            )
         yield key, tensor
     if unused:
         raise ValueError(
@@ -247,6 +271,13 @@ def _merged_tensors(base: Checkpoint, adapter: Adapter) -> Iterator[tuple[str, T
             f"{listed(sorted(unused))}: is it the model that the adapter was trained on?"
         )
     yield from adapter.full.items()
+
+
+def _parts(place: Place | None) -> list[tuple[str, int | None, int | None]]:
+    """What tells each part of a matrix from all others, under any name; nothing of what is no matrix of a module."""
+    if place is None or place.leaf != "weight":
+        return []
+    return [(target.path, target.which, place.layer) for target in place.targets]
 
 
 def _adapted(

@@ -129,4 +129,4 @@ def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[st
 
 def _parts(place: Place) -> list[Any]:
     """What tells each part of a weight from all others."""
-    return [(target.path, target.index, place.layer, place.leaf) for target in place.targets]
+    return [(target.path, target.which, place.layer, place.leaf) for target in place.targets]
