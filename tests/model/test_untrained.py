@@ -1,7 +1,11 @@
 """The untrained twin: weights as Hugging Face draws them, the model's own tokenizer, and nothing of the model touched."""
 
+import family_rotary
+import family_worlds
 import pytest
 import torch
+from family_worlds import MODELS
+from model.test_families import COVERED, opened
 from small_worlds import tiny_model
 from tiny_models import port
 from transformers import BertConfig, BertForSequenceClassification
@@ -32,6 +36,26 @@ def test_weights_are_drawn_as_hugging_face_draws_them(hugging_face):
             assert float(mine[name].std()) == pytest.approx(float(weight.std()), rel=0.08), name
             assert abs(float(mine[name].mean())) < 4 * 0.02 / weight.numel() ** 0.5, name
         assert weight.std() < 1e-9 or not torch.equal(mine[name], weight)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODELS if name in COVERED and not name.startswith(("lightning", "modernbert-modular"))]
+)
+def test_every_familys_weights_are_drawn_as_hugging_face_draws_them(name, monkeypatch, tmp_path):
+    """Against the port of a world whose weights are left as Hugging Face's class makes them."""
+    for module in (family_worlds, family_rotary):
+        monkeypatch.setattr(module, "fill", lambda model, *_: model.eval())
+    torch.manual_seed(3)
+    _, fresh = opened(name, tmp_path, dtype="float32")
+    theirs, mine = fresh.state_dict(), untrained_twin(fresh, seed=5).state_dict()
+    assert list(theirs) == list(mine)
+    for key, weight in theirs.items():
+        if weight.numel() == 1 or weight.std() < 1e-9:
+            assert torch.equal(mine[key], weight), key
+        else:
+            near = 0.12 if weight.numel() > 1000 else 0.9
+            assert float(mine[key].std()) == pytest.approx(float(weight.std()), rel=near), key
+            assert float(mine[key].abs().max()) == pytest.approx(float(weight.abs().max()), rel=0.5), key
 
 
 def test_the_seed_and_nothing_else_decides(hugging_face):

@@ -65,7 +65,7 @@ def _figure1a(folder: Path, scalars: dict, run: Run) -> str:
             if scalars.get("layers_shared")
             else ""
         )
-        + _windows(folder, run)
+        + _windows(folder, run, marks=False)
     )
 
 
@@ -84,6 +84,7 @@ def _figure1c(folder: Path, scalars: dict, run: Run) -> str:
         f"of the labels "
         f"within queries (max-statistic over layers and directions; seed {scalars['seed']})."
         + (f" Too few token pairs to draw: {', '.join(left_out)}." if left_out else "")
+        + (" Token pairs beyond a layer's window have the weight 0, in the first bin." if run.windows else "")
     )
 
 
@@ -99,6 +100,7 @@ def _matches(folder: Path, scalars: dict, run: Run) -> str:
         "piece; middle: tokens that share neither piece nor word; bottom: the first as a share of all attention between QUERY "
         "and "
         "DOC, dotted the share that equal attention to every token would give."
+        + (" In a layer with a window that is a share of all tokens, seen or not." if run.windows else "")
         + (" Bands: 95 % t-intervals over queries." if mass["mass_low"].notna().any() else "")
     )
 
@@ -214,7 +216,7 @@ CAPTIONS = {
     "table1": _table1,
     "figure1a": _figure1a,
     "figure1b": lambda folder, scalars, run: figure1b(folder, scalars, run.where, run.record),
-    "figure1b_control": lambda folder, _, run: figure1b_control(folder, run.where),
+    "figure1b_control": lambda folder, _, run: figure1b_control(folder, run.where, run.record),
     "figure1b_counts": lambda folder, _, run: figure1b_counts(folder, run.where, run.record),
     "figure1c": _figure1c,
     "matches": _matches,
@@ -243,11 +245,11 @@ def _draw_tests(curve: pd.DataFrame) -> str:
     return f"Rank among the draws, ties counted{how}: {'; '.join(named)}; the least possible is {least:.3f}{too_few}."
 
 
-def _windows(folder: Path, run: Run) -> str:
+def _windows(folder: Path, run: Run, *, marks: bool = True) -> str:
     """The sentence on what windows leave, where the run has that table."""
     if EXISTING_CELLS not in run.record.get("files", ()):
         return ""
-    return windows_text(read_frame(folder / EXISTING_CELLS))
+    return windows_text(read_frame(folder / EXISTING_CELLS), marks=marks)
 
 
 def _interval(scalars: dict) -> str:

@@ -22,19 +22,25 @@ QUANTITY_TEXT = {
 def figure1b(folder: Path, scalars: dict[str, Any], where: str, record: dict[str, Any]) -> str:
     """The caption of a model's map."""
     frame = load_table(folder, "figure1b", "heads")
+    text = QUANTITY_TEXT[scalars["quantity"]]
+    if any(record.get("model", {}).get("windows") or ()):
+        text = text.replace("share of all positions", "share of all positions that a token sees")
     return (
-        f"{QUANTITY_TEXT[scalars['quantity']]} of every head in relevant passages ({_relevant(scalars)}) less that in "
+        f"{text} of every head in relevant passages ({_relevant(scalars)}) less that in "
         f"{_negatives(scalars['against'])}{_lengths(scalars['against'], record)}: {where}, {scalars['n_queries']:,} queries with "
         f"both. Means over a query's passages first, then over queries. {_marks(folder, frame)}"
     )
 
 
-def figure1b_control(folder: Path, where: str) -> str:
+def figure1b_control(folder: Path, where: str, record: dict[str, Any]) -> str:
     """The caption of the untrained twin's map."""
+    drawn = "normal, standard deviation 0.02; biases 0"
+    if record.get("model", {}).get("family") == "modernbert":
+        drawn = "normal, cut at two standard deviations: 0.02, less where heads and MLPs write; biases 0"
     frame = load_table(folder, "figure1b_control", "heads")
     return (
         f"The same of an untrained model: the shape, tokenizer and passages of {where}, weights redrawn as before any training "
-        f"(normal, standard deviation 0.02; biases 0). What stands out here, no training made. {_marks(folder, frame)}"
+        f"({drawn}). What stands out here, no training made. {_marks(folder, frame)}"
     )
 
 

@@ -66,6 +66,11 @@ class Run:
         return one_gain_text(measured.get("queries_of_one_gain", 0), measured.get("queries", 0))
 
     @property
+    def windows(self) -> bool:
+        """Whether the model has layers that see only so far."""
+        return any(self.record.get("model", {}).get("windows") or ())
+
+    @property
     def name(self) -> str:
         """The model in a sentence."""
         return "the demo model" if self.model == "demo" else short_name(self.model)

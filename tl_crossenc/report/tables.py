@@ -118,11 +118,12 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(character, character) for character in shown(text).replace("->", "→"))
 
 
-def windows_text(existing_cells: pd.DataFrame | None) -> str:
+def windows_text(existing_cells: pd.DataFrame | None, *, marks: bool = True) -> str:
     """A sentence, with a space before it, on the cells that layers with windows have; nothing for a model without.
 
     Args:
         existing_cells: a row a direction and layer, with `cells`, `existing` and `share`.
+        marks: whether it stands below a table that has `NO_CELL_MARK`.
     """
     if existing_cells is None:
         return ""
@@ -138,7 +139,8 @@ def windows_text(existing_cells: pd.DataFrame | None) -> str:
         named.append(f"{own['existing'].sum() / max(own['cells'].sum(), 1):.0%} of {direction}")
     return (
         f" Layers with a window ({', '.join(map(str, limited['layer']))}) have some of the cells only: {', '.join(named)}; every "
-        f"direction and layer is in existing_cells.csv. {NO_CELL_MARK}: a direction that has no cell in any layer."
+        f"direction and layer is in existing_cells.csv."
+        + (f" {NO_CELL_MARK}: a direction that has no cell in any layer." if marks else "")
     )
 
 

@@ -38,6 +38,8 @@ def run_record(
         "model": {
             "name": model.cfg.model_name,
             "revision": model.cfg.revision,
+            **({"family": model.cfg.family} if model.cfg.family != "bert" else {}),
+            **({"windows": model.cfg.windows} if any(model.cfg.windows or ()) else {}),
             "layers": model.cfg.n_layers,
             "heads": model.cfg.n_heads,
             "d_model": model.cfg.d_model,
