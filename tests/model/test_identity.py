@@ -25,6 +25,7 @@ from tl_crossenc.experiments.table1 import run_table1
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
 from tl_crossenc.interventions.targets import as_targets
 from tl_crossenc.model import identity
+from tl_crossenc.model.activations import BY_NAME
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity, weights_digest
 from tl_crossenc.patching.replacement import replacing
@@ -253,6 +254,10 @@ def other_activation(model):
     model.blocks[0].mlp.activation = torch.nn.functional.relu
 
 
+def other_head_activation(model):
+    model.pooler.activation = BY_NAME["relu"]
+
+
 def other_result(model):
     model.set_use_attn_result(True)
 
@@ -280,7 +285,7 @@ def special_tokens_in_texts(model):
 @pytest.mark.parametrize(
     "change",
     [
-        *(other_eps, other_activation, other_result, other_inputs),
+        *(other_eps, other_activation, other_head_activation, other_result, other_inputs),
         *(left_truncation, shorter, without_types, special_tokens_in_texts),
     ],
     ids=lambda change: change.__name__,

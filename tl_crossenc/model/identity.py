@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib.metadata import version
 from itertools import chain
 from typing import Any
@@ -158,6 +158,10 @@ def _setting(module: nn.Module, where: str, attribute: str, value: object) -> It
         yield f" {attribute} {_named(value, f'{where}.{attribute}')}"
     elif isinstance(value, bool | int | float | str):
         yield f" {attribute} {value!r}"
+    elif is_dataclass(value) and not isinstance(value, CrossEncoderConfig):  # an activation, a way to tell distances
+        for field in fields(value):
+            part = getattr(value, field.name)
+            yield f" {attribute}.{field.name} {_named(part, f'{where}.{attribute}') if callable(part) else repr(part)}"
 
 
 def _named(thing: Any, where: str) -> str:
