@@ -89,6 +89,8 @@ class SlotWriter:
 
     def count(self, text: str) -> int:
         """Tokens of a text inside of a passage, after a space."""
+        if not text:
+            return 0
         before, both = passage_tokens(self.model, self.query, [NEUTRAL, f"{NEUTRAL} {text}"]).tolist()
         return int(both - before)
 
