@@ -1,26 +1,27 @@
 """Direct attribution: the score as a sum of what every component writes to CLS, and the score that each layer would give.
 
-**Formula.** With x the CLS position after the last layer, P and p the pooler, w and c the classifier (of two logits, the
-difference of their rows):
+**Formula.** With x the CLS position after the last layer, P and p the pooler, f its activation (tanh in BERT; GELU, ReLU), w and c
+the classifier (of two logits, the difference of their rows):
 
-    u = P x + p,    score = w . tanh(u) + c
+    u = P x + p,    score = w . f(u) + c
 
 A BERT layer is post-LN: x_mid = LN1(x + heads + b_O), x' = LN2(x_mid + MLP(x_mid)), LN(y) = weight * (y - mean y) / scale + bias.
 With every scale held at the value that it has in this run, each LN is linear in y but for its bias, so x is a sum of the
-writes of all heads, MLPs and the embeddings to CLS, each carried through the LNs after it, and of the biases. The tanh is made
-linear elementwise, tanh(u) = s * u + r:
+writes of all heads, MLPs and the embeddings to CLS, each carried through the LNs after it, and of the biases. f is made linear
+elementwise, f(u) = s * u + r:
 
-- `secant` (the default): s = tanh(u) / u, the slope of the line through 0, so r = 0 and the contributions sum to the score.
-- `tangent`: s = 1 - tanh(u)^2, the slope at the point, which is what the gradient sees. A saturated unit has slope 0 and
-  all of its w . r goes to the remainder.
+- `secant` (the default): s = f(u) / u, the slope of the line through 0, so r = 0 and the contributions sum to the score.
+- `tangent`: s = f'(u), the slope at the point, which is what the gradient sees. A saturated unit of a tanh has slope 0 and all of
+  its w . r goes to the remainder; of a ReLU r is 0, and both ways are one.
 
 A write of vector y at CLS is worth g . y, g being w * s carried back through the pooler and the later LNs: the head and each layer
-do that in their own order (`carry_back`). Where a head reads all rows, a write is worth the sum over them. After Elhage et al.
-2021 (A Mathematical Framework for Transformer Circuits), for a post-LN encoder; the lens after nostalgebraist 2020.
+do that in their own order (`carry_back`). Without a pooler g begins as w. Where a head reads all rows, a write is worth the sum
+over them. After Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits); the lens after nostalgebraist 2020.
 
 **Notation.** head: z W_O of one head, its values' bias included; attn_bias: b_O; mlp: the MLP's output, its bias included; embed:
-the sum of the three embeddings; ln_bias: the LN biases, the embeddings' at layer -1 and both of a layer at that layer; readout:
-pooler and classifier bias; remainder: score minus all of these (rounding, and the tanh's r under `tangent`).
+the sum of the embeddings that there are; ln_bias: the LN biases and that of a projection of the embeddings, the embeddings' at
+layer -1 and both of a layer at that layer; readout: pooler and classifier bias, and those of the head's norms; remainder: score
+minus all of these (rounding, and r under `tangent`).
 
 **Hooks.** What ran is what is split: z, MLP outputs, embeddings and scales are those past their hooks. Where a hook changed
 `hook_attn_out` of a pair, its heads and b_O are 0, since they do not write any more, and `edit` of the layer has what stands
@@ -65,7 +66,7 @@ class DirectAttribution:
         readout: `[pair]`, pooler and classifier bias, and what hooks change past the layers.
         remainder: `[pair]`, the score minus all of the above.
         scores: `[pair]`, the model's own.
-        tanh: how the tanh was made linear.
+        tanh: how the head's activation was made linear.
     """
 
     head: Float[np.ndarray, "pair layer head"]
