@@ -35,15 +35,16 @@ def open_object(given: Any) -> Checkpoint:
     """
     given = _unwrapped(given)
     cross = given if hasattr(given, "predict") and hasattr(given, "model") and isinstance(given, nn.Module) else None
-    model = _unwrapped(cross.model if cross is not None else given)
-    if not isinstance(model, nn.Module) or not hasattr(getattr(model, "config", None), "to_dict"):
+    model: Any = _unwrapped(cross.model if cross is not None else given)
+    settings: Any = getattr(model, "config", None)
+    if not isinstance(model, nn.Module) or not hasattr(settings, "to_dict"):
         raise TypeError(
             "expected a model's name or folder, a sequence classifier of Hugging Face or a CrossEncoder of sentence-transformers, "
             f"got {type(given).__name__}: load one with AutoModelForSequenceClassification.from_pretrained"
         )
     _refuse_adapters(model)
-    config, kind = model.config.to_dict(), type(model).__name__
-    name = shown(str(getattr(model.config, "_name_or_path", "") or kind), 200)
+    config, kind = settings.to_dict(), type(model).__name__
+    name = shown(str(getattr(settings, "_name_or_path", "") or kind), 200)
     config["architectures"] = [kind]
     if type(model).__module__.partition(".")[0] not in ("transformers", "transformers_modules"):
         raise ValueError(
@@ -51,7 +52,7 @@ def open_object(given: Any) -> Checkpoint:
             "weights as a checkpoint of the class that it is made from, and open that"
         )
     family = family_of(config, name)
-    modules = list(cross) if cross is not None and hasattr(cross, "__iter__") else []
+    modules = list(getattr(cross, "children", list)()) if hasattr(cross, "__iter__") else []
     if not kind.endswith(HEAD) and len(modules) < 2:
         raise ValueError(
             f"expected a sequence classifier, such as {family.classes[0]}{HEAD}, got {kind}, which has no head that scores: load "

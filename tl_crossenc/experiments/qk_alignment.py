@@ -219,9 +219,10 @@ class _Run:
                 self.progress(self.done, self.total)
         row = self.store.read(key).to_pylist()[0]
         shaped = {name: getattr(like, name) for name in _arrays(like)}
-        return replace(
-            like, **{name: np.asarray(row[name]).reshape(v.shape).astype(v.dtype) for name, v in shaped.items()}
-        )
+        read: dict[str, Any] = {
+            name: np.asarray(row[name]).reshape(v.shape).astype(v.dtype) for name, v in shaped.items()
+        }
+        return replace(like, **read)
 
 
 def _arrays(moments: Moments) -> list[str]:

@@ -246,10 +246,10 @@ def mean_scores(
             np.einsum("lhxe,lxyef,lhyf->lhxy", q, rotation, k)
             for q, k in ((attender, attended), (biased_attender, biased_attended))
         )
-        contrasts = [
+        own, own_biased, other, other_biased = (
             s[:, :, x, y] - s[:, :, DOC, DOC] for x, y in ((QUERY, DOC), (DOC, QUERY)) for s in (plain, biased)
-        ]
-        return MeanScores(plain, biased, *contrasts, scale)
+        )
+        return MeanScores(plain, biased, own, own_biased, other, other_biased, scale)
     rows = attender[:, :, QUERY] - attender[:, :, DOC]
     columns = attended[:, :, QUERY] - attended[:, :, DOC]
     return MeanScores(

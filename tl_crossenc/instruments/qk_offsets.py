@@ -89,7 +89,7 @@ def offset_counts(pairs: EncodedPairs, n: int, *, weighting: str = "token") -> O
 def mean_rotations(model: HookedEncoder, counts: OffsetCounts) -> Float[np.ndarray, "layer part part d_head d_head"]:
     """E[R] of every layer, over the offsets that it has."""
     layers = [model.block(layer).attn for layer in range(model.cfg.n_layers)]
-    return np.stack([counts.mean_rotation(attn.rotary, attn.window) for attn in layers])
+    return np.stack([counts.mean_rotation(at.rotary, at.window) for at in layers if at.rotary is not None])
 
 
 def spectrum_over_offsets(

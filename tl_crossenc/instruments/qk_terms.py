@@ -31,6 +31,7 @@ read them beside `mean_square`. Biases, which the paper leaves out, add terms in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,8 @@ class TermMoments:
         d = len(ORIENTATIONS)
         lead, counts = (d, n_layers, n_heads), (d, n_layers) if windows else (d,)
         shapes = (counts, (*lead, n_terms), (*lead, n_terms, n_terms), (*lead, 2, 2), counts, lead)
-        return cls(*(np.zeros(shape) for shape in shapes), constant_varies=constant_varies)
+        zeros: dict[str, Any] = {name: np.zeros(shape) for name, shape in zip(SUMS, shapes, strict=True)}
+        return cls(**zeros, constant_varies=constant_varies)
 
     @classmethod
     def of(cls, cfg: CrossEncoderConfig) -> TermMoments:
@@ -118,8 +120,8 @@ class TermMoments:
         )
 
     def __add__(self, other: TermMoments) -> TermMoments:
-        added = (getattr(self, name) + getattr(other, name) for name in SUMS)
-        return TermMoments(*added, constant_varies=self.constant_varies)
+        added: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in SUMS}
+        return TermMoments(**added, constant_varies=self.constant_varies)
 
     @property
     def names(self) -> tuple[str, ...]:

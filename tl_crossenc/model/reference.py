@@ -55,7 +55,8 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
     config._attn_implementation = "eager"
     model: Any
     if family.encoder_of is not None:
-        encoder = MODEL_MAPPING[type(config)](config)
+        encoder_class: Any = MODEL_MAPPING[type(config)]
+        encoder = encoder_class(config)
         state = _in_its_names(encoder, checkpoint, family)
         weight, bias = state.pop("linear.weight"), state.pop("linear.bias", None)
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
@@ -63,7 +64,7 @@ def reference_model(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.de
         encoder.load_state_dict(state)
         model = LinearReranker(encoder, linear)
     else:
-        kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+        kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
         model = None if checkpoint.head is not None else _from_files(kind, config, checkpoint, family, dtype)
         if model is None:
             model = kind(config)

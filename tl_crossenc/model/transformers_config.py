@@ -28,7 +28,7 @@ def transformers_config(config: dict[str, Any], family: Family) -> Any:
     from transformers import CONFIG_MAPPING
 
     known = [kind for kind in family.model_types if kind in CONFIG_MAPPING]
-    kind = family.encoder_of or config.get("model_type")
+    kind: str = family.encoder_of or config.get("model_type") or ""
     if family.encoder_of is None and kind not in known:
         stem = {one: CONFIG_MAPPING[one].__name__.removesuffix("Config") for one in known}
         built = [one for one in known if any(name.startswith(stem[one]) for name in config.get("architectures") or ())]
