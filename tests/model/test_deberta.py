@@ -1,6 +1,7 @@
 """DeBERTa: settings of the family against Hugging Face's own class, what is refused, and the table that all layers read."""
 
 import copy
+import weakref
 
 import family_oracle as oracle
 import family_texts as texts
@@ -16,6 +17,7 @@ from tl_crossenc import Condition, HookedCrossEncoder
 from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.attention_flow import QUANTITIES, pair_moments
 from tl_crossenc.instruments.token_matches import pair_matches, word_codes
+from tl_crossenc.model.relative_positions import RelativePositions
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 TINY = {
@@ -170,3 +172,26 @@ def test_attention_by_part_and_matches_are_computed_in_any_dtype(dtype, bound, t
     with torch.no_grad():
         matches = pair_matches(model, pairs, word_codes(pairs.tokens, pairs.parts.codes, Pieces(model.tokenizer)))
     assert np.isfinite(matches.mass).all()
+
+
+@pytest.mark.parametrize("condition", ["none", "zero(DOC->QUERY)", "mask(DOC->ALL; layers=1)"])
+def test_what_distances_add_is_freed_before_the_layer_goes_on(condition, tmp_path, monkeypatch):
+    """It is as large as a pattern, a head and cell."""
+    model = opened(build("deberta-v2"), tmp_path)
+    made, alive = [], []
+    relative = RelativePositions.relative
+
+    def noted(*given, **settings):
+        found = relative(*given, **settings)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(RelativePositions, "relative", noted)
+    for layer in range(model.cfg.n_layers):
+        mlp = model.blocks[layer].mlp
+        mlp.register_forward_pre_hook(lambda *_: alive.append(sum(one() is not None for one in made)))
+    with torch.no_grad(), model.ablating(Condition.parse(condition)):
+        model(model.to_pairs(QUERIES, PASSAGES))
+        model.run_with_cache(model.to_pairs(QUERIES, PASSAGES))
+    assert len(made) == 2 * model.cfg.n_layers
+    assert alive == [0] * len(made)

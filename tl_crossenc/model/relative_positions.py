@@ -14,6 +14,7 @@ askew: cell (r, c) is column c - r of row r, a view with no gathering.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -97,16 +98,21 @@ class RelativePositions:
         found = q.new_empty(n_pairs, n_heads, n_rows, n)
         step = 1 if q.device.type == "cpu" else max(n_pairs, 1)  # a pair's terms stay in the CPU's cache
         for i in range(0, n_pairs, step):
-            terms = []
-            if of_keys is not None:
-                terms.append(_askew(q[i : i + step].transpose(1, 2) @ of_keys, n_rows, n, n_rows - 1))
-            if of_queries is not None and n_rows == 1:  # each key meets one offset
-                terms.append(torch.einsum("pchd,hdc->phc", k[i : i + step], of_queries.flip(2)).unsqueeze(2))
-            elif of_queries is not None:
-                term = _askew(k[i : i + step].transpose(1, 2) @ of_queries, n, n_rows, n - 1)
-                terms.append(term.transpose(2, 3))
-            found[i : i + step] = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+            some = slice(i, i + step)
+            for which, term in enumerate(self._terms(q[some], k[some], of_keys, of_queries)):
+                found[some] = found[some] + term if which else term
+                del term  # one at a time: what it is read off is twice as large as what is found
         return found
+
+    def _terms(self, q: Tensor, k: Tensor, of_keys: Tensor | None, of_queries: Tensor | None) -> Iterator[Tensor]:
+        """c2p and p2c of some pairs, as far as there are."""
+        n_rows, n = q.shape[1], k.shape[1]
+        if of_keys is not None:
+            yield _askew(q.transpose(1, 2) @ of_keys, n_rows, n, n_rows - 1)
+        if of_queries is not None and n_rows == 1:  # each key meets one offset
+            yield torch.einsum("pchd,hdc->phc", k, of_queries.flip(2)).unsqueeze(2)
+        elif of_queries is not None:
+            yield _askew(k.transpose(1, 2) @ of_queries, n, n_rows, n - 1).transpose(2, 3)
 
     def _of_offsets(
         self, projected: Tensor | None, bucket: Tensor, d_head: int, name: str
