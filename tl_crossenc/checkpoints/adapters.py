@@ -56,12 +56,17 @@ _IN_TRAINING_ALONE = frozenset(
 )
 _INERT = frozenset({"auto_mapping", "peft_version", "megatron_core", "qalora_group_size"})  # nothing by themselves
 _HARMLESS = _READ | _CHOICE_OF_MODULES | _IN_TRAINING_ALONE | _INERT
-_FULL_MODULES = frozenset(
-    # PEFT writes both names for every sequence classifier; an encoder's has the first.
-    {"classifier", "score"}
-    | {name.partition(".")[0] for family in FAMILIES for at in family.layouts for name in at.heads}
-)
-"""Modules beside the encoder: what may be trained in full."""
+_HEADS = ("classifier", "score")
+"""What PEFT says of every sequence classifier that is trained in full; an encoder's head has the first of the names."""
+
+
+def _full_modules(*families: Family) -> frozenset[str]:
+    """Modules beside the encoder: what may be trained in full."""
+    named = {name.partition(".")[0] for family in families for layout in family.layouts for name in layout.heads}
+    return frozenset(named.union(_HEADS))
+
+
+_FULL_MODULES = _full_modules(*FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Adapter:
         factors: weight key of the classifier model, as `bert.pooler.dense.weight` -> (A `[r, in]`, B `[out, r]`).
         full: key -> tensor of the modules that were trained in full.
         tokenizer_folder: its own tokenizer's folder, or None where it uses the base's.
+        trained: names of the modules that its settings say were trained in full.
     """
 
     name: str
@@ -87,6 +93,7 @@ class Adapter:
     factors: dict[str, tuple[Tensor, Tensor]]
     full: dict[str, Tensor]
     tokenizer_folder: Path | None
+    trained: tuple[str, ...] = ()
 
 
 def is_adapter_folder(folder: Path) -> bool:
@@ -134,6 +141,7 @@ def read_adapter(folder: Path, name: str) -> Adapter:
         factors=factors,
         full=full,
         tokenizer_folder=folder if has_tokenizer else None,
+        trained=tuple(settings.get("modules_to_save") or ()),
     )
 
 
@@ -155,10 +163,7 @@ def _check_settings(settings: dict[str, Any], name: str) -> None:
     else:
         refused += [f"modules_to_save {quoted(other)}" for other in sorted(set(saved) - _FULL_MODULES)]
     if refused:
-        raise ValueError(
-            f"expected a plain LoRA adapter of a sequence classifier in {name!r}, got one with {listed(refused)}, which is "
-            "not computed here: merge it with PEFT's merge_and_unload, save the model and load that"
-        )
+        raise _not_plain(name, refused)
     rank, alpha = settings.get("r"), settings.get("lora_alpha", math.nan)
     base = settings.get("base_model_name_or_path")
     if type(rank) is not int or rank < 1 or not (type(alpha) in (int, float) and -math.inf < alpha < math.inf):
@@ -172,6 +177,13 @@ def _check_settings(settings: dict[str, Any], name: str) -> None:
             f"{quoted(base)} and {quoted(settings.get('revision'))}: write the name or the folder "
             "of the model that it was trained on there"
         )
+
+
+def _not_plain(name: str, refused: list[str]) -> ValueError:
+    return ValueError(
+        f"expected a plain LoRA adapter of a sequence classifier in {name!r}, got one with {listed(refused)}, which is "
+        "not computed here: merge it with PEFT's merge_and_unload, save the model and load that"
+    )
 
 
 def _sort_tensors(
@@ -209,10 +221,16 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
     The base may be an encoder without a head, a sequence classifier, or a pre-training model, whose heads are left out. The
     labels are as many as the adapter's classifier has, where it has one.
 
+    Raises:
+        ValueError: a module was trained in full that is no head of the base's family.
+
     Reading the weights raises a ValueError for an adapter's tensor that the base has no place for.
     """
     config = dict(base.config)
     family = family_of(base.config, base.name)
+    others = sorted(set(adapter.trained) - _full_modules(family))
+    if others:
+        raise _not_plain(adapter.name, [f"modules_to_save {quoted(other)}" for other in others])
     last = [name for at in family.layouts for name, targets in at.heads.items() if targets[0].path == "classifier"]
     head = next((adapter.full[f"{name}.weight"] for name in last if f"{name}.weight" in adapter.full), None)
     if head is not None:
