@@ -17,6 +17,7 @@ from tl_crossenc import Condition, HookedCrossEncoder
 from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.attention_flow import QUANTITIES, pair_moments
 from tl_crossenc.instruments.token_matches import pair_matches, word_codes
+from tl_crossenc.model.parity import check_parity
 from tl_crossenc.model.relative_positions import RelativePositions
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
@@ -195,3 +196,12 @@ def test_what_distances_add_is_freed_before_the_layer_goes_on(condition, tmp_pat
         model.run_with_cache(model.to_pairs(QUERIES, PASSAGES))
     assert len(made) == 2 * model.cfg.n_layers
     assert alive == [0] * len(made)
+
+
+def test_parity_of_a_wrapped_checkpoint_with_a_table_of_positions(tmp_path):
+    """Where transformers does not read the keys, the reference is filled with them, and the table of positions among them."""
+    world = world_of(position_biased_input=True)
+    for key in list(world.state):
+        world.state[f"module.{key}"] = world.state.pop(key)
+    found = check_parity(world.write(tmp_path, "safetensors"), device="cpu", dtype="float64")
+    assert found.passed, found.differences

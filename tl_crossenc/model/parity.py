@@ -154,7 +154,7 @@ def certify(
 def rounded(cfg: CrossEncoderConfig) -> bool:
     """Whether Hugging Face rounds to float32 whatever the dtype: angles of rotary positions, what scores of relative ones are
     divided by, softmaxes. Its float64 is no better then (and NaN where a window has padding alone): it is run in float32."""
-    return cfg.positional_embedding_type in ("rotary", "relative")
+    return cfg.positional_embedding_type == "rotary" or cfg.relative is not None
 
 
 def tolerance(cfg: CrossEncoderConfig) -> float:

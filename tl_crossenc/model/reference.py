@@ -114,7 +114,7 @@ def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[st
     state: dict[str, Tensor] = {}
     for key, tensor in stored_tensors(checkpoint, family):
         name = names(key) or key
-        if name.startswith(family.ignored):
+        if name.startswith(family.ignored) and name not in wanted:
             continue
         if name in wanted or name not in places:
             state[name] = tensor
