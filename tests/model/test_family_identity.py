@@ -58,7 +58,7 @@ def terms(model):
         ("deberta-v2", "arithmetic", terms),
     ],
     indirect=["model"],
-    ids=str,
+    ids=lambda given: getattr(given, "__name__", given),
 )
 def test_what_changes_scores_changes_what_names_them(model, field, change):
     before, scores = model_identity(model), model.score(QUERIES, PASSAGES)
