@@ -7,6 +7,7 @@ from family_worlds import build
 from helpers import one_sentence
 
 from tl_crossenc import HookedCrossEncoder
+from tl_crossenc.instruments.tl_tools import as_tl_model
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 
@@ -116,3 +117,15 @@ def test_views_of_embeddings_are_the_checkpoints(tmp_path):
     assert torch.equal(
         model.embed.W_token_type[1], world.state["electra.embeddings.token_type_embeddings.weight"][1].double() + 1
     )
+
+
+def test_words_are_read_off_the_stream_only_where_embeddings_are_as_wide(tmp_path):
+    for name in ("electra", "electra-projected"):
+        model = opened(tmp_path / name, name)
+        view = as_tl_model(model, model.to_pairs(QUERIES, PASSAGES))
+        if model.cfg.d_embed is None:
+            assert torch.equal(view.tl_parameters()["unembed.W_U"], model.W_E.T)
+            continue
+        with pytest.raises(ValueError, match="expected word embeddings as wide as the residual stream") as error:
+            view.tl_parameters()
+        assert one_sentence(error.value)

@@ -158,7 +158,16 @@ class TokensOnly:
         """Weights under TransformerLens's names, views, for `SVDInterpreter`.
 
         There is no unembedding: `unembed.W_U` is the word embedding transposed, which is what BERT's own masked-word head uses.
+
+        Raises:
+            ValueError: the word embeddings are narrower than the stream, so that no vector of it is one of a word.
         """
+        width = self.original_model.cfg.d_embed
+        if width is not None:
+            raise ValueError(
+                f"expected word embeddings as wide as the residual stream ({self.original_model.cfg.d_model}), by which a tool "
+                f"reads a vector of it as words, got {width} and a projection: use a tool that reads no words"
+            )
         found = {"unembed.W_U": self.original_model.W_E.T}
         for layer, (_, block) in enumerate(self.blocks_with("attn")):
             for name in ("W_Q", "W_K", "W_V", "W_O"):
