@@ -18,9 +18,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tl_crossenc.checkpoints.adapters import is_adapter_folder, merge, read_adapter
+from tl_crossenc.checkpoints.adapters import is_adapter_folder, read_adapter
 from tl_crossenc.checkpoints.checkpoint import open_checkpoint
 from tl_crossenc.checkpoints.embedded import open_model
+from tl_crossenc.checkpoints.merging import merge
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 

