@@ -22,10 +22,12 @@ from patching_references import (
 from tiny_models import tiny_rows
 
 from tl_crossenc import HookedCrossEncoder
+from tl_crossenc.inputs.pairs import as_encoded
 from tl_crossenc.patching.activation import activation_patch
 from tl_crossenc.patching.attribution import attribution_patch
 from tl_crossenc.patching.path import path_patch
 from tl_crossenc.patching.replacement import replacing
+from tl_crossenc.patching.replacement_values import ReplacementSamples
 
 NAMES = ("electra-projected", "distilbert", "lightning-mono", "deberta-v2")
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
@@ -166,6 +168,18 @@ def test_a_direction_that_is_replaced_by_zero_is_one_whose_cells_are_zero(net, t
         plain = net(batch)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     assert (found - plain).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("target", ["DOC->QUERY@1.2", "2.0", "mlp.1", "attn.0"])
+def test_a_pairs_own_values_change_nothing(net, twins, target):
+    """Resampled from itself, and not from the other."""
+    own, other = (side.batch([0]) for side in twins)
+    with torch.no_grad():
+        plain = net(own)
+        with replacing(net, target, ReplacementSamples.fit(net, as_encoded(own), target, allow_self=True)):
+            torch.testing.assert_close(net(own), plain, rtol=0, atol=1e-11)
+        with replacing(net, target, ReplacementSamples.fit(net, as_encoded(other), target)):
+            assert (net(own) - plain).abs().min() > 1e-5
 
 
 def test_inputs_of_each_head_of_its_own_give_the_same(net, twins):
