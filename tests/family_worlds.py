@@ -201,20 +201,20 @@ def mpnet(n_labels=1, seed=0):
     )
 
 
-def ernie(n_labels=1, seed=0):
-    """BERT with a table of task types, of which row 0 is always added."""
+def ernie(n_labels=1, seed=0, *, use_task_id=True, name="ernie"):
+    """BERT with a table of task types, of which row 0 is always added, or without one."""
     tokenizer = texts.bert()
     config = hf.ErnieConfig(
         **SIZES,
         vocab_size=next_prime(len(tokenizer)),
         pad_token_id=tokenizer.pad_token_id,
-        use_task_id=True,
+        use_task_id=use_task_id,
         task_type_vocab_size=5,
         num_labels=n_labels,
         attn_implementation="eager",
     )
     model = fill(hf.ErnieForSequenceClassification(config), seed)
-    return plain_world("ernie", model, tokenizer, texts.BERT_FRAME, "ernie.encoder.layer", "classifier")
+    return plain_world(name, model, tokenizer, texts.BERT_FRAME, "ernie.encoder.layer", "classifier")
 
 
 FAMILIES = {
@@ -233,6 +233,7 @@ FAMILIES = {
     "deberta-v2": deberta,
     "mpnet": mpnet,
     "ernie": ernie,
+    "ernie-without-tasks": partial(ernie, use_task_id=False, name="ernie-without-tasks"),
 }
 
 

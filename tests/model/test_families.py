@@ -17,7 +17,7 @@ COVERED = (
     *("lightning-mono", "lightning-cross-encoder"),
     *("modernbert-cls", "modernbert-mean", "modernbert-old", "modernbert-modular"),
     *("gte", "gte-split", "gte-old", "gte-ntk", "gte-ntk-old"),
-    "deberta-v2",
+    *("deberta-v2", "ernie-without-tasks"),
 )
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
 

@@ -14,6 +14,7 @@ from tl_crossenc.checkpoints.families.bert import BERT
 from tl_crossenc.checkpoints.families.deberta import DEBERTA
 from tl_crossenc.checkpoints.families.distilbert import DISTILBERT
 from tl_crossenc.checkpoints.families.electra import ELECTRA
+from tl_crossenc.checkpoints.families.ernie import ERNIE
 from tl_crossenc.checkpoints.families.family import Family
 from tl_crossenc.checkpoints.families.gte import GTE
 from tl_crossenc.checkpoints.families.lightning import LIGHTNING
@@ -21,7 +22,7 @@ from tl_crossenc.checkpoints.families.modernbert import MODERNBERT
 from tl_crossenc.checkpoints.families.roberta import ROBERTA
 from tl_crossenc.console.shown import listed, quoted
 
-FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, LIGHTNING, DISTILBERT, MODERNBERT, GTE, DEBERTA)
+FAMILIES: tuple[Family, ...] = (BERT, ROBERTA, ELECTRA, LIGHTNING, DISTILBERT, MODERNBERT, GTE, DEBERTA, ERNIE)
 
 
 def family_of(config: dict[str, Any], name: str) -> Family:
