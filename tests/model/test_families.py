@@ -34,6 +34,12 @@ def labels_of(name):
     return (1,) if name == "lightning-cross-encoder" else (1, 2)
 
 
+def test_ernies_task_types_are_refused(tmp_path):
+    """Their row 0 is added to every position, which the model does not do."""
+    with pytest.raises(ValueError, match="expected use_task_id among False"):
+        opened("ernie", tmp_path)
+
+
 def test_what_is_covered_is_there():
     assert set(COVERED) <= set(FAMILIES)
 
