@@ -26,6 +26,7 @@ NAMES = {
     "modernbert-cls": ("Wqkv", "Wo", "Wi", "head.dense"),
     "modernbert-mean": ("Wqkv",),
     "deberta-v2": ("query_proj", "key_proj", "value_proj", "attention.output.dense", "pooler.dense"),
+    "ernie-without-tasks": ("query", "output.dense", "pooler.dense"),
     "gte": ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj"),
     "gte-split": ("q_proj", "v_proj", "up_proj"),
     "gte-old": ("k_proj", "gate_proj", "o_proj"),

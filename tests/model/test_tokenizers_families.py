@@ -55,7 +55,7 @@ def test_ids_and_parts_are_those_of_the_familys_own_tokenizer(name, tmp_path, mo
         kinds = (int(Part.CLS), *[int(Part.SEP1)] * len(world.frame.sep1), int(Part.SEP2))
         assert [code for code in encoded if code in kinds] == list(kinds)
         assert [row[i] for i, code in enumerate(encoded) if code in kinds] == special
-    assert model.types_fed == (name.startswith(("bert", "electra", "lightning")) and name != "electra-untyped")
+    assert model.types_fed == (name.startswith(("bert", "electra", "lightning", "ernie")) and name != "electra-untyped")
 
 
 @pytest.mark.parametrize("name", ["xlm-roberta", "roberta", "electra", "distilbert", "jina-v2", "lightning-mono"])
