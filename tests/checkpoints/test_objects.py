@@ -46,13 +46,14 @@ def test_a_sequence_classifier_scores_as_it_does_itself(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "electra", "distilbert", "gte", "modernbert-modular"])
-def test_a_cross_encoder_scores_as_it_does_itself(name, tmp_path):
+def test_a_cross_encoder_scores_as_it_does_itself(name, tmp_path, caplog):
     CrossEncoder = pytest.importorskip("sentence_transformers").CrossEncoder
     cross = CrossEncoder(str(build(name).write(tmp_path / "given")), device="cpu", activation_fn=torch.nn.Tanh())
     cross.max_seq_length = 41
     model = opened(cross)
     assert model.encoder.max_length == 41
     assert cross.tokenizer is not model.tokenizer
+    assert "prompt" not in caplog.text
     assert model.activation.name == "Tanh"
     theirs = cross.predict(list(texts.PAIRS), convert_to_tensor=True, show_progress_bar=False)
     torch.testing.assert_close(model.activated(model.score(QUERIES, PASSAGES)), theirs, rtol=0, atol=3e-5)
@@ -60,6 +61,9 @@ def test_a_cross_encoder_scores_as_it_does_itself(name, tmp_path):
     saved = opened(tmp_path / "saved")
     assert torch.equal(saved.score(QUERIES, PASSAGES), model.score(QUERIES, PASSAGES))
     assert saved.activation.name == "Tanh"
+    cross.prompts, cross.default_prompt_name = {"q": "query: "}, "q"
+    opened(cross)
+    assert "the prompt 'query: '" in caplog.text
 
 
 def test_weights_are_copied_as_they_are_now():

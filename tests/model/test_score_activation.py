@@ -57,6 +57,11 @@ def test_the_default_of_one_label_is_a_sigmoid_in_every_family(name, tmp_path):
         ({"sbert_ce_default_activation_function": "torch.nn.Sigmoid"}, "Sigmoid", "sbert_ce_default"),
         ({"sbert_ce_default_activation_function": None}, "Sigmoid", "the default of one label"),
         (
+            {"sentence_transformers": {"activation_fn": None}, "sbert_ce_default_activation_function": f"{TORCH}Tanh"},
+            "Sigmoid",
+            "the default of one label",
+        ),
+        (
             {"sentence_transformers": {"version": "5"}, "sbert_ce_default_activation_function": f"{TORCH}Tanh"},
             "Tanh",
             "sbert",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from tl_crossenc.checkpoints.families import family_of
 from tl_crossenc.checkpoints.head_modules import ROLES
 from tl_crossenc.checkpoints.modular import KINDS, head_of
 from tl_crossenc.console.shown import listed, quoted, shown
+
+logger = logging.getLogger(__name__)
 
 WRAPPED_IN = ("_orig_mod", "module")
 """Where a compiled model, and one of DataParallel, has the model itself."""
@@ -64,6 +67,13 @@ def open_object(given: Any) -> Checkpoint:
     if cross is not None:
         function = type(cross.activation_fn)
         config["sentence_transformers"] = {"activation_fn": f"{function.__module__}.{function.__qualname__}"}
+        prompt = (getattr(cross, "prompts", None) or {}).get(getattr(cross, "default_prompt_name", None))
+        if prompt:
+            logger.warning(
+                "the CrossEncoder %s puts the prompt %s before its texts, which is not done here: its scores differ",
+                name,
+                quoted(prompt),
+            )
     state = model.state_dict
     tensors = [*state().items(), *([] if head is None else head.read_tensors(ROLES))]
     return Checkpoint(
@@ -74,7 +84,9 @@ def open_object(given: Any) -> Checkpoint:
         tokenizer_folder=None,
         folder=None,
         head=head,
-        tokenizer=None if cross is None else _tokenizer(cross),
+        tokenizer=None
+        if cross is None
+        else copy.deepcopy(cross.tokenizer),  # with its limit; the caller's is not changed
     )
 
 
@@ -107,15 +119,6 @@ def _head(modules: list[Any], name: str) -> Any:
     return head_of(
         [module.get_config_dict() for module in rest], dict(zip(ROLES, rest[1:], strict=True)), list(kinds[1:]), name
     )
-
-
-def _tokenizer(cross: Any) -> Any:
-    """A copy of a CrossEncoder's tokenizer, which cuts where the CrossEncoder does; the caller's own is not changed."""
-    tokenizer = copy.deepcopy(cross.tokenizer)
-    limit = getattr(cross, "max_seq_length", None)
-    if tokenizer is not None and limit is not None:
-        tokenizer.model_max_length = limit
-    return tokenizer
 
 
 def _revision(config: dict[str, Any], tensors: list[tuple[str, Tensor]]) -> str:
