@@ -96,7 +96,7 @@ def port_weights(model: HookedEncoder, checkpoint: Checkpoint) -> None:
                 found.setdefault("of another kind", []).append(f"{key} of {tensor.dtype}, no float that is read here")
             elif slot.shape != tuple(tensor.shape):
                 found.setdefault("of another kind", []).append(f"{key} {tuple(tensor.shape)} instead of {slot.shape}")
-            elif not bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all()):
+            elif not _is_finite(tensor):
                 found.setdefault("NaN or infinite", []).append(key)
             else:
                 slot.fill(tensor)
@@ -145,6 +145,11 @@ def stored_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str
     yield from checkpoint.read_tensors()
     if checkpoint.head is not None and family.head_modules is not None:
         yield from checkpoint.head.read_tensors(family.head_modules)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, by the extremes: a large vocabulary is not held several times for it."""
+    return bool(torch.stack((tensor.float() if tensor.itemsize == 1 else tensor).aminmax()).isfinite().all())
 
 
 @dataclass(frozen=True)
