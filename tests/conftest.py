@@ -1,7 +1,13 @@
 """Fixtures: a tiny BERT classifier of each head, its ports, and a padded batch of uneven pairs."""
 
+import os
+
 import pytest
 import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so a thread each, theirs too
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
