@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tiny_models import port, tiny_hf
 
 from tl_crossenc import HookedEncoder
-from tl_crossenc.inputs.batching import length_batches, run_batches
+from tl_crossenc.inputs.batching import default_token_budget, length_batches, run_batches
+from tl_crossenc.model.config import CrossEncoderConfig
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=50)
 
@@ -79,6 +80,28 @@ def test_budget_of_a_cuda_device_follows_its_free_memory(monkeypatch, dtype, fre
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**13))
     monkeypatch.setattr(HookedEncoder, "device", torch.device("cuda"))
     assert port(tiny_hf(), dtype).token_budget() == expected
+
+
+@pytest.mark.parametrize(
+    ("positions", "gigabytes", "expected"),
+    [(512, 14, 16384), (512, 78, 65536), (8192, 14, 8192), (8192, 38, 8192), (8192, 78, 16384)],
+)
+def test_budgets_of_a_large_model_with_many_positions(monkeypatch, positions, gigabytes, expected):
+    """24 layers x 16 heads, d_model 1024: 90 112 numbers a token at 512 positions, 458 752 at 8 192, where a pair may be all."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gigabytes * 10**9, 10**11))
+    cfg = CrossEncoderConfig(
+        d_model=1024,
+        d_head=64,
+        n_heads=16,
+        n_layers=24,
+        n_ctx=positions,
+        d_mlp=4096,
+        d_vocab=97,
+        act_fn="gelu",
+        dtype=torch.float32,
+    )
+    assert cfg.token_bytes == 4 * (65_536 + 48 * positions)
+    assert default_token_budget("cuda", token_bytes=cfg.token_bytes, n_ctx=positions) == expected
 
 
 def test_budget_of_a_cpu_is_fixed():
