@@ -477,3 +477,11 @@ def foreign_class(model):
 def test_code_that_no_key_can_name_is_refused(model, pool, store, change, match):
     change(model)
     refused(model, pool, store, match)
+
+
+def test_results_stored_before_there_were_other_families_are_found():
+    """Digests of BERT models as version 0.1.0 gave them when BERT was the only family."""
+    found = identity.model_identity(HookedCrossEncoder.from_pretrained("planted", device="cpu"))
+    assert found["arithmetic"] == "5cbfe2f45e231a19eb33d77006961a3e51e45d56616d4ffb5c047d53382cec4f"
+    assert found["weights"] == "a7370b80baf147b98a416497fbe5c803"
+    assert found["tokenizer"] == "c8ea8b8f81f2b546bbbfea80731c3f822d983389bc214ed57540aa1ae0c49e18"

@@ -46,7 +46,7 @@ class LayerStack(nn.Module):
         super().__init__()
         self.n_heads, self.d_head = cfg.n_heads, cfg.d_head
         layers, d, m = cfg.n_layers, cfg.d_model, cfg.d_mlp or 0
-        self.gated = cfg.gated_mlp
+        self._gated = cfg.gated_mlp  # in the key of stored results by `cfg`, not as a number of this module
         sides = (2,) if cfg.gated_mlp else ()
         shapes: dict[str, tuple[int, ...]] = {
             "qkv_weight": (3, d, d),
@@ -65,6 +65,11 @@ class LayerStack(nn.Module):
         for name, shape in shapes.items():
             self.register_parameter(name, nn.Parameter(torch.empty(layers, *shape, dtype=cfg.dtype)))
         self.relative = RelativeTable(cfg) if cfg.relative else None
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP's input weights are two matrices side by side."""
+        return self._gated
 
     def projection(self, which: int) -> Float[Tensor, "layer head d_model d_head"]:
         """W_Q, W_K or W_V of every layer, a view."""
