@@ -169,7 +169,7 @@ def test_the_script_writes_what_it_says(tmp_path, monkeypatch, capsys):
 
     run("1.2", "mlp.0")
     assert "unchanged nDCG@10" in capsys.readouterr().out
-    assert len((tmp_path / "out" / "replacement.csv").read_text().splitlines()) == 7
-    assert (tmp_path / "out" / "replacement_per_query.parquet").is_file()
+    assert len((tmp_path / "out" / "tables" / "replacement.csv").read_text().splitlines()) == 7
+    assert (tmp_path / "out" / "tables" / "replacement_per_query.parquet").is_file()
     with pytest.raises(SystemExit, match=r"error: expected a target in a model of 2 layers x 3 heads, got 9\.2"):
         run("9.2")

@@ -79,7 +79,7 @@ def test_what_is_replaced_adds_what_it_was_replaced_by(model, batch, targets, ki
     assert np.abs(split.scores - scores.numpy()).max() < 1e-10
     assert np.abs(split.remainder).max() < 1e-10
     for pair in range(len(batch)):
-        own = {name: cache[name][pair, 0] if name != "pooler.hook_pre" else cache[name][pair] for name in cache}
+        own = {name: cache[name][pair, 0] if not name.startswith("pooler.") else cache[name][pair] for name in cache}
         for layer in range(N_LAYERS):
             at = f"blocks.{layer}."
             writes = [own[f"{at}attn.hook_z"][head] @ model.W_O[layer, head] for head in range(N_HEADS)]
@@ -110,7 +110,7 @@ def test_a_vector_added_to_the_stream_is_worth_what_it_brings(model, batch):
             split = direct_attribution(model, batch)
             _, cache = model.run_with_cache(batch)
         for pair in range(len(batch)):
-            own = {name: cache[name][pair, 0] if name != "pooler.hook_pre" else cache[name][pair] for name in cache}
+            own = {name: cache[name][pair, 0] if not name.startswith("pooler.") else cache[name][pair] for name in cache}
             expected = replay(own, model, steer, layer, kind)
             assert split.edit[pair, layer + 1] == pytest.approx(expected, abs=1e-12)
             assert np.delete(split.edit[pair], layer + 1) == pytest.approx(0, abs=0)
