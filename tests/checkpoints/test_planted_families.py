@@ -107,7 +107,9 @@ def test_without_the_separator_before_it_a_passage_has_no_side(model, known, pai
     changed = scores_without(model, pairs, SIDE_HEAD, "DOC->SEP1").detach()
     assert float((changed - intact)[1:-1].abs().min()) > 0.5
     for direction in ("DOC->QUERY", "QUERY->DOC", "CLS->DOC", "QUERY->SEP1", "DOC->SEP2"):
-        torch.testing.assert_close(scores_without(model, pairs, SIDE_HEAD, direction).detach(), intact, rtol=0, atol=1e-3)
+        torch.testing.assert_close(
+            scores_without(model, pairs, SIDE_HEAD, direction).detach(), intact, rtol=0, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("mode", ["zero", "mask"])

@@ -83,8 +83,9 @@ def test_the_tolerance_is_float32s_where_hugging_face_computes_in_it(tmp_path):
     model = HookedCrossEncoder.from_pretrained(build("bert").write(tmp_path), device="cpu", dtype="float64")
     assert tolerance(model.cfg) == 1e-10
     assert not rounded(model.cfg)
-    for positions in ("rotary", "relative"):
-        model.cfg.positional_embedding_type = positions
+    for setting, value in (("positional_embedding_type", "rotary"), ("relative", (10, 67, True, True))):
+        model.cfg.positional_embedding_type, model.cfg.relative = "standard", None
+        setattr(model.cfg, setting, value)
         assert tolerance(model.cfg) == pytest.approx(3e-5)
         assert rounded(model.cfg)
 

@@ -110,7 +110,9 @@ def test_a_vector_added_to_the_stream_is_worth_what_it_brings(model, batch):
             split = direct_attribution(model, batch)
             _, cache = model.run_with_cache(batch)
         for pair in range(len(batch)):
-            own = {name: cache[name][pair, 0] if not name.startswith("pooler.") else cache[name][pair] for name in cache}
+            own = {
+                name: cache[name][pair, 0] if not name.startswith("pooler.") else cache[name][pair] for name in cache
+            }
             expected = replay(own, model, steer, layer, kind)
             assert split.edit[pair, layer + 1] == pytest.approx(expected, abs=1e-12)
             assert np.delete(split.edit[pair], layer + 1) == pytest.approx(0, abs=0)

@@ -241,6 +241,10 @@ def test_transformerlens_tools_get_the_same_run(model):
     scores, cache = view.run_with_cache(pairs.tokens)
     torch.testing.assert_close(scores, model(pairs), rtol=0, atol=1e-11)
     assert set(cache) == set(model.hook_dict)
+    if model.cfg.d_embed is not None:
+        with pytest.raises(ValueError, match="as wide as the residual stream"):
+            view.tl_parameters()
+        return
     assert view.tl_parameters()["blocks.1.mlp.W_in"].shape == (model.cfg.d_model, model.cfg.d_mlp)
 
 
