@@ -137,25 +137,35 @@ def distilbert(n_labels=1, seed=0):
     )
 
 
-def deberta(n_labels=1, seed=0):
-    """Relative attention with shared keys and log buckets, no types, no absolute positions, float16 on disk, a GELU pooler."""
+DEBERTA_V3 = {
+    "type_vocab_size": 0,
+    "position_biased_input": False,
+    "relative_attention": True,
+    "max_relative_positions": -1,
+    "position_buckets": 256,
+    "pos_att_type": ["p2c", "c2p"],
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
+"""What the configurations of DeBERTa-v3 have in common, whatever their size."""
+
+
+def deberta(n_labels=1, seed=0, **changes):
+    """Relative attention with shared keys and log buckets, no types, no absolute positions, float16 on disk, a GELU pooler.
+
+    `changes` are to its configuration.
+    """
     tokenizer = texts.deberta()
-    config = hf.DebertaV2Config(
+    settings = {
         **SIZES,
-        vocab_size=next_prime(len(tokenizer)),
-        pad_token_id=tokenizer.pad_token_id,
-        type_vocab_size=0,
-        position_biased_input=False,
-        relative_attention=True,
-        max_relative_positions=-1,
-        position_buckets=10,
-        pos_att_type=["p2c", "c2p"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-        pooler_dropout=0,
-        num_labels=n_labels,
-        attn_implementation="eager",
-    )
+        **DEBERTA_V3,
+        "vocab_size": next_prime(len(tokenizer)),
+        "pad_token_id": tokenizer.pad_token_id,
+        "position_buckets": 10,
+        "pooler_dropout": 0,
+        "num_labels": n_labels,
+    }
+    config = hf.DebertaV2Config(**settings | changes, attn_implementation="eager")
     model = fill(hf.DebertaV2ForSequenceClassification(config), seed, torch.float16)
     return plain_world(
         "deberta-v2",

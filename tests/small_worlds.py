@@ -1,10 +1,12 @@
 """A tiny reranker and tiny collections on disk, and a model whose every use is an error: what the main job runs on in tests."""
 
 import helpers
+import numpy as np
 import tiny_collections
 
 from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
 
 TOPICS = ("flea", "egg", "bread", "sponge", "quilt")
 CONTEXT = 61
@@ -78,3 +80,17 @@ def identities(folder):
     """Path → (inode, time of last change), of every file: what a rewrite changes even where the bytes stay."""
     found = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
     return {str(path.relative_to(folder)): (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+
+
+def pool_of_words(name, queries, grades, words, empty=()):
+    """A pool whose passages are 2 to 9 random words; `empty` names pairs (query_id, number) without text.
+
+    `grades` gives query_id -> the grade of each of its passages.
+    """
+    rng = np.random.default_rng(7)
+    pairs = []
+    for query_id, own in grades.items():
+        for i, grade in enumerate(own):
+            text = " ".join(rng.choice(words, size=rng.integers(2, 10)))
+            pairs.append(PoolPair(query_id, queries[query_id], f"d{i}", "" if (query_id, i) in empty else text, grade))
+    return Pool(name, PoolSpec(None, 0, 0), tuple(pairs))

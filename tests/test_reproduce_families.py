@@ -6,8 +6,8 @@ import re
 import family_oracle as oracle
 import numpy as np
 import pytest
+from family_models import COVERED, opened
 from family_worlds import MODELS
-from model.test_families import COVERED, opened
 from small_worlds import collection_folder
 
 from tl_crossenc.pools.pool import PoolSpec

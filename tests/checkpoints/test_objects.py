@@ -7,9 +7,9 @@ import family_texts as texts
 import pytest
 import torch
 import transformers as hf
+from family_models import COVERED, labels_of
 from family_worlds import build
 from helpers import one_sentence
-from model.test_families import COVERED, labels_of
 
 from tl_crossenc import HookedCrossEncoder
 from tl_crossenc.model.parity import check_parity

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import VOCABULARY, bert_tokenizer
 from scipy import stats
+from small_worlds import pool_of_words
 from tiny_models import N_HEADS, N_LAYERS, port, run_oracle, tiny_hf
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, SINK_HEAD
@@ -35,14 +36,7 @@ WORDS = ("flea", "fleas", "lay", "egg", "the", "bread", "rise", "how", ".", ",",
 
 
 def some_pool(name="tiny", judged=None, empty=()):
-    """Passages of 2 to 9 random words; `empty` names pairs (query_id, number) without text."""
-    rng = np.random.default_rng(7)
-    pairs = []
-    for query_id, grades in (judged or JUDGED).items():
-        for i, grade in enumerate(grades):
-            text = " ".join(rng.choice(WORDS, size=rng.integers(2, 10)))
-            pairs.append(PoolPair(query_id, QUERIES[query_id], f"d{i}", "" if (query_id, i) in empty else text, grade))
-    return Pool(name, PoolSpec(None, 0, 0), tuple(pairs))
+    return pool_of_words(name, QUERIES, judged or JUDGED, WORDS, empty)
 
 
 @pytest.fixture(scope="module")

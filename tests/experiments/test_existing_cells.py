@@ -3,7 +3,7 @@
 import family_oracle as oracle
 import numpy as np
 import pytest
-from model.test_families import opened
+from family_models import opened
 from small_worlds import collection_folder
 
 from tl_crossenc.experiments.compare_masks import run_compare_masks

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import VOCABULARY, bert_tokenizer
 from scipy import stats
+from small_worlds import pool_of_words
 from tiny_models import N_HEADS, N_LAYERS, port, run_hf, tiny_hf, to_batch
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD
@@ -30,13 +31,7 @@ B = 19
 
 
 def some_pool(name="tiny", grades=None, empty=()):
-    rng = np.random.default_rng(7)
-    pairs = []
-    for query_id, own in (grades or GRADES).items():
-        for i, grade in enumerate(own):
-            text = " ".join(rng.choice(WORDS, size=rng.integers(2, 10)))
-            pairs.append(PoolPair(query_id, QUERIES[query_id], f"d{i}", "" if (query_id, i) in empty else text, grade))
-    return Pool(name, PoolSpec(None, 0, 0), tuple(pairs))
+    return pool_of_words(name, QUERIES, grades or GRADES, WORDS, empty)
 
 
 POOL = some_pool(empty={("q3", 1)})

@@ -5,8 +5,8 @@ import family_texts as texts
 import numpy as np
 import pytest
 import torch
+from family_models import COVERED, opened
 from family_worlds import MODELS
-from model.test_families import COVERED, opened
 
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.inputs.pieces import Pieces

@@ -5,8 +5,8 @@ import family_texts as texts
 import numpy as np
 import pytest
 import torch
+from family_models import COVERED, opened
 from family_worlds import MODELS
-from model.test_families import COVERED, opened
 
 from tl_crossenc.instruments.qk import mean_scores, part_moments, spectrum, visit_reads
 from tl_crossenc.instruments.qk_offsets import OffsetCounts, mean_rotations, offset_counts, spectrum_over_offsets

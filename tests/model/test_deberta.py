@@ -8,9 +8,7 @@ import family_texts as texts
 import numpy as np
 import pytest
 import torch
-import transformers as hf
-from family_world import SIZES, config_of, fill, plain_world, stored
-from family_worlds import build
+from family_worlds import build, deberta
 from helpers import one_sentence
 
 from tl_crossenc import Condition, HookedCrossEncoder
@@ -21,39 +19,11 @@ from tl_crossenc.model.parity import check_parity
 from tl_crossenc.model.relative_positions import RelativePositions
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
-TINY = {
-    **SIZES,
-    "vocab_size": 283,
-    "pad_token_id": 0,
-    "type_vocab_size": 0,
-    "position_biased_input": False,
-    "relative_attention": True,
-    "max_relative_positions": -1,
-    "position_buckets": 10,
-    "pos_att_type": ["p2c", "c2p"],
-    "share_att_key": True,
-    "norm_rel_ebd": "layer_norm",
-    "pooler_dropout": 0,
-    "num_labels": 2,
-}
 
 
 def world_of(**changes):
-    """A tiny DeBERTa of Hugging Face's own class with changes to its configuration."""
-    tokenizer = texts.deberta()
-    settings = {**TINY, "pad_token_id": tokenizer.pad_token_id, **changes}
-    config = hf.DebertaV2Config(**settings, attn_implementation="eager")
-    model = fill(hf.DebertaV2ForSequenceClassification(config), 0, torch.float16)
-    return plain_world(
-        "deberta-v2",
-        model,
-        tokenizer,
-        texts.BERT_FRAME,
-        "deberta.encoder.layer",
-        "classifier",
-        config=config_of(model, dtype="float16"),
-        state=stored(model, torch.float16),
-    )
+    """A tiny DeBERTa of two labels with changes to its configuration."""
+    return deberta(2, **changes)
 
 
 def opened(world, folder, dtype="float64"):

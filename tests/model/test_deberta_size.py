@@ -7,27 +7,21 @@ import family_texts as texts
 import pytest
 import torch
 import transformers as hf
-from model.test_porting import peak_memory
+from family_worlds import DEBERTA_V3
+from memory import peak_memory
 from safetensors.torch import save_file
 
 from tl_crossenc import HookedCrossEncoder
 from tl_crossenc.model.parity import certify
 
 BASE = {
+    **DEBERTA_V3,
     "vocab_size": 128100,
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "intermediate_size": 3072,
     "max_position_embeddings": 512,
-    "type_vocab_size": 0,
-    "position_biased_input": False,
-    "relative_attention": True,
-    "max_relative_positions": -1,
-    "position_buckets": 256,
-    "pos_att_type": ["p2c", "c2p"],
-    "share_att_key": True,
-    "norm_rel_ebd": "layer_norm",
     "pooler_dropout": 0,
     "num_labels": 1,
 }

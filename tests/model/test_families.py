@@ -1,37 +1,18 @@
 """Every family that is covered, in each layout on disk, against Hugging Face's own modules: untouched, and with directions removed.
 
-`COVERED` are the worlds of `family_worlds` that open; the oracle is `family_oracle`.
+`COVERED` of `family_models` are the worlds of `family_worlds` that open; the oracle is `family_oracle`.
 """
 
 import family_oracle as oracle
 import family_texts as texts
 import pytest
 import torch
-from family_worlds import FAMILIES, build
+from family_models import COVERED, labels_of, opened
+from family_worlds import FAMILIES
 
-from tl_crossenc import Condition, HookedCrossEncoder, run_conditions
+from tl_crossenc import Condition, run_conditions
 
-COVERED = (
-    *("bert", "xlm-roberta", "roberta", "camembert", "jina-v2"),
-    *("electra", "electra-projected", "electra-untyped", "distilbert"),
-    *("lightning-mono", "lightning-cross-encoder"),
-    *("modernbert-cls", "modernbert-mean", "modernbert-old", "modernbert-modular"),
-    *("gte", "gte-split", "gte-old", "gte-ntk", "gte-ntk-old"),
-    *("deberta-v2", "ernie-without-tasks"),
-)
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
-
-
-def opened(name, folder, n_labels=1, dtype="float64", kind="safetensors"):
-    """(world, model) of a family's checkpoint as it lies on disk."""
-    world = build(name, n_labels)
-    world.write(folder, kind)
-    return world, HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype=dtype)
-
-
-def labels_of(name):
-    """How many logits its heads have: lightning-ir's older model type has one alone."""
-    return (1,) if name == "lightning-cross-encoder" else (1, 2)
 
 
 def test_ernies_task_types_are_refused(tmp_path):

@@ -4,8 +4,8 @@ import family_oracle as oracle
 import family_texts as texts
 import pytest
 import torch
+from family_models import COVERED, labels_of
 from family_worlds import build
-from model.test_families import COVERED, labels_of
 
 from tl_crossenc import HookedCrossEncoder
 

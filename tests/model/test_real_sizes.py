@@ -7,7 +7,8 @@ import family_texts as texts
 import pytest
 import torch
 import transformers as hf
-from model.test_porting import peak_memory
+from family_worlds import DEBERTA_V3
+from memory import peak_memory
 
 from tl_crossenc import HookedCrossEncoder
 
@@ -39,19 +40,12 @@ SIZES = {
         hf.DebertaV2Config,
         texts.deberta,
         {
+            **DEBERTA_V3,
             "hidden_size": 768,
             "num_attention_heads": 12,
             "num_hidden_layers": 12,
             "intermediate_size": 3072,
             "vocab_size": 128_100,
-            "type_vocab_size": 0,
-            "position_biased_input": False,
-            "relative_attention": True,
-            "max_relative_positions": -1,
-            "position_buckets": 256,
-            "pos_att_type": ["p2c", "c2p"],
-            "share_att_key": True,
-            "norm_rel_ebd": "layer_norm",
         },
     ),
 }

@@ -6,9 +6,9 @@ import logging
 import family_texts as texts
 import pytest
 import torch
+from family_models import COVERED
 from family_worlds import build
 from helpers import one_sentence
-from model.test_families import COVERED
 from transformers import AutoTokenizer
 
 from tl_crossenc import HookedCrossEncoder

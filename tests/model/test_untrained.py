@@ -4,8 +4,8 @@ import family_rotary
 import family_worlds
 import pytest
 import torch
+from family_models import COVERED, opened
 from family_worlds import MODELS
-from model.test_families import COVERED, opened
 from small_worlds import tiny_model
 from tiny_models import port
 from transformers import BertConfig, BertForSequenceClassification

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from model.test_families import opened
+from family_models import opened
 
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.patching.diagnostics import diagnose

@@ -6,8 +6,8 @@ import family_texts as texts
 import numpy as np
 import pytest
 import torch
+from family_models import COVERED, labels_of
 from family_worlds import SAME_MODEL, build
-from model.test_families import COVERED, labels_of
 from patching_references import PART_NAMES, cache_of, patched_score, plain_loop, positions_of, replace_at
 
 from tl_crossenc import HookedCrossEncoder

@@ -5,7 +5,7 @@ import html
 import family_oracle as oracle
 import numpy as np
 import pytest
-from model.test_families import opened
+from family_models import opened
 
 QUERY, PASSAGE = "the 🐕 has fleas", "The flea's café, host!"
 SHOWN = {
