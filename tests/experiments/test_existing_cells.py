@@ -124,6 +124,7 @@ def test_what_windows_leave_in_a_sentence(seen):
     for direction in ("ALL->ALL", "DOC->QUERY", "QUERY->DOC"):
         found = of(counts, direction)
         assert f"{found[limited].sum() / (len(limited) * found[-1]):.0%} of {direction}" in said
+    assert said.endswith("is in tables/existing_cells.csv. ∅: a direction that has no cell in any layer.")
     assert windows_text(None) == ""
     frame["existing"] = frame["cells"]
     assert windows_text(frame) == " Windows leave no cell out: all passages are shorter."

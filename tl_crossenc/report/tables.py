@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from tl_crossenc.console.shown import shown
+from tl_crossenc.results.layout import TABLES
 
 SIDES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")
 PAPER_MARK, OURS_MARK = "*", "†"
@@ -139,7 +140,7 @@ def windows_text(existing_cells: pd.DataFrame | None, *, marks: bool = True) -> 
         named.append(f"{own['existing'].sum() / max(own['cells'].sum(), 1):.0%} of {direction}")
     return (
         f" Layers with a window ({', '.join(map(str, limited['layer']))}) have some of the cells only: {', '.join(named)}; every "
-        f"direction and layer is in existing_cells.csv."
+        f"direction and layer is in {TABLES}/existing_cells.csv."
         + (f" {NO_CELL_MARK}: a direction that has no cell in any layer." if marks else "")
     )
 
@@ -270,7 +271,7 @@ def masks_caption(
         + published
         + (
             " Cells: the share of the removed cells that exist, as layers with a window have few of some directions; by layer in "
-            "compare_masks_cells.csv."
+            f"{TABLES}/compare_masks_cells.csv."
             if "existing_cells" in table
             else ""
         )
