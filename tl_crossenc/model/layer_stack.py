@@ -46,7 +46,6 @@ class LayerStack(nn.Module):
         super().__init__()
         self.n_heads, self.d_head = cfg.n_heads, cfg.d_head
         layers, d, m = cfg.n_layers, cfg.d_model, cfg.d_mlp or 0
-        self._gated = cfg.gated_mlp  # in the key of stored results by `cfg`, not as a number of this module
         sides = (2,) if cfg.gated_mlp else ()
         shapes: dict[str, tuple[int, ...]] = {
             "qkv_weight": (3, d, d),
@@ -69,7 +68,7 @@ class LayerStack(nn.Module):
     @property
     def gated(self) -> bool:
         """Whether the MLP's input weights are two matrices side by side."""
-        return self._gated
+        return self.mlp_in_weight.ndim == 4
 
     def projection(self, which: int) -> Float[Tensor, "layer head d_model d_head"]:
         """W_Q, W_K or W_V of every layer, a view."""

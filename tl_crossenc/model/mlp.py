@@ -9,7 +9,7 @@ from torch import Tensor
 from tl_crossenc.model.activations import BY_NAME
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hook_points import HookPoint
-from tl_crossenc.model.layer_stack import GATE, LayerModule, LayerStack
+from tl_crossenc.model.layer_stack import GATE, LINEAR, LayerModule, LayerStack
 
 
 class MLP(LayerModule):
@@ -60,7 +60,7 @@ class MLP(LayerModule):
         weight, bias = stack.mlp_in_weight[layer], stack.mlp_in_bias[layer]
         if stack.gated:
             both = F.linear(x, weight.flatten(0, 1), bias.flatten()).unflatten(-1, (2, -1))
-            pre, linear = self.hook_pre(both[..., 0, :]), self.hook_pre_linear(both[..., 1, :])
+            pre, linear = self.hook_pre(both[..., GATE, :]), self.hook_pre_linear(both[..., LINEAR, :])
             post = self.activation(pre) * linear
         else:
             post = self.activation(self.hook_pre(F.linear(x, weight, bias)))
