@@ -12,7 +12,7 @@ from tiny_models import N_HEADS, SIZES, explicit, port, run_oracle, tiny_hf, tin
 
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.model import fused_attention as fused_module
-from tl_crossenc.model.attention import explicit_pattern, explicit_scores, one_row_attention, part_masses
+from tl_crossenc.model.attention import column_masses, explicit_pattern, explicit_scores, one_row_attention
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.fused_attention import fused_attention, row_groups
 
@@ -295,7 +295,7 @@ def test_part_masses_are_sums_of_pattern_columns(d_head, sizes, n_rows):
     rows = tiny_rows(sizes)
     batch = to_batch(rows)
     q, k, v = projections(batch, d_head, seed=d_head, n_rows=n_rows)
-    masses = part_masses(q, k, given(batch))
+    masses = column_masses(q, k, given(batch), batch.parts.one_hot)
     assert masses.shape == (len(rows), q.shape[1], N_HEADS, 5)
     for pair, (pattern, _) in enumerate(reference(q, k, v, rows, "none")):
         expected = np.zeros((pattern.shape[1], N_HEADS, 5))
@@ -311,7 +311,7 @@ def test_part_masses_of_a_model_equal_the_references():
     for pair, trace in enumerate(run_oracle(hf, rows)):
         n = len(rows[pair][0])
         for layer, expected in enumerate(trace.masses(rows[pair][2])):
-            masses = part_masses(cache["q", layer], cache["k", layer], given(batch))
+            masses = column_masses(cache["q", layer], cache["k", layer], given(batch), batch.parts.one_hot)
             np.testing.assert_allclose(masses[pair, :n], expected, rtol=0, atol=1e-11)
             np.testing.assert_allclose(masses[pair, :n].sum(-1), 1, rtol=0, atol=1e-12)
 
@@ -326,7 +326,7 @@ def test_removing_a_direction_needs_parts(batch):
     with pytest.raises(ValueError, match="which position has which part"):
         fused_attention(q, k, v, unknown, compiled("zero(DOC->QUERY)"))
     with pytest.raises(ValueError, match="which position has which part"):
-        part_masses(q, k, unknown)
+        column_masses(q, k, unknown, unknown.known_parts().one_hot)
     other = AttentionInput(batch.attention_mask, PartMasks(batch.parts.codes[:, :-1]), torch.float64)
     scores = explicit_scores(q, k, given(batch))
     with pytest.raises(ValueError, match="make the hooks from the pairs that are run"):

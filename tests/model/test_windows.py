@@ -9,7 +9,6 @@ import torch
 from attention_cases import ablations, compiled, given, projections
 from tiny_models import N_HEADS, SIDES, tiny_rows, to_batch
 
-from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model import fused_attention as fused_module
 from tl_crossenc.model.attention import (
     column_masses,
@@ -17,9 +16,8 @@ from tl_crossenc.model.attention import (
     explicit_scores,
     mask_scores,
     one_row_attention,
-    part_masses,
 )
-from tl_crossenc.model.attention_input import existing_cells
+from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.fused_attention import fused_attention
 
 PADDED = ((3, 13), (6, 3), (1, 2), (2, 0))  # 19, 12, 6 and 5 positions
@@ -113,14 +111,16 @@ def test_masses_equal_the_reference(window, pairs):
     known, relative = given(batch).within(window), added(batch, pairs)
     sets = torch.rand(*batch.tokens.shape, 5, generator=torch.Generator().manual_seed(2)) < 0.5
     by_set = column_masses(q, k, known, sets, relative=relative, scale=0.3)
-    by_part = part_masses(q, k, known, relative=relative, scale=0.3)
+    parts = known.known_parts().one_hot
+    by_part = column_masses(q, k, known, parts, relative=relative, scale=0.3)
     for pair, (pattern, _) in enumerate(reference(q, k, v, rows, "none", window, relative, 0.3)):
         n = pattern.shape[1]
         expected = np.einsum("hrc,cs->rhs", pattern, sets[pair, :n].double().numpy())
         np.testing.assert_allclose(by_set[pair, :n], expected, rtol=0, atol=1e-12)
         one_hot = np.eye(5)[rows[pair][2]]
         np.testing.assert_allclose(by_part[pair, :n], np.einsum("hrc,cs->rhs", pattern, one_hot), rtol=0, atol=1e-12)
-    alone = part_masses(q[:, :1], k, known, relative=None if relative is None else relative[:, :, :1], scale=0.3)
+    first = None if relative is None else relative[:, :, :1]
+    alone = column_masses(q[:, :1], k, known, parts, relative=first, scale=0.3)
     torch.testing.assert_close(alone, by_part[:, :1], rtol=0, atol=1e-12)
 
 
@@ -259,8 +259,9 @@ def test_an_edit_as_a_hook_keeps_the_window():
 @pytest.mark.parametrize("direction", ["DOC->QUERY", "CLS->DOC", "DOC->DOC", "ALL->SEP2", "SEP1->ALL", "ALL->ALL"])
 def test_the_cells_that_exist_are_those_that_a_count_finds(window, direction):
     rows = tiny_rows(PADDED)
-    exist, every = existing_cells(given(to_batch(rows)), window, Direction.parse(direction))
-    attender, attended = (SIDES[side] for side in direction.split("->"))
+    known, (attender, attended) = given(to_batch(rows)), (SIDES[side] for side in direction.split("->"))
+    X, Y = (known.known_parts().one_hot[..., list(side)].any(-1) for side in (attender, attended))
+    exist, every = (columns_seen(known, far, Y[..., None])[..., 0].mul(X).sum(1) for far in (window, None))
     for pair, (_, _, parts) in enumerate(rows):
         cells = [(r, c) for r, x in enumerate(parts) for c, y in enumerate(parts) if x in attender and y in attended]
         assert every[pair] == len(cells)

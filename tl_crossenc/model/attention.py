@@ -1,4 +1,4 @@
-"""Attention in the open, with directions removed, and attention by part.
+"""Attention in the open, with directions removed, and attention by sets of positions.
 
 With rows r (attenders), columns c (attended), S = q k^T / sqrt(d_head) and A = softmax(S):
 
@@ -6,8 +6,7 @@ With rows r (attenders), columns c (attended), S = q k^T / sqrt(d_head) and A = 
   them or edits them; `fused_attention` gives what they give without building a pattern.
 - `one_row_attention`: a single row needs neither keys nor values: S[0,c] = (W_K^T q) x[c] and sum_c A[0,c] v[c] = W_V sum_c
   A[0,c] x[c], so that for each position two vectors a head are read in place of two matrices.
-- `part_masses`: attending to one-hot parts as values gives sum_{c in Y} A[r,c] for every part Y, in one fused call;
-  `column_masses` does so for any sets of positions Y.
+- `column_masses`: attending to one-hot sets of positions Y as values gives sum_{c in Y} A[r,c] for each, in one fused call.
 
 With `relative`, `[pair, head, row, pos]`, that is added to S; with `scale`, it stands in the place of 1/sqrt(d_head). A window is
 the batch's own (`AttentionInput.within`). Rows are those from the first on; masked rows with nothing left are all zeros, not NaN.
@@ -154,18 +153,6 @@ def _grids(edits: LayerEdits, device: torch.device) -> tuple[Tensor, Tensor]:
         grid[:, :N_PARTS, :N_PARTS] = torch.from_numpy(edited)
         grids.append(grid.to(device))
     return grids[0], grids[1]
-
-
-def part_masses(
-    q: Float[Tensor, "pair row head d_head"],
-    k: Float[Tensor, "pair pos head d_head"],
-    given: AttentionInput,
-    *,
-    relative: Float[Tensor, "pair_or_1 head row pos"] | None = None,
-    scale: float | None = None,
-) -> Float[Tensor, "pair row head part"]:
-    """The attention that each row gives to each of the five parts, without building a pattern."""
-    return column_masses(q, k, given, given.known_parts().one_hot, relative=relative, scale=scale)
 
 
 def column_masses(

@@ -1,7 +1,7 @@
 """What attention has to know of a batch: its padding, its parts, and how far a layer with a window looks.
 
 A layer with a window w reads the cells |row - column| <= w alone, `AttentionInput.within(w)`. With P the number of the positions
-of Y up to each position, a row r of X has P[r + w] - P[r - w - 1] of the direction's cells left: `existing_cells`.
+of Y up to each position, a row r can read P[r + w] - P[r - w - 1] of them: `columns_seen`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_crossenc.inputs.parts import PartMasks
-from tl_crossenc.interventions.directions import Direction
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,8 @@ class AttentionInput:
         if self.attention_mask.shape[1] <= window + 1 or (self.window is not None and self.window <= window):
             return self
         if window not in self._views:
-            self._views[window] = replace(self, window=window)
-            self._views[window].__dict__["padded"] = (
-                self.padded
-            )  # looked at once a batch, since that waits for the device
+            view = self._views[window] = replace(self, window=window)
+            view.__dict__["padded"] = self.padded  # looked at once a batch, since that waits for the device
         return self._views[window]
 
     @cached_property
@@ -110,21 +107,6 @@ class AttentionInput:
 def additive_bias(kept: Bool[Tensor, "*shape"], dtype: torch.dtype) -> Float[Tensor, "*shape"]:
     """What is added to scores: 0 where they are kept and -inf where they are not."""
     return torch.zeros(kept.shape, dtype=dtype, device=kept.device).masked_fill_(~kept, -torch.inf)
-
-
-def existing_cells(
-    given: AttentionInput, window: int | None, direction: Direction
-) -> tuple[Int[Tensor, "pair"], Int[Tensor, "pair"]]:
-    """(the direction's cells that a layer with this window has, all of the direction's cells), counted for each pair."""
-    parts = given.known_parts()
-    rows, columns = (
-        torch.stack([parts[part] for part in side]).any(0) for side in (direction.attenders, direction.attendeds)
-    )
-    every = rows.sum(-1) * columns.sum(-1)
-    if given.within(window).window is None:
-        return every, every
-    near = columns_seen(given, window, columns[..., None])[..., 0]
-    return (near * rows).sum(-1), every
 
 
 def columns_seen(
