@@ -1,11 +1,14 @@
 """Heads with another activation, or without a dense layer: worth by autograd, sums by hand, the scale by sampling."""
 
+from dataclasses import replace
+
 import family_texts as texts
 import pytest
 import torch
 from family_worlds import build
 
 from tl_crossenc import HookedCrossEncoder
+from tl_crossenc.instruments.direct_attribution import direct_attribution
 from tl_crossenc.model.held_run import HeldRun
 
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
@@ -101,3 +104,22 @@ def test_the_scale_follows_the_classifiers_size_and_holds_float32s_noise(name, t
         for weight in (exact.classifier.weight, exact.classifier.bias):
             weight.mul_(-5)
     assert exact.score_scale == pytest.approx(5 * before, rel=1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_a_final_norm_is_read_through_where_there_is_no_dense_layer(pooling, tmp_path):
+    dense = opened("modernbert-cls", 2, tmp_path)
+    model = HookedCrossEncoder(replace(dense.cfg, head_dense=False, pooling=pooling), dense.tokenizer).eval()
+    model.load_state_dict(dense.state_dict(), strict=False)
+    assert model.pooler is None
+    pairs = model.to_pairs(QUERIES, PASSAGES)
+    norm, logits = model.ln_final, []
+    for row, real in zip(model(pairs, return_type="resid"), pairs.attention_mask, strict=True):
+        x = row[:1] if pooling == "cls" else row[real]
+        x = (x - x.mean(1, keepdim=True)) / (x.var(1, correction=0, keepdim=True) + norm.eps).sqrt()
+        logits.append(model.classifier.weight @ (x * norm.weight + norm.bias).sum(0) / len(x) + model.classifier.bias)
+    expected = torch.stack(logits)
+    torch.testing.assert_close(model(pairs, return_type="logits"), expected, rtol=0, atol=1e-12)
+    with model.hooks(fwd_hooks=[("ln_final.hook_normalized", lambda x, hook: x * 1.25)]):
+        split, scores = direct_attribution(model, pairs), model(pairs)
+    assert split.explained == pytest.approx(scores.detach().numpy(), abs=1e-10)

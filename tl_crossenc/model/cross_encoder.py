@@ -159,7 +159,7 @@ class HookedCrossEncoder(Prompt, Pretrained):
     def head(self) -> Head:
         """Pooler and classifier as one thing: what is read, what a score is made of, what the stream is worth to it."""
         last = self.block(self.cfg.n_layers - 1)
-        if self.ln_final is not None and self.pooler is not None:
+        if self.ln_final is not None:
             return NormedHead(self.cfg, self.pooler, self.classifier, self.ln_final, last.stream_name("after"))
         return Head(self.pooler, self.classifier, str(self.cfg.score), last.norm_after)
 

@@ -2,8 +2,8 @@
 
 `BertPooler` and `Classifier` are the model's modules, with the weights and the hook points; `Head` is what the rest of the package
 asks: which rows are read, logits, how large a score's terms are, what the stream is worth at a point. The activation of the dense
-layer is the family's (`cfg.head_act`); a head without a dense layer has no pooler. A head of another kind (mean of all rows, a
-norm before the classifier) is another class with the same attributes and methods.
+layer is the family's (`cfg.head_act`), and so is a norm after it; a head without a dense layer has no pooler. A head of another
+kind (a final norm, the mean of all rows: `normed_head`) is another class with the same attributes and methods.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BertPooler(nn.Module):
 
     def __init__(self, cfg: CrossEncoderConfig):
         super().__init__()
-        if cfg.head_act != "tanh":
+        if cfg.head_act != "tanh":  # else no attribute of its own, as in the keys of stored results of BERT
             self.activation = BY_NAME[cfg.head_act]
         self.weight = nn.Parameter(torch.empty(cfg.d_model, cfg.d_model, dtype=cfg.dtype))
         self.bias = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype))
@@ -79,7 +79,7 @@ class Head:
     Attributes:
         reads_only_first_row: whether nothing but CLS is read of the stream after the last layer; else all real positions are.
         HELD: the hook points whose activations `carry_back` needs.
-        EDITABLE: the hook points whose hooks `carry_back` counts as edits.
+        EDITABLE: the hook points, as far as the model has them, whose hooks `carry_back` counts as edits.
 
     Args:
         pooler: the model's; None where the classifier reads the stream itself.
@@ -89,7 +89,10 @@ class Head:
     """
 
     HELD: tuple[str, ...] = ("pooler.hook_pre",)
-    EDITABLE: tuple[str, ...] = ("pooler.hook_pre", "pooler.hook_pooler_out", "classifier.hook_logits")
+    EDITABLE: tuple[str, ...] = (
+        *("pooler.hook_pre", "pooler.ln.hook_scale", "pooler.ln.hook_normalized", "pooler.hook_pooler_out"),
+        "classifier.hook_logits",
+    )
     reads_only_first_row = True
 
     def __init__(
@@ -97,7 +100,7 @@ class Head:
     ):
         self.pooler, self.classifier, self.rule, self.norm = pooler, classifier, rule, norm
         if pooler is None:
-            self.HELD = self.EDITABLE = ("classifier.hook_logits",)
+            self.HELD = ("classifier.hook_logits",)
 
     def logits(
         self, resid: Float[Tensor, "pair row d_model"], attention_mask: Bool[Tensor, "pair pos"] | None = None

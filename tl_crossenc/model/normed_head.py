@@ -25,18 +25,20 @@ class NormedHead(Head):
         stream: the full name of the hook point that holds what the norm reads.
     """
 
-    EDITABLE = (
-        *("ln_final.hook_scale", "ln_final.hook_normalized", "pooler.hook_pre", "pooler.ln.hook_scale"),
-        *("pooler.ln.hook_normalized", "pooler.hook_pooler_out", "classifier.hook_logits"),
-    )
+    EDITABLE = ("ln_final.hook_scale", "ln_final.hook_normalized", *Head.EDITABLE)
 
     def __init__(
-        self, cfg: CrossEncoderConfig, pooler: BertPooler, classifier: Classifier, ln_final: WeightedNorm, stream: str
+        self,
+        cfg: CrossEncoderConfig,
+        pooler: BertPooler | None,
+        classifier: Classifier,
+        ln_final: WeightedNorm,
+        stream: str,
     ):
         super().__init__(pooler, classifier, str(cfg.score), (ln_final.weight, ln_final.bias))
         self.ln_final, self.stream = ln_final, stream
         self.reads_only_first_row = cfg.pooling == "cls"
-        self.HELD = ("pooler.hook_pre", stream)
+        self.HELD = (*self.HELD, stream)
 
     def logits(
         self, resid: Float[Tensor, "pair row d_model"], attention_mask: Bool[Tensor, "pair pos"] | None = None
@@ -66,6 +68,5 @@ class NormedHead(Head):
         g, inside = self.ln_final.carry_back(
             held, "ln_final", rows.flatten(0, 1), held[self.stream], self.ln_final.weight
         )
-        if len(inside) == len(g):
-            constant = constant + inside.unflatten(0, rows.shape[:2]).sum(1)
-        return HeadWorth(g.unflatten(0, rows.shape[:2]), constant)
+        shape = rows.shape[:2]
+        return HeadWorth(g.unflatten(0, shape), constant + inside.unflatten(0, shape).sum(1))
