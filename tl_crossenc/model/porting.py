@@ -25,6 +25,7 @@ from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.relative_positions import RelativePositions
 from tl_crossenc.model.score_rule import canonical_rule, rule_of_labels
 
 _SMALLEST = 1
@@ -232,17 +233,16 @@ def _check_stored(cfg: CrossEncoderConfig, checkpoint: Checkpoint) -> None:
 
     Weights of a sequence classifier with d = d_model, e of its embeddings, m = d_mlp, times two where it is gated:
     `(vocabulary + positions + types + 2) e + layers (4 d^2 + 2 d m + m + 9 d) + d^2 + d + labels (d + 1)`, and d (e + 1) of a
-    projection; of a family whose norms and matrices have no bias, the matrices.
+    projection, and the embeddings of distances. Where some kinds of weights have no bias, the tables and the layers' matrices
+    alone: there are no fewer, whichever kinds they are.
     """
     d, m, e = cfg.d_model, cfg.d_mlp or 0, cfg.d_embed or cfg.d_model
     positions = cfg.n_ctx + cfg.position_offset if cfg.positional_embedding_type == "standard" else 0
-    embeddings = (cfg.d_vocab + positions + cfg.d_vocab_types + 2) * e
-    embeddings += 2 * max(cfg.relative[0] if cfg.relative[0] > 0 else cfg.relative[1], 0) * d if cfg.relative else 0
-    layer = 4 * d * d + (3 if cfg.gated_mlp else 2) * d * m + (0 if cfg.unbiased else m + 9 * d)
-    head = (d * d + d if cfg.head_dense else 0) + (d * (e + 1) if cfg.d_embed else 0)
-    n_weights = embeddings + cfg.n_layers * layer + head + cfg.n_labels * (d + 1)
-    if cfg.unbiased:
-        n_weights -= embeddings - (cfg.d_vocab + positions) * e + head + cfg.n_labels * (d + 1)
+    n_weights = (cfg.d_vocab + positions) * e + cfg.n_layers * (4 * d * d + (3 if cfg.gated_mlp else 2) * d * m)
+    if not cfg.unbiased:
+        n_weights += (cfg.d_vocab_types + 2) * e + cfg.n_layers * (m + 9 * d) + cfg.n_labels * (d + 1)
+        n_weights += (d * (d + 1) if cfg.head_dense else 0) + (d * (e + 1) if cfg.d_embed else 0)
+        n_weights += 2 * RelativePositions.of(cfg.relative).span * d
     if checkpoint.stored_bytes is not None and n_weights * _SMALLEST > checkpoint.stored_bytes:
         raise ValueError(
             f"cannot port {checkpoint.name!r}: its configuration describes {n_weights:,} weights, and its weight files have "

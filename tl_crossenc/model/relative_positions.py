@@ -49,6 +49,12 @@ class RelativePositions:
                 f"expected terms among {', '.join(KINDS)} in pos_att_type, got {', '.join(sorted(unknown))}"
             )
 
+    @classmethod
+    def of(cls, setting: tuple[int, int, bool, bool] | None) -> RelativePositions:
+        """Those of `cfg.relative`; without a term and a bucket where that is None."""
+        n_buckets, max_position, *has = setting or (0, 0, False, False)
+        return cls(n_buckets, max_position, tuple(kind for kind, there in zip(KINDS, has, strict=True) if there))
+
     @property
     def span(self) -> int:
         """Buckets to either side; there are embeddings of twice as many."""
@@ -151,10 +157,7 @@ class RelativeTable(nn.Module):
 
     def __init__(self, cfg: CrossEncoderConfig):
         super().__init__()
-        n_buckets, max_position, *has = cfg.relative or (0, 0)
-        self.positions = RelativePositions(
-            n_buckets, max_position, tuple(kind for kind, there in zip(KINDS, has, strict=True) if there)
-        )
+        self.positions = RelativePositions.of(cfg.relative)
         self.eps = cfg.eps
         self.table = nn.Parameter(torch.empty(2 * self.positions.span, cfg.d_model, dtype=cfg.dtype))
         norm = nn.Parameter(torch.empty(cfg.d_model, dtype=cfg.dtype)) if cfg.relative_norm else None
