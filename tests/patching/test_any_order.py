@@ -222,6 +222,17 @@ def test_what_needs_a_plain_sum_is_given(net, batch):
     parts = cache.stack_head_results(incl_remainder=True)
     assert len(parts) == N_LAYERS * N_HEADS + 1
     torch.testing.assert_close(parts.sum(0), last, rtol=0, atol=1e-12)
+    written = cache["hook_full_embed"] + sum(
+        cache[f"blocks.{layer}.{leaf}"] for layer in range(N_LAYERS) for leaf in ("hook_attn_out", "hook_mlp_out")
+    )
+    torch.testing.assert_close(written, last, rtol=0, atol=1e-12)
+    assert (cache["embed.hook_embed"] - cache["hook_full_embed"]).abs().max() > 0.1
+    for call in (cache.decompose_resid, cache.logit_lens, lambda: cache.accumulated_resid(apply_ln=True)):
+        with pytest.raises(
+            ValueError, match=r"expected a residual stream.*pre-LN encoder normalizes its embeddings"
+        ) as no:
+            call()
+        assert "post-LN" not in str(no.value)
     with pytest.raises(ValueError, match="which no layer here has a hook on"):
         as_tl_model(net, batch).set_use_hook_mlp_in(True)
 

@@ -1,8 +1,9 @@
 """TransformerLens's `ActivationCache` of an encoder: what holds for one is inherited, what does not is refused.
 
-A BERT layer normalizes after every write, so that the residual stream is no sum of writes (`model.writes_add_up` says of a model
-whether it is one), there is no final LayerNorm before an unembedding, and no unembedding. What TransformerLens computes on these
-assumptions would come out as numbers all the same.
+A post-LN layer, as BERT's, normalizes after every write, so that the residual stream is no sum of writes (`model.writes_add_up`
+says of a model whether it is one). In a pre-LN encoder it is one, but begins with normalized embeddings in place of those that
+TransformerLens would add, and its norms keep their weights, which TransformerLens takes to be folded away. None has an unembedding.
+What TransformerLens computes on these assumptions would come out as numbers all the same.
 """
 
 from __future__ import annotations
@@ -25,30 +26,30 @@ class EncoderCache(ActivationCache):
     def accumulated_resid(self, *args: Any, **kwargs: Any) -> Any:
         """Refused where writes do not add up: the last entry would be before its LayerNorm, the others past theirs."""
         if not self.model.writes_add_up:
-            raise _refused("accumulated_resid", f"{STREAMS}, {LENS}")
+            raise self._refused("accumulated_resid", f"{STREAMS}, {LENS}")
         return super().accumulated_resid(*args, **kwargs)
 
     def decompose_resid(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: the writes do not add up to the stream."""
-        raise _refused(
+        """Refused: embeddings and writes do not add up to the stream."""
+        raise self._refused(
             "decompose_resid", f"{WRITES}; single writes are cache['attn_out', layer] and cache['mlp_out', layer]"
         )
 
     def get_full_resid_decomposition(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: the writes do not add up to the stream."""
-        raise _refused("get_full_resid_decomposition", WRITES)
+        """Refused: embeddings and writes do not add up to the stream."""
+        raise self._refused("get_full_resid_decomposition", WRITES)
 
     def apply_ln_to_stack(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: what a layer reads is normalized already, and between a write and a later layer are several LayerNorms."""
-        raise _refused("apply_ln_to_stack (apply_ln=True)", WRITES)
+        """Refused: what a layer reads is past norms with weights of their own, in post-LN past several of them."""
+        raise self._refused("apply_ln_to_stack (apply_ln=True)", WRITES)
 
     def logit_attrs(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: there is no unembedding."""
-        raise _refused("logit_attrs", WRITES)
+        raise self._refused("logit_attrs", WRITES)
 
     def logit_lens(self, **kwargs: Any) -> Any:
         """Refused: there is no unembedding."""
-        raise _refused("logit_lens", LENS)
+        raise self._refused("logit_lens", LENS)
 
     def stack_head_results(
         self,
@@ -122,11 +123,15 @@ class EncoderCache(ActivationCache):
         remainder = incl_remainder and not self.model.writes_add_up
         for option, on in {"incl_remainder": remainder, **options}.items():
             if on:
-                raise _refused(f"{name} with {option}=True", WRITES)
+                raise self._refused(f"{name} with {option}=True", WRITES)
 
-
-def _refused(what: str, instead: str) -> ValueError:
-    return ValueError(
-        f"expected a residual stream that is a plain sum, read by an unembedding, for {what}; a BERT layer normalizes after every "
-        f"write (post-LN) and a classifier reads the last: {instead}"
-    )
+    def _refused(self, what: str, instead: str) -> ValueError:
+        why = (
+            "this pre-LN encoder normalizes its embeddings first, its norms have weights of their own"
+            if self.model.writes_add_up
+            else "a BERT layer normalizes after every write (post-LN)"
+        )
+        return ValueError(
+            f"expected a residual stream that is a plain sum, read by an unembedding, for {what}; {why} and a classifier reads the "
+            f"last: {instead}"
+        )
