@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import re
+from dataclasses import fields
 from importlib.metadata import version
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from helpers import bert_tokenizer, random_weights, small_config
 from small_worlds import CONTEXT, collection_folder, model_folder, snapshot, tiny_model
+from transformer_lens.config.transformer_lens_config import TransformerLensConfig
 from type_checks import unchecked
 
 from tl_crossenc.experiments import attention, match_cells, qk_alignment, replacement_cells, scoring
@@ -26,6 +28,7 @@ from tl_crossenc.interventions.conditions import UNABLATED, Condition
 from tl_crossenc.interventions.targets import as_targets
 from tl_crossenc.model import identity
 from tl_crossenc.model.activations import BY_NAME
+from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity, weights_digest
 from tl_crossenc.patching.replacement import replacing
@@ -477,6 +480,15 @@ def foreign_class(model):
 def test_code_that_no_key_can_name_is_refused(model, pool, store, change, match):
     change(model)
     refused(model, pool, store, match)
+
+
+def test_every_setting_of_a_model_is_in_its_key_or_computes_nothing():
+    settings = {field.name for field in fields(CrossEncoderConfig)} - {
+        field.name for field in fields(TransformerLensConfig)
+    }
+    in_key = {*identity.CONFIG, *identity.FAMILY_CONFIG}
+    assert settings - in_key == {"family", "model_name", "revision"}
+    assert len(in_key) == len(identity.CONFIG) + len(identity.FAMILY_CONFIG)
 
 
 def test_results_stored_before_there_were_other_families_are_found():

@@ -46,28 +46,9 @@ CONFIG = (
 """What of the configuration is computed with."""
 
 FAMILY_CONFIG = (
-    *(
-        "positional_embedding_type",
-        "gated_mlp",
-        "norm_order",
-        "first_norm",
-        "final_norm",
-        "position_offset",
-        "rotary_bases",
-    ),
-    *(
-        "rotary_factor",
-        "windows",
-        "relative",
-        "relative_norm",
-        "unbiased",
-        "d_embed",
-        "pooling",
-        "head_dense",
-        "head_act",
-        "head_norm",
-        "head_eps",
-    ),
+    *("positional_embedding_type", "gated_mlp", "norm_order", "first_norm", "final_norm", "position_offset"),
+    *("rotary_bases", "rotary_factor", "windows", "relative", "relative_norm", "unbiased", "d_embed", "pooling"),
+    *("head_dense", "head_act", "head_norm", "head_eps"),
 )
 """The same of what families differ in; only where it is not as in BERT, whose stored results are of before there were others."""
 

@@ -21,22 +21,8 @@ logger = logging.getLogger(__name__)
 
 IDENTITY, SIGMOID, SOFTMAX = "Identity", "Sigmoid", "Softmax"
 ELEMENTWISE = (
-    *(
-        IDENTITY,
-        SIGMOID,
-        "Tanh",
-        "ReLU",
-        "GELU",
-        "SiLU",
-        "Softplus",
-        "LogSigmoid",
-        "ELU",
-        "SELU",
-        "CELU",
-        "LeakyReLU",
-        "Mish",
-    ),
-    *("Hardsigmoid", "Hardtanh", "Hardswish", "ReLU6", "Softsign", "Tanhshrink", "Softshrink", "Hardshrink"),
+    *(IDENTITY, SIGMOID, "Tanh", "ReLU", "GELU", "SiLU", "Softplus", "LogSigmoid", "ELU", "SELU", "CELU", "LeakyReLU"),
+    *("Mish", "Hardsigmoid", "Hardtanh", "Hardswish", "ReLU6", "Softsign", "Tanhshrink", "Softshrink", "Hardshrink"),
 )
 PLACES = ("torch.nn.", "torch.nn.modules.", "torch.nn.modules.activation.", "torch.nn.modules.linear.")
 """What may come before the name of a function."""
