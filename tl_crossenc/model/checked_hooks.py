@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import nn
 from transformer_lens import HookedRootModule
 
-from tl_crossenc.model.block import BertBlock
+from tl_crossenc.model.block import Block
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hook_points import HookPoint
 
@@ -26,7 +26,7 @@ class CheckedHooks(HookedRootModule):
         """Turn `attn.hook_result`, each head's own write to the residual stream, on or off."""
         self.cfg.use_attn_result = use_attn_result
         for block in self.blocks:
-            _switch(cast(BertBlock, block).attn, ("hook_result",), use_attn_result)
+            _switch(cast(Block, block).attn, ("hook_result",), use_attn_result)
         self.setup()
 
     def set_use_split_qkv_input(self, use_split_qkv_input: bool) -> None:

@@ -11,7 +11,7 @@ from tl_crossenc.model.rotary import Rotary
 from tl_crossenc.model.score_rule import canonical_rule
 
 ACTIVATIONS = ("gelu", "gelu_new", "relu")
-"""`hidden_act` of a BERT checkpoint, as Hugging Face names them."""
+"""Of the MLPs, as Hugging Face names them (`hidden_act`)."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The hooked cross-encoder: a BERT reranker that takes texts and gives scores.
+"""The hooked cross-encoder: an encoder reranker that takes texts and gives scores.
 
 Here are its head, its run and its scores; how it reads texts is in `reading_encoder`, how it is opened in `pretrained`.
 """
@@ -34,7 +34,7 @@ ReturnType = Literal["scores", "logits", "resid"]
 
 
 class HookedCrossEncoder(Prompt, Pretrained):
-    """A BERT reranker with a hook point on every activation: `HookedEncoder` with pooler, classifier, tokenizer and score.
+    """An encoder reranker with a hook point on every activation: `HookedEncoder` with pooler, classifier, tokenizer and score.
 
     To begin with:
 
@@ -148,7 +148,12 @@ class HookedCrossEncoder(Prompt, Pretrained):
     def run_head(
         self, resid: Float[Tensor, "pair row d_model"], attention_mask: Tensor | None = None
     ) -> Float[Tensor, "pair label"]:
-        """Logits from the residual stream after the last layer; only its first position is read, and no mask is needed."""
+        """Logits from the residual stream after the last layer.
+
+        Args:
+            resid: all positions; the first alone will do where the head reads no other (`reads_only_first_row`).
+            attention_mask: `[pair, pos]`, needed where the head reads the mean of all real positions.
+        """
         return self.head.logits(resid, attention_mask)
 
     def read_out(self, resid: Float[Tensor, "pair row d_model"], attention_mask: Tensor) -> Float[Tensor, "pair label"]:

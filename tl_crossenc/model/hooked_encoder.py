@@ -1,4 +1,4 @@
-"""The hooked encoder: BERT with a hook point on every activation, in TransformerLens's own frame.
+"""The hooked encoder: embeddings and layers with a hook point on every activation, in TransformerLens's own frame.
 
 `HookedEncoder` is TransformerLens's `HookedRootModule` with the hook names and tensor shapes of TransformerLens 3.9's class of
 the same name: here its run, whole and in steps; its weights, hooks, caches and ablations in `weight_views`, `checked_hooks`,
