@@ -7,12 +7,22 @@ value of the type and range that the model can have, or says what came.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from tl_crossenc.console.shown import quoted
 
 MOST_LAYERS = 1_000
 MOST = (1 << 31) - 1
+SIZES = {
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_layers": "num_hidden_layers",
+    "n_ctx": "max_position_embeddings",
+    "d_mlp": "intermediate_size",
+    "d_vocab": "vocab_size",
+}
+"""Of a model -> the fields that say them in most configurations."""
 
 
 def whole(
@@ -28,6 +38,17 @@ def whole(
             f"got {quoted(value)}"
         )
     return value
+
+
+def sizes(
+    config: dict[str, Any], name: str, defaults: Mapping[str, int] | None = None, fields: Mapping[str, str] = SIZES
+) -> dict[str, int]:
+    """The sizes that every model has, each in the field of its name in `fields`; `defaults` are of fields that may be absent."""
+    most = {"n_layers": MOST_LAYERS}
+    return {
+        size: whole(config, field, name, (defaults or {}).get(field), most.get(size, MOST))
+        for size, field in fields.items()
+    }
 
 
 def accept(config: dict[str, Any], key: str, values: tuple[Any, ...], name: str, default: Any = None) -> Any:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_crossenc.checkpoints.config_fields import MOST_LAYERS, accept, number, whole
-from tl_crossenc.checkpoints.families.family import Config, Family, Layout, Target
-
-BERT_ACTIVATIONS = ("gelu", "gelu_new", "relu")
-"""`hidden_act` of BERT and those that came of it, as Hugging Face names them."""
+from tl_crossenc.checkpoints.config_fields import accept, number, sizes, whole
+from tl_crossenc.checkpoints.families.family import ACTIVATIONS, Config, Family, Layout, Target
 
 EMBEDDINGS = {
     "embeddings.word_embeddings.weight": Target("embed.W_E"),
@@ -37,18 +34,13 @@ def bert_shape(config: Config, name: str, *, types: int = 2, eps: float = 1e-12)
         ValueError: a setting that the model does not compute.
     """
     accept(config, "position_embedding_type", ("absolute",), name)
-    accept(config, "hidden_act", BERT_ACTIVATIONS, name, "gelu")
+    act_fn = accept(config, "hidden_act", ACTIVATIONS, name)
     accept(config, "add_cross_attention", (False,), name)
     return {
-        "d_model": whole(config, "hidden_size", name),
-        "n_heads": whole(config, "num_attention_heads", name),
-        "n_layers": whole(config, "num_hidden_layers", name, most=MOST_LAYERS),
-        "n_ctx": whole(config, "max_position_embeddings", name),
-        "d_mlp": whole(config, "intermediate_size", name),
-        "d_vocab": whole(config, "vocab_size", name),
+        **sizes(config, name),
         "d_vocab_types": whole(config, "type_vocab_size", name, types, least=min(types, 1)),
         "eps": number(config, "layer_norm_eps", name, eps),
-        "act_fn": config.get("hidden_act", "gelu"),
+        "act_fn": act_fn,
     }
 
 

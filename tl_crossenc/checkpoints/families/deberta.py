@@ -10,7 +10,7 @@ from typing import Any
 
 from tl_crossenc.checkpoints.config_fields import accept, whole
 from tl_crossenc.checkpoints.families.bert import EMBEDDINGS, LAYER, bert_shape
-from tl_crossenc.checkpoints.families.family import Config, Family, Layout, Target
+from tl_crossenc.checkpoints.families.family import HEAD_ACTIVATIONS, Config, Family, Layout, Target
 from tl_crossenc.console.shown import quoted
 
 TERMS = ("c2p", "p2c")
@@ -36,7 +36,7 @@ def deberta_shape(config: Config, name: str) -> dict[str, Any]:
         "positional_embedding_type": "standard" if absolute else "relative",
         "relative": _relative(config, name, sizes["n_ctx"]),
         "relative_norm": "layer_norm" in _listed(config, "norm_rel_ebd", ("none", "layer_norm"), name),
-        "head_act": accept(config, "pooler_hidden_act", ("gelu", "gelu_new", "relu", "tanh"), name),
+        "head_act": accept(config, "pooler_hidden_act", HEAD_ACTIVATIONS, name),
     }
 
 

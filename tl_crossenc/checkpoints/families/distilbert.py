@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_crossenc.checkpoints.config_fields import MOST_LAYERS, accept, whole
-from tl_crossenc.checkpoints.families.bert import BERT_ACTIVATIONS, EMBEDDINGS
-from tl_crossenc.checkpoints.families.family import Config, Family, Layout, Target
+from tl_crossenc.checkpoints.config_fields import SIZES, accept, sizes
+from tl_crossenc.checkpoints.families.bert import EMBEDDINGS
+from tl_crossenc.checkpoints.families.family import ACTIVATIONS, Config, Family, Layout, Target
 
+FIELDS = SIZES | {"d_model": "dim", "n_heads": "n_heads", "n_layers": "n_layers", "d_mlp": "hidden_dim"}
 EPS = 1e-12
 """Of every norm; its configurations have no field for it."""
 
@@ -19,15 +20,10 @@ def distilbert_shape(config: Config, name: str) -> dict[str, Any]:
         ValueError: a setting that the model does not compute.
     """
     return {
-        "d_model": whole(config, "dim", name),
-        "n_heads": whole(config, "n_heads", name),
-        "n_layers": whole(config, "n_layers", name, most=MOST_LAYERS),
-        "n_ctx": whole(config, "max_position_embeddings", name),
-        "d_mlp": whole(config, "hidden_dim", name),
-        "d_vocab": whole(config, "vocab_size", name),
+        **sizes(config, name, fields=FIELDS),
         "d_vocab_types": 0,
         "eps": EPS,
-        "act_fn": accept(config, "activation", BERT_ACTIVATIONS, name, "gelu"),
+        "act_fn": accept(config, "activation", ACTIVATIONS, name),
         "head_act": "relu",
     }
 

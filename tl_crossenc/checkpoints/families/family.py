@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 
 Config = dict[str, Any]
 
+ACTIVATIONS = ("gelu", "gelu_new", "relu")
+"""What MLPs may apply, by the names that configurations have for it."""
+HEAD_ACTIVATIONS = (*ACTIVATIONS, "tanh")
+"""What heads may apply."""
+
 
 class Target(NamedTuple):
     """Where a weight, or a part of one, goes.

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_crossenc.checkpoints.config_fields import MOST_LAYERS, accept, number, whole
-from tl_crossenc.checkpoints.families.family import Config, Family, Layout, Target
+from tl_crossenc.checkpoints.config_fields import accept, number, sizes, whole
+from tl_crossenc.checkpoints.families.bert import EMBEDDINGS
+from tl_crossenc.checkpoints.families.family import ACTIVATIONS, Config, Family, Layout, Target
 from tl_crossenc.checkpoints.families.modernbert import plain_rotary
 from tl_crossenc.console.shown import quoted
 
 BASE = 160_000.0
 """The rotary base where none is named."""
 
-EMBEDDINGS = {
-    "embeddings.word_embeddings.weight": Target("embed.W_E"),
-    "embeddings.token_type_embeddings.weight": Target("embed.W_token_type"),
-    "embeddings.LayerNorm.weight": Target("embed.ln_weight"),
-    "embeddings.LayerNorm.bias": Target("embed.ln_bias"),
+DEFAULTS = {
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 12,
+    "max_position_embeddings": 8192,
+    "intermediate_size": 3072,
+    "vocab_size": 250048,
 }
+TABLES = {name: target for name, target in EMBEDDINGS.items() if "position" not in name}
 HEADS = {"classifier": (Target("classifier"),)}
 POOLER = {"pooler.dense": (Target("pooler"),)}
 
@@ -39,22 +43,15 @@ def gte_shape(config: Config, name: str) -> dict[str, Any]:
         ("logn_attention_clip1", (False,)),
     ):
         accept(config, field, values, name)
-    n_layers, n_heads = whole(config, "num_hidden_layers", name, 12, most=MOST_LAYERS), 12
-    n_heads = whole(config, "num_attention_heads", name, n_heads)
-    d_model = whole(config, "hidden_size", name, 768)
-    base, factor = rotary(config, name, max(d_model // n_heads, 1))
+    common = sizes(config, name, DEFAULTS)
+    base, factor = rotary(config, name, max(common["d_model"] // common["n_heads"], 1))
     return {
-        "d_model": d_model,
-        "n_heads": n_heads,
-        "n_layers": n_layers,
-        "n_ctx": whole(config, "max_position_embeddings", name, 8192),
-        "d_mlp": whole(config, "intermediate_size", name, 3072),
-        "d_vocab": whole(config, "vocab_size", name, 250048),
+        **common,
         "d_vocab_types": whole(config, "type_vocab_size", name, 1, least=0),
         "eps": number(config, "layer_norm_eps", name, 1e-12),
-        "act_fn": accept(config, "hidden_act", ("gelu", "gelu_new", "relu"), name),
+        "act_fn": accept(config, "hidden_act", ACTIVATIONS, name),
         "positional_embedding_type": "rotary",
-        "rotary_bases": (base,) * n_layers,
+        "rotary_bases": (base,) * common["n_layers"],
         "rotary_factor": factor,
         "gated_mlp": True,
         "unbiased": ("mlp_in",),
@@ -97,10 +94,10 @@ def todays(config: Config, name: str) -> dict[str, Any]:
     """The configuration with the rotary positions of the hub's files as transformers' own class has them."""
     if config.get("model_type") != "new":
         return config
-    n_heads = whole(config, "num_attention_heads", name, 12)
-    base, factor = rotary(config, name, whole(config, "hidden_size", name, 768) // n_heads)
+    shape = gte_shape(config, name)
     kept = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_theta")}
-    return kept | {"rope_parameters": {"rope_type": "linear", "rope_theta": base, "factor": factor}}
+    rope = {"rope_type": "linear", "rope_theta": shape["rotary_bases"][0], "factor": shape["rotary_factor"]}
+    return kept | {"rope_parameters": rope}
 
 
 GTE = Family(
@@ -111,7 +108,7 @@ GTE = Family(
     shape=gte_shape,
     layouts=(
         Layout(
-            tables=EMBEDDINGS,
+            tables=TABLES,
             modules=POOLER,
             layers="encoder.layer",
             layer={
@@ -125,7 +122,7 @@ GTE = Family(
             heads=HEADS,
         ),
         Layout(
-            tables=EMBEDDINGS,
+            tables=TABLES,
             modules=POOLER,
             layers="layers",
             layer={

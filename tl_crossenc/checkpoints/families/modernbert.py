@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_crossenc.checkpoints.config_fields import MOST_LAYERS, accept, number, whole
-from tl_crossenc.checkpoints.families.family import Config, Family, Layout, Target
+from tl_crossenc.checkpoints.config_fields import accept, number, sizes, whole
+from tl_crossenc.checkpoints.families.family import ACTIVATIONS, HEAD_ACTIVATIONS, Config, Family, Layout, Target
 from tl_crossenc.console.shown import quoted
 
 FULL, SLIDING = TYPES = ("full_attention", "sliding_attention")
 BASES = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
 """What older configurations call the rotary base of layers of a type, and the base where none is named."""
 
+DEFAULTS = {
+    "hidden_size": 768,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 22,
+    "max_position_embeddings": 8192,
+    "intermediate_size": 1152,
+    "vocab_size": 50368,
+}
 BIASES = {
     "attention_bias": ("qkv", "out"),
     "mlp_bias": ("mlp_in", "mlp_out"),
@@ -31,22 +39,16 @@ def modernbert_shape(config: Config, name: str) -> dict[str, Any]:
     Raises:
         ValueError: a setting that the model does not compute.
     """
-    n_layers = whole(config, "num_hidden_layers", name, 22, most=MOST_LAYERS)
-    d_model, n_heads = whole(config, "hidden_size", name, 768), whole(config, "num_attention_heads", name, 12)
-    accept(config, "head_dim", (None, d_model // n_heads), name)
-    types, bases = _types(config, name, n_layers), _bases(config, name)
+    common = sizes(config, name, DEFAULTS)
+    accept(config, "head_dim", (None, common["d_model"] // common["n_heads"]), name)
+    types, bases = _types(config, name, common["n_layers"]), _bases(config, name)
     window = whole(config, "local_attention", name, 128) // 2
     without = [field for field in BIASES if not accept(config, field, (False, True), name)]
     return {
-        "d_model": d_model,
-        "n_heads": n_heads,
-        "n_layers": n_layers,
-        "n_ctx": whole(config, "max_position_embeddings", name, 8192),
-        "d_mlp": whole(config, "intermediate_size", name, 1152),
-        "d_vocab": whole(config, "vocab_size", name, 50368),
+        **common,
         "d_vocab_types": 0,
         "eps": number(config, "norm_eps", name, 1e-5),
-        "act_fn": accept(config, "hidden_activation", ("gelu", "gelu_new", "relu"), name),
+        "act_fn": accept(config, "hidden_activation", ACTIVATIONS, name),
         "norm_order": "pre",
         "first_norm": False,
         "final_norm": True,
@@ -56,7 +58,7 @@ def modernbert_shape(config: Config, name: str) -> dict[str, Any]:
         "gated_mlp": True,
         "unbiased": tuple(kind for field in without for kind in BIASES[field]),
         "pooling": accept(config, "classifier_pooling", ("cls", "mean"), name),
-        "head_act": accept(config, "classifier_activation", ("gelu", "gelu_new", "relu", "tanh"), name),
+        "head_act": accept(config, "classifier_activation", HEAD_ACTIVATIONS, name),
         "head_norm": True,
     }
 
