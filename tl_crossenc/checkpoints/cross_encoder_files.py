@@ -23,6 +23,18 @@ BEFORE_4 = "sbert_ce_default_activation_function"
 """What configurations call the function that scores go through, as sentence-transformers wrote them before version 4."""
 
 
+def main_settings(folder: Path) -> dict[str, Any] | None:
+    """What `config_sentence_transformers.json` says where that and `modules.json` describe a CrossEncoder; else None.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if not (os.path.lexists(folder / MODULES) and os.path.lexists(folder / MAIN)):
+        return None
+    main = read_json(folder / MAIN)
+    return main if main.get("model_type") == "CrossEncoder" else None
+
+
 def activation_named(config: dict[str, Any], folder: Path | None, name: str) -> tuple[str, str] | None:
     """The name of the function that CrossEncoder puts scores through, and where it stands; None where nowhere.
 
@@ -32,10 +44,7 @@ def activation_named(config: dict[str, Any], folder: Path | None, name: str) -> 
     Raises:
         ValueError: the name is no text, or a file cannot be read.
     """
-    main: dict[str, Any] = {}
-    if folder is not None and os.path.lexists(folder / MODULES) and os.path.lexists(folder / MAIN):
-        main = read_json(folder / MAIN)
-        main = main if main.get("model_type") == "CrossEncoder" else {}
+    main = (None if folder is None else main_settings(folder)) or {}
     today = config.get("sentence_transformers")
     today = today if isinstance(today, dict) else {}
     for place, found in (
@@ -56,11 +65,10 @@ def cross_encoder_limit(folder: Path, name: str) -> Any:
     Raises:
         ValueError: a file cannot be read, or is of another form.
     """
-    if not os.path.lexists(folder / MODULES):
+    main = main_settings(folder)
+    if main is None:
         return None
-    main, settings = (read_json(folder / file) if os.path.lexists(folder / file) else {} for file in (MAIN, SETTINGS))
-    if main.get("model_type") != "CrossEncoder":
-        return None
+    settings = read_json(folder / SETTINGS) if os.path.lexists(folder / SETTINGS) else {}
     try:
         modules = json.loads(read_regular(folder / MODULES, LARGEST_TEXT))
         given = settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}

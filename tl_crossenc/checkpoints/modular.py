@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import nn
 
-from tl_crossenc.checkpoints.checkpoint import CROSS_ENCODER_FILES, LARGEST_TEXT, Checkpoint, combined, read_json
+from tl_crossenc.checkpoints.checkpoint import LARGEST_TEXT, Checkpoint, combined, read_json
+from tl_crossenc.checkpoints.cross_encoder_files import MODULES, main_settings
 from tl_crossenc.checkpoints.head_modules import ROLES, HeadModules
 from tl_crossenc.checkpoints.hub import HubModel
 from tl_crossenc.console.shown import listed, quoted
 from tl_crossenc.store.files import read_regular, regular
 
-MODULES, MAIN, _ = CROSS_ENCODER_FILES
 KINDS = ("Transformer", "Pooling", "Dense", "LayerNorm", "Dense")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 ACTIVATIONS = {"GELU": "gelu", "ReLU": "relu", "Tanh": "tanh"}
@@ -50,15 +50,9 @@ def with_head_modules(checkpoint: Checkpoint) -> Checkpoint:
             f"expected {MODULES} in {folder} as sentence-transformers writes them, got something else ({error}): download it "
             "again, or remove it"
         ) from error
-    main = read_json(folder / MAIN) if os.path.lexists(folder / MAIN) else {}
-    if len(modules) < 2 or main.get("model_type") != "CrossEncoder":
+    if main_settings(folder) is None or len(modules) < 2:
         return checkpoint
-    kinds = tuple(kind for kind, _ in modules)
-    if kinds != KINDS:
-        raise ValueError(
-            f"expected {', '.join(KINDS)} in the {MODULES} of {name!r}, got {listed(map(quoted, kinds))}: a head of other modules "
-            "is not read here"
-        )
+    check_kinds([kind for kind, _ in modules], f"the {MODULES} of {name!r}")
     head = _head([path for _, path in modules[1:]], _getter(checkpoint), name)
     files = [file for file in head.weights.values() if isinstance(file, Path)]
     return replace(
@@ -71,6 +65,14 @@ def with_head_modules(checkpoint: Checkpoint) -> Checkpoint:
         ),
         stored_bytes=(checkpoint.stored_bytes or 0) + sum(file.stat().st_size for file in files),
     )
+
+
+def check_kinds(kinds: Sequence[str], where: str) -> None:
+    """Refuse modules that are not those of `KINDS` in their order; `where` they are is for the error."""
+    if tuple(kinds) != KINDS:
+        raise ValueError(
+            f"expected {', '.join(KINDS)} in {where}, got {listed(map(quoted, kinds))}: a head of other modules is not read here"
+        )
 
 
 def _getter(checkpoint: Checkpoint) -> Get:

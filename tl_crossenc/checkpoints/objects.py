@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.families import family_of
-from tl_crossenc.checkpoints.head_modules import ROLES
-from tl_crossenc.checkpoints.modular import KINDS, head_of
-from tl_crossenc.console.shown import listed, quoted, shown
+from tl_crossenc.checkpoints.head_modules import ROLES, HeadModules
+from tl_crossenc.checkpoints.modular import check_kinds, head_of
+from tl_crossenc.console.shown import quoted, shown
 
 logger = logging.getLogger(__name__)
 
@@ -108,16 +108,12 @@ def _refuse_adapters(model: nn.Module) -> None:
         )
 
 
-def _head(modules: list[Any], name: str) -> Any:
-    kinds = tuple(type(module).__name__ for module in modules)
-    if kinds != KINDS:
-        raise ValueError(
-            f"expected {', '.join(KINDS)} in the CrossEncoder {name!r}, got {listed(map(quoted, kinds))}: a head of other modules "
-            "is not read here"
-        )
+def _head(modules: list[Any], name: str) -> HeadModules:
+    kinds = [type(module).__name__ for module in modules]
+    check_kinds(kinds, f"the CrossEncoder {name!r}")
     _, *rest = modules
     return head_of(
-        [module.get_config_dict() for module in rest], dict(zip(ROLES, rest[1:], strict=True)), list(kinds[1:]), name
+        [module.get_config_dict() for module in rest], dict(zip(ROLES, rest[1:], strict=True)), kinds[1:], name
     )
 
 
