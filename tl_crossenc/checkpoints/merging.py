@@ -16,7 +16,7 @@ from torch import Tensor
 from tl_crossenc.checkpoints.adapters import Adapter, full_modules, not_plain
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.families import family_of
-from tl_crossenc.checkpoints.families.family import Family, Place
+from tl_crossenc.checkpoints.families.family import Family
 from tl_crossenc.checkpoints.weight_files import FLOATS
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.console.shown import listed, quoted, shown
@@ -69,15 +69,14 @@ def _merged_tensors(base: Checkpoint, adapter: Adapter, family: Family) -> Itera
     replaced = {key.rpartition(".")[0] for key in adapter.full}
     n_layers = family.shape(base.config, base.name)["n_layers"]
     places = {name: place for layout in family.places(n_layers) for name, place in layout.items()}
-    by_part = {
-        part: key for key in factors if key in places and len(part_of := _parts(places[key])) == 1 for part in part_of
-    }
+    parts = {name: place.parts for name, place in places.items() if place.leaf == "weight"}
+    by_part = {parts[key][0]: key for key in factors if len(parts.get(key, ())) == 1}
     names = WeightNames(family)
     for given, tensor in base.read_tensors():
         key = names(given) or given  # the latter under a second prefix: `porting` refuses it by that name
         if key.rpartition(".")[0] in replaced or key.startswith(_PRETRAINING):
             continue
-        changes = [key] if key in factors else [by_part.get(part) for part in _parts(places.get(key))]
+        changes = [key] if key in factors else [by_part.get(part) for part in parts.get(key, ())]
         if any(changes):
             unused.difference_update(changes)
             if tensor.dtype not in FLOATS:
@@ -98,13 +97,6 @@ def _merged_tensors(base: Checkpoint, adapter: Adapter, family: Family) -> Itera
             f"{listed(sorted(unused))}: is it the model that the adapter was trained on?"
         )
     yield from adapter.full.items()
-
-
-def _parts(place: Place | None) -> list[tuple[str, int | None, int | None]]:
-    """What tells each part of a matrix from all others, under any name; nothing of what is no matrix of a module."""
-    if place is None or place.leaf != "weight":
-        return []
-    return [(target.path, target.which, place.layer) for target in place.targets]
 
 
 def _adapted(

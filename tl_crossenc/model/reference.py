@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.families import family_of
-from tl_crossenc.checkpoints.families.family import Family, Place
+from tl_crossenc.checkpoints.families.family import Family, Part
 from tl_crossenc.checkpoints.head_modules import HeadModules
 from tl_crossenc.checkpoints.weight_names import WeightNames
 from tl_crossenc.model.porting import stored_tensors
@@ -110,7 +110,7 @@ def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[st
     places = {name: place for layout in reversed(layouts) for name, place in layout.items()}
     own = max(layouts, key=lambda layout: len(layout.keys() & wanted))
     names = WeightNames(family)
-    pieces: dict[Any, Tensor] = {}
+    pieces: dict[Part, Tensor] = {}
     state: dict[str, Tensor] = {}
     for key, tensor in stored_tensors(checkpoint, family):
         name = names(key) or key
@@ -119,15 +119,9 @@ def _in_its_names(model: Any, checkpoint: Checkpoint, family: Family) -> dict[st
         if name in wanted or name not in places:
             state[name] = tensor
             continue
-        parts = _parts(places[name])
+        parts = places[name].parts
         pieces |= dict(zip(parts, tensor.chunk(len(parts)), strict=True))
     for name, place in own.items():
-        parts = _parts(place)
-        if name not in state and all(part in pieces for part in parts):
-            state[name] = torch.cat([pieces.pop(part) for part in parts])
+        if name not in state and all(part in pieces for part in place.parts):
+            state[name] = torch.cat([pieces.pop(part) for part in place.parts])
     return state
-
-
-def _parts(place: Place) -> list[Any]:
-    """What tells each part of a weight from all others."""
-    return [(target.path, target.which, place.layer, place.leaf) for target in place.targets]

@@ -56,12 +56,26 @@ class Layout:
     heads: Mapping[str, Targets]
 
 
+class Part(NamedTuple):
+    """What tells a part of a weight from all others, by whatever name and in whatever company a checkpoint stores it."""
+
+    path: str
+    which: int | None
+    layer: int | None
+    leaf: str
+
+
 class Place(NamedTuple):
     """A weight of a checkpoint: where it goes, in which layer, and which leaf of a module it is ("" of a table)."""
 
     targets: Targets
     layer: int | None
     leaf: str
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts whose rows the weight has, in their order."""
+        return [Part(target.path, target.which, self.layer, self.leaf) for target in self.targets]
 
 
 def _as_it_is(config: Config, name: str) -> Config:
