@@ -103,8 +103,8 @@ class Pieces:
         for name, piece in self._tokenizer.get_vocab().items():
             if piece in self._special:
                 continue
-            text = self._known(piece)[1].decode("utf-8", "ignore")
             if self.spaced:
+                text = self._of(name).decode("utf-8", "ignore")
                 if text.startswith(" ") and len(text.split()) == 1:
                     found[text.strip()] = piece
             elif not (self.prefix and name.startswith(self.prefix)):
