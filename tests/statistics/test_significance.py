@@ -115,6 +115,22 @@ def test_tests_are_scipys(n):
     assert significance.unpaired_t(a, c) == pytest.approx(scipy.stats.ttest_ind(a, c).pvalue, rel=1e-10)
 
 
+@pytest.mark.parametrize("tests", [1, 3, 36])
+@pytest.mark.parametrize("n", [2, 3, 43])
+def test_the_least_significant_difference_is_where_scipys_p_is_the_first_of_holms(n, tests):
+    rng = np.random.default_rng(n)
+    d = rng.normal(0, 0.1, n)
+    least = significance.least_significant(scipy.stats.sem(d), n, tests)
+    p = scipy.stats.ttest_rel(d - d.mean() + least, np.zeros(n)).pvalue
+    assert p == pytest.approx(0.05 / tests, rel=1e-9)
+
+
+def test_the_least_significant_difference_of_several_and_of_one_pair():
+    found = significance.least_significant([[0.1, 0.3]], 3)
+    np.testing.assert_allclose(found, [[0.1 * t_two_degrees(0.95), 0.3 * t_two_degrees(0.95)]], rtol=1e-12)
+    assert np.isnan(significance.least_significant([0.1], 1)).all()
+
+
 def test_equal_vectors_have_p_one():
     values = [0.1, 0.7, 0.3]
     assert significance.paired_t(values, values) == 1.0

@@ -6,7 +6,7 @@ Random passages that differ in length from a query's relevant ones would differ 
 **The match.** The lengths of the query's relevant passages, in random order and again from the start where more are wanted, are the
 lengths wanted. Each takes in turn the candidate whose length is nearest, of those that are left; the earlier of two that are as
 near. Candidates are some `CANDIDATES` for each negative wanted, from a random sample of at most `SAMPLE` passages of the
-collection, all queries' together: what a collection of millions costs is a few thousand passages read.
+collection, all queries' together: what a collection of millions costs is that sample read.
 
 **Length** is in characters of the normalized text, since a pool is drawn before any tokenizer is known. On judged passages of TREC
 DL 2019 and 2020 characters follow BERT's word pieces a little better than words do (r = .94 and .95, words .93 and .93), and they
