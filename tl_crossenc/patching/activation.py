@@ -33,23 +33,22 @@ import numpy as np
 import torch
 
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.patching.result import MODES, Mode, PatchResult
+from tl_crossenc.patching.result import PatchResult
 from tl_crossenc.patching.runs import (
     Twin,
     TwinRun,
     changed_streams,
-    check_aligned,
-    check_unhooked,
     finish,
     layers_above,
     pair_batches,
     select_pairs,
 )
+from tl_crossenc.patching.sides import Sides, check_aligned
 from tl_crossenc.patching.sites import Pieces, choose_pieces
 
 __all__ = ["PatchResult", "activation_patch", "check_aligned"]
@@ -108,31 +107,27 @@ def activation_patch(
     Raises:
         ValueError: pairs that are not aligned, a choice that there is not, or hooks on the model.
     """
-    clean, corrupted = as_encoded(clean), as_encoded(corrupted)
-    check_aligned(clean, corrupted)
-    check_unhooked(model)
-    way = check_mode(mode)
-    names = check_labels(labels, len(clean))
+    sides = Sides.of(model, clean, corrupted, mode, labels)
+    n_pairs, lengths = len(sides.base), sides.base.lengths
     pieces = choose_pieces(
         site,
         by,
         n_heads=model.cfg.n_heads,
-        lengths=clean.lengths.tolist(),
+        lengths=lengths.tolist(),
         direction=direction,
         heads=heads,
         parts=parts,
         positions=positions,
     )
     chosen = within(layers, model.cfg.n_layers, "layer")
-    base, donor = (corrupted, clean) if way == "denoise" else (clean, corrupted)
     n_heads, n_slots = max(len(pieces.heads), 1), len(pieces.slots)
-    scores = np.full((len(clean), len(chosen), n_heads * n_slots), np.nan)
-    ends = np.full((2, len(clean)), np.nan)
-    plain = run = 2.0 * model.cfg.n_layers * len(clean)
+    scores = np.full((n_pairs, len(chosen), n_heads * n_slots), np.nan)
+    ends = np.full((2, n_pairs), np.nan)
+    plain = run = 2.0 * model.cfg.n_layers * n_pairs
     total, done = scores.size, 0
     with torch.no_grad():
-        for pairs in pair_batches(clean.lengths, token_budget):
-            twin = TwinRun(model, base.batch(pairs), donor.batch(pairs))
+        for pairs in pair_batches(lengths, token_budget):
+            twin = TwinRun(model, sides.base.batch(pairs), sides.donor.batch(pairs))
             present = pieces.present(twin.codes).repeat(n_heads, 1).cpu().numpy()  # [head x slot, pair]
             plain += float(present.sum()) * model.cfg.n_layers * len(chosen)
             found = {}
@@ -150,17 +145,13 @@ def activation_patch(
             for layer, (patched, source, _) in found.items():
                 values = np.select([source == BASE, source == DONOR], [ends[0, pairs], ends[1, pairs]], patched)
                 scores[pairs, chosen.index(layer)] = np.where(present, values, np.nan).T
-    return PatchResult(
+    return sides.result(
+        model,
+        ends,
         site=site,
         by=pieces.by,
-        mode=way,
         axes={"layer": chosen, **pieces.axes},
-        scores=scores.reshape(len(clean), len(chosen), *pieces.shape),
-        clean=ends[1 if way == "denoise" else 0],
-        corrupted=ends[0 if way == "denoise" else 1],
-        pairs=names,
-        dtype=str(model.dtype).removeprefix("torch."),
-        scale=model.score_scale,
+        scores=scores.reshape(n_pairs, len(chosen), *pieces.shape),
         direction=None if pieces.direction is None else str(pieces.direction),
         layers_run=run,
         layers_plain=plain,
@@ -185,27 +176,3 @@ def _patch_layer(
         after = finish(model, layer, stage, make(patch, pair), select_pairs(given, pair), twin.edits)
         scores[patch.cpu(), pair.cpu()] = after.to("cpu", torch.float64)
     return scores.numpy(), source.cpu().numpy(), len(items) * layers_above(model.cfg.n_layers, layer, stage)
-
-
-def check_mode(mode: str) -> Mode:
-    """The mode.
-
-    Raises:
-        ValueError: neither "denoise" nor "noise".
-    """
-    for known in MODES:
-        if mode == known:
-            return known
-    raise ValueError(f"expected a mode among {', '.join(MODES)}, got {mode!r}")
-
-
-def check_labels(labels: Sequence[Hashable] | None, n_pairs: int) -> tuple[Hashable, ...]:
-    """A label a pair, numbers from 0 by default.
-
-    Raises:
-        ValueError: not one a pair.
-    """
-    names = tuple(range(n_pairs)) if labels is None else tuple(labels)
-    if len(names) != n_pairs:
-        raise ValueError(f"expected a label for each of {n_pairs} pairs, got {len(names)}")
-    return names

@@ -33,12 +33,13 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.patching.activation import Progress, check_aligned, check_labels, check_mode
+from tl_crossenc.patching.activation import Progress
 from tl_crossenc.patching.result import PatchResult
-from tl_crossenc.patching.runs import capturing, check_unhooked
+from tl_crossenc.patching.runs import capturing
+from tl_crossenc.patching.sides import Sides
 from tl_crossenc.patching.sites import SITES, Pieces, choose_pieces
 
 DEFAULT_SITES: Mapping[str, str] = {"z": "head", "resid_pre": "part", "attn_out": "part", "mlp_out": "part"}
@@ -77,25 +78,22 @@ def attribution_patch(
     Raises:
         ValueError: pairs that are not aligned, a choice that there is not, or hooks on the model.
     """
-    clean, corrupted = as_encoded(clean), as_encoded(corrupted)
-    check_aligned(clean, corrupted)
-    check_unhooked(model)
-    way = check_mode(mode)
-    names, n_layers = check_labels(labels, len(clean)), model.cfg.n_layers
+    sides = Sides.of(model, clean, corrupted, mode, labels)
+    n_pairs, lengths, n_layers = len(sides.base), sides.base.lengths, model.cfg.n_layers
     asked = dict(sites) if isinstance(sites, Mapping) else dict.fromkeys([sites] if isinstance(sites, str) else sites)
     if not asked:
         raise ValueError(f"expected at least one site among {', '.join(SITES)}, got none")
-    lengths = clean.lengths.tolist()
-    pieces = {site: choose_pieces(site, by, n_heads=model.cfg.n_heads, lengths=lengths) for site, by in asked.items()}
+    pieces = {
+        site: choose_pieces(site, by, n_heads=model.cfg.n_heads, lengths=lengths.tolist()) for site, by in asked.items()
+    }
     chosen = within(layers, n_layers, "layer")
-    base, donor = (corrupted, clean) if way == "denoise" else (clean, corrupted)
-    estimates = {site: np.full((len(clean), len(chosen), *piece.shape), np.nan) for site, piece in pieces.items()}
-    ends = np.full((2, len(clean)), np.nan)
+    estimates = {site: np.full((n_pairs, len(chosen), *piece.shape), np.nan) for site, piece in pieces.items()}
+    ends = np.full((2, n_pairs), np.nan)
     done = 0
-    for pairs in length_batches(clean.lengths, token_budget):
-        batch = base.batch(pairs).to(model.device)
+    for pairs in length_batches(lengths, token_budget):
+        batch = sides.base.batch(pairs).to(model.device)
         with torch.no_grad():
-            there, scores = _run(model, donor.batch(pairs), list(asked), chosen)
+            there, scores = _run(model, sides.donor.batch(pairs), list(asked), chosen)
         ends[1, pairs] = scores.to("cpu", torch.float64).numpy()
         with torch.enable_grad():
             here, scores = _run(model, batch, list(asked), chosen)
@@ -107,21 +105,17 @@ def attribution_patch(
             estimates[site][pairs, chosen.index(layer)] = _by_piece(pieces[site], change, batch)
         done += len(pairs)
         if progress is not None:
-            progress(done, len(clean))
+            progress(done, n_pairs)
     return {
-        site: PatchResult(
+        site: sides.result(
+            model,
+            ends,
             site=site,
             by=piece.by,
-            mode=way,
             axes={"layer": chosen, **piece.axes},
             scores=estimates[site] + ends[0].reshape(-1, *[1] * (estimates[site].ndim - 1)),
-            clean=ends[1 if way == "denoise" else 0],
-            corrupted=ends[0 if way == "denoise" else 1],
-            pairs=names,
-            dtype=str(model.dtype).removeprefix("torch."),
-            scale=model.score_scale,
-            layers_run=3.0 * n_layers * len(clean),
-            layers_plain=float(np.isfinite(estimates[site]).sum() * n_layers) + 2.0 * n_layers * len(clean),
+            layers_run=3.0 * n_layers * n_pairs,
+            layers_plain=float(np.isfinite(estimates[site]).sum() * n_layers) + 2.0 * n_layers * n_pairs,
         )
         for site, piece in pieces.items()
     }

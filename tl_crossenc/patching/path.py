@@ -35,23 +35,23 @@ import torch
 from torch import Tensor
 
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.heads import check_heads
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.patching.activation import Progress, check_aligned, check_labels, check_mode
+from tl_crossenc.patching.activation import Progress
 from tl_crossenc.patching.result import PatchResult
 from tl_crossenc.patching.runs import (
     Twin,
     TwinRun,
     changed_streams,
-    check_unhooked,
     finish,
     layers_above,
     pair_batches,
     select_pairs,
 )
+from tl_crossenc.patching.sides import Sides
 from tl_crossenc.patching.sites import choose_pieces
 
 MLPs = Literal["frozen", "recomputed"]
@@ -119,10 +119,8 @@ def path_patch(
     Raises:
         ValueError: pairs that are not aligned, a choice that there is not, a sender not below its receiver, or hooks on the model.
     """
-    clean, corrupted = as_encoded(clean), as_encoded(corrupted)
-    check_aligned(clean, corrupted)
-    check_unhooked(model)
-    way, names = check_mode(mode), check_labels(labels, len(clean))
+    sides = Sides.of(model, clean, corrupted, mode, labels)
+    n_pairs, lengths = len(sides.base), sides.base.lengths
     if mlps not in ("frozen", "recomputed"):
         raise ValueError(f"expected mlps frozen or recomputed, got {mlps!r}")
     target = Receiver.parse(receiver) if isinstance(receiver, str) else Receiver.parse(str(receiver))
@@ -133,24 +131,24 @@ def path_patch(
         if top == 0:
             raise ValueError(f"expected a receiver above layer 0, got {target}: no head writes to what it reads")
     chosen = within(layers, top, "sender layer")
-    pieces = choose_pieces("z", by, n_heads=model.cfg.n_heads, lengths=clean.lengths.tolist(), heads=heads, parts=parts)
-    base, donor = (corrupted, clean) if way == "denoise" else (clean, corrupted)
+    pieces = choose_pieces("z", by, n_heads=model.cfg.n_heads, lengths=lengths.tolist(), heads=heads, parts=parts)
     n_paths = len(pieces.heads) * len(pieces.slots)
-    scores = np.full((len(clean), len(chosen), n_paths), np.nan)
-    ends = np.full((2, len(clean)), np.nan)
-    plain = run = 2.0 * model.cfg.n_layers * len(clean)
+    scores = np.full((n_pairs, len(chosen), n_paths), np.nan)
+    ends = np.full((2, n_pairs), np.nan)
+    plain = run = 2.0 * model.cfg.n_layers * n_pairs
     done = 0
     with torch.no_grad():
-        for pairs in pair_batches(clean.lengths, token_budget):
-            path = _Path(TwinRun(model, base.batch(pairs), donor.batch(pairs)), target, mlps == "frozen", chosen)
-            ends[:, pairs] = torch.stack(path.twin.scores()).to("cpu", torch.float64).numpy()
-            present = pieces.present(path.twin.codes).repeat(len(pieces.heads), 1).cpu().numpy()
+        for pairs in pair_batches(lengths, token_budget):
+            twin = TwinRun(model, sides.base.batch(pairs), sides.donor.batch(pairs))
+            path = _Path(twin, target, mlps == "frozen", chosen)
+            ends[:, pairs] = torch.stack(twin.scores()).to("cpu", torch.float64).numpy()
+            present = pieces.present(twin.codes).repeat(len(pieces.heads), 1).cpu().numpy()
             plain += float(present.sum()) * 2 * model.cfg.n_layers * len(chosen)
             for place, layer in enumerate(chosen):
-                make, changed, _ = changed_streams(path.twin, layer, pieces, path.kept[layer], only_cls=target is None)
+                make, changed, _ = changed_streams(twin, layer, pieces, path.kept[layer], only_cls=target is None)
                 items = changed.nonzero()
                 values = np.broadcast_to(ends[0, pairs], (n_paths, len(pairs))).copy()
-                for chunk in items.split(max(token_budget // path.twin.codes.shape[1], 1)):
+                for chunk in items.split(max(token_budget // twin.codes.shape[1], 1)):
                     patch, pair = chunk.unbind(1)
                     after = path.scores(layer, make(patch, pair), pair)
                     values[patch.cpu().numpy(), pair.cpu().numpy()] = after.to("cpu", torch.float64).numpy()
@@ -159,17 +157,13 @@ def path_patch(
                 done += n_paths * len(pairs)
                 if progress is not None:
                     progress(done, scores.size)
-    return PatchResult(
+    return sides.result(
+        model,
+        ends,
         site=f"z -> {target or SCORE}",
         by=pieces.by,
-        mode=way,
         axes={"layer": chosen, **pieces.axes},
-        scores=scores.reshape(len(clean), len(chosen), *pieces.shape),
-        clean=ends[1 if way == "denoise" else 0],
-        corrupted=ends[0 if way == "denoise" else 1],
-        pairs=names,
-        dtype=str(model.dtype).removeprefix("torch."),
-        scale=model.score_scale,
+        scores=scores.reshape(n_pairs, len(chosen), *pieces.shape),
         layers_run=run,
         layers_plain=plain,
     )

@@ -18,13 +18,12 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.inputs.batching import length_batches
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
-from tl_crossenc.inputs.parts import Part, PartMasks
+from tl_crossenc.inputs.pairs import PairBatch
+from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.block import Stage
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.hook_points import is_hooked
 from tl_crossenc.patching.sites import SITES, Pieces
 
 Twin = tuple[Tensor, Tensor]
@@ -38,44 +37,6 @@ def pair_batches(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
         ValueError: the budget is not positive.
     """
     return length_batches(lengths, -(-token_budget // 8))
-
-
-def check_aligned(clean: EncodedPairs, corrupted: EncodedPairs) -> None:
-    """Whether the pairs of the two sides match position by position: as many tokens, with the same parts.
-
-    Raises:
-        ValueError: they do not; it says in which pair and where.
-    """
-    if len(clean) != len(corrupted) or not len(clean):
-        raise ValueError(
-            f"expected as many clean as corrupted pairs, at least one, got {len(clean)} and {len(corrupted)}"
-        )
-    unequal = np.flatnonzero(clean.lengths != corrupted.lengths)
-    if unequal.size:
-        i = int(unequal[0])
-        raise ValueError(
-            f"expected clean and corrupted pairs of equal length, but pair {i} has {clean.lengths[i]} and "
-            f"{corrupted.lengths[i]} tokens ({unequal.size} such pairs): replace words by as many word pieces"
-        )
-    apart = np.flatnonzero(clean.parts != corrupted.parts)
-    if apart.size:
-        i = int(np.searchsorted(clean.offsets, apart[0], side="right")) - 1
-        names = (Part(int(side.parts[apart[0]])).name for side in (clean, corrupted))
-        raise ValueError(
-            f"expected the same parts in clean and corrupted pairs, but position {apart[0] - clean.offsets[i]} of pair {i} "
-            f"is {' and '.join(names)}: give both queries as many word pieces"
-        )
-
-
-def check_unhooked(model: HookedCrossEncoder) -> None:
-    """Whether nobody's hooks are on the model: they would see, or edit, only some of the runs that are shared.
-
-    Raises:
-        ValueError: there is a hook.
-    """
-    hooked = [name for name, point in model.hook_dict.items() if is_hooked(point)]
-    if hooked:
-        raise ValueError(f"expected a model without hooks, got one on {hooked[0]}: call model.reset_hooks() first")
 
 
 @dataclass
