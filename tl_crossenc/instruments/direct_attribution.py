@@ -44,7 +44,7 @@ from jaxtyping import Float
 
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
-from tl_crossenc.instruments.cls_writes import contributions, edited_points, held_points, rows_read
+from tl_crossenc.instruments.row_writes import contributions, edited_points, held_points, rows_read
 from tl_crossenc.model.activations import WAYS, Way
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
