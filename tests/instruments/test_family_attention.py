@@ -11,7 +11,7 @@ from family_worlds import MODELS
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.attention_flow import ATTENDED, ATTENDERS, QUANTITIES, pair_moments
-from tl_crossenc.instruments.token_matches import MATCH_DIRECTIONS, pair_matches, word_codes
+from tl_crossenc.instruments.token_matches import EDGES, MATCH_DIRECTIONS, N_BINS, pair_matches, word_codes
 
 NAMES = [name for name in MODELS if name in COVERED]
 QUERIES, PASSAGES = (list(side) for side in zip(*texts.PAIRS, strict=True))
@@ -64,12 +64,12 @@ def test_every_mass_density_and_excess(seen):
 
 
 def test_every_weight_between_query_and_doc(seen):
-    _, model, encoded, patterns, parts = seen
+    world, model, encoded, patterns, parts = seen
     batch = encoded.batch(range(len(encoded)))
     words = word_codes(batch.tokens, batch.parts.codes, Pieces(model.tokenizer))
     with torch.no_grad():
         found = pair_matches(model, batch, words)
-    expected = np.zeros(found.mass.shape)
+    expected, counts = np.zeros(found.mass.shape), np.zeros(found.counts.shape, int)
     kinds = np.zeros(found.token_pairs.shape, int)
     for pair, own in enumerate(parts):
         query, doc = sides("QUERY", own, ()), sides("DOC", own, ())
@@ -80,11 +80,14 @@ def test_every_weight_between_query_and_doc(seen):
                 kinds[pair, kind] += 1
                 for direction, (row, column, n) in enumerate(((i, j, len(query)), (j, i, len(doc)))):
                     for layer, pattern in enumerate(patterns):
-                        expected[pair, direction, layer, :, kind] += pattern[pair, :, row, column] / n
+                        weights, half = pattern[pair, :, row, column], world.half_windows[layer]
+                        expected[pair, direction, layer, :, kind] += weights / n
+                        for head, weight in enumerate(weights if half is None or abs(i - j) <= half else ()):
+                            slot = next(b for b in reversed(range(N_BINS)) if weight >= EDGES[b])
+                            counts[pair, direction, layer, head, kind, slot] += 1
     assert len(MATCH_DIRECTIONS) == 2
     np.testing.assert_array_equal(found.token_pairs, kinds)
     np.testing.assert_allclose(found.mass, expected, atol=1e-10)
-    assert (
-        found.counts.sum((2, 3, 4, 5)).tolist()
-        == (kinds.sum(1)[:, None] * [1, 1] * np.prod(found.mass.shape[2:4])).tolist()
-    )
+    np.testing.assert_array_equal(found.counts, counts)
+    every = (kinds.sum(1)[:, None] * [1, 1] * np.prod(found.mass.shape[2:4])).tolist()
+    assert (found.counts.sum((2, 3, 4, 5)).tolist() == every) == (not any(world.half_windows))

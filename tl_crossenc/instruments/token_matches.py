@@ -13,7 +13,8 @@ from one part into another. Two [UNK] are the same piece: the model cannot tell 
 Two things are taken of each weight, for every kind m, layer and head, and no pattern outlives its batch:
 
     histogram    how many token pairs have their log10 weight in each of `N_BINS` bins of 0.1 between -8 and 0; a weight below
-                 1e-8, zero among them, is in bin 0, which comes before these
+                 1e-8, zero among them, is in bin 0, which comes before these. A layer with a window has the weights of
+                 those token pairs that lie in it, and no others
     mass         of one pair of texts, m's weights summed over the attended side and averaged over the attender's tokens;
                  exact, not read off the histogram
 
@@ -110,7 +111,7 @@ class PairMatches:
     Attributes:
         token_pairs: how many (QUERY token, DOC token) there are of each kind.
         mass: of each kind, see the module; every layer and head.
-        counts: histograms of the weights.
+        counts: histograms of the weights that there are: in a layer with a window fewer than `token_pairs`.
     """
 
     token_pairs: Int[np.ndarray, "pair kind"]
@@ -222,8 +223,9 @@ def pair_matches(model: HookedEncoder, batch: PairBatch, words: Int[np.ndarray, 
         held.append(q)
 
     def measure(k: Tensor, hook: HookPoint) -> None:
-        layer = hook.layer()
-        pattern = model.block(layer).attn.pattern(held.pop().to(precise), k.to(precise), given)
+        layer, attn = hook.layer(), model.block(hook.layer()).attn
+        there = slice(None) if attn.window is None else np.abs(i - j) <= attn.window
+        pattern = attn.pattern(held.pop().to(precise), k.to(precise), given)
         for direction, (rows, columns) in enumerate(((at[1], at[2]), (at[2], at[1]))):
             weights = pattern[at[0], :, rows, columns]
             if not bool(weights.isfinite().all()):
@@ -231,7 +233,7 @@ def pair_matches(model: HookedEncoder, batch: PairBatch, words: Int[np.ndarray, 
                     "expected finite attention, but some is NaN or infinite: check the checkpoint's weights, or use dtype float32"
                 )
             bins = torch.bucketize(weights, edges, right=True).cpu().numpy()
-            found = np.bincount((slots + bins).ravel(), minlength=n_pairs * len(KINDS) * n_heads * N_BINS)
+            found = np.bincount((slots + bins)[there].ravel(), minlength=n_pairs * len(KINDS) * n_heads * N_BINS)
             counts[:, direction, layer] = found.reshape(n_pairs, len(KINDS), n_heads, N_BINS).swapaxes(1, 2)
             total = np.zeros((n_pairs * len(KINDS), n_heads))
             if len(present):

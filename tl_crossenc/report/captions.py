@@ -84,7 +84,7 @@ def _figure1c(folder: Path, scalars: dict, run: Run) -> str:
         f"of the labels "
         f"within queries (max-statistic over layers and directions; seed {scalars['seed']})."
         + (f" Too few token pairs to draw: {', '.join(left_out)}." if left_out else "")
-        + (" Token pairs beyond a layer's window have the weight 0, in the first bin." if run.windows else "")
+        + (" Token pairs beyond a layer's window have no weight and are not counted." if run.windows else "")
     )
 
 
