@@ -375,7 +375,7 @@ def test_names():
 
 
 def test_every_component_has_a_name(found):
-    names = [component_name(row) for _, row in found.contributions.iterrows()]
+    names = [component_name(row, found.readout) for _, row in found.contributions.iterrows()]
     assert len(set(names)) == len(names)
     assert {
         "head 0.0",

@@ -102,6 +102,11 @@ class Head:
         if pooler is None:
             self.HELD = ("classifier.hook_logits",)
 
+    @property
+    def biased(self) -> str:
+        """What may have a bias, which `carry_back` counts as the head's own, in words."""
+        return "classifier" if self.pooler is None else "pooler and classifier"
+
     def logits(
         self, resid: Float[Tensor, "pair row d_model"], attention_mask: Bool[Tensor, "pair pos"] | None = None
     ) -> Float[Tensor, "pair label"]:

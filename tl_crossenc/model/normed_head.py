@@ -40,6 +40,11 @@ class NormedHead(Head):
         self.reads_only_first_row = cfg.pooling == "cls"
         self.HELD = (*self.HELD, stream)
 
+    @property
+    def biased(self) -> str:
+        """What may have a bias, which `carry_back` counts as the head's own, in words."""
+        return f"norm, {super().biased}"
+
     def logits(
         self, resid: Float[Tensor, "pair row d_model"], attention_mask: Bool[Tensor, "pair pos"] | None = None
     ) -> Float[Tensor, "pair label"]:

@@ -1,7 +1,8 @@
 """One pair explained: what adds to its score, which heads look across between query and passage, and what they join.
 
 **Formulas.** Contributions are those of `direct_attribution`, which has the formula and the limits: the score as a sum of what
-every component writes to CLS. Of a head with pattern A, the rows R of the one text and the columns C of the other,
+every component writes to the rows that the classification head reads. Of a head with pattern A, the rows R of the one text and the
+columns C of the other,
 
     mass(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} A[r, c]
 
@@ -11,10 +12,10 @@ without any preference gives much to a long text; so heads are ordered by what g
 
     beyond(QUERY->DOC) = 1/|R| sum_{r in R} sum_{c in C} max(A[r, c] - 1/n, 0),
 
-and the token pairs that a head joins are the largest A[r, c]. All of this is of the run as it is: with what `model.ablating`
-removes gone, with what `replacing` puts in its place (a head whose output is replaced adds what it was replaced by; its pattern is
-as it was), and with the hooks that the model has. Where the head reads CLS alone, heads of the last layer are in the tables but are
-not shown: nothing that QUERY or DOC takes in there reaches the score (`reaches_score`).
+and the token pairs that a head joins are the largest A[r, c]; those from 2/n on are shown. All of this is of the run as it is: with
+what `model.ablating` removes gone, with what `replacing` puts in its place (a head whose output is replaced adds what it was
+replaced by; its pattern is as it was), and with the hooks that the model has. Where the classification head reads CLS alone, heads
+of the last layer are in the tables but are not shown: nothing that QUERY or DOC takes in there reaches the score (`reaches_score`).
 
 **Limits.** A head can look across without bringing anything (its values decide that), and what it brings may be undone later:
 attention says where to look; ablation and patching (`patching`) say what it is worth.
@@ -112,6 +113,7 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
         activated=float(model.activated(torch.tensor(split.scores[:1]))[0]) if model.activation.computed else None,
         activation=model.activation.name,
         types_fed=model.types_fed,
+        readout=f"{model.head.biased} bias",
     )
 
 
@@ -141,7 +143,8 @@ def _attention_across(
                 for flat in np.argsort(-block, axis=None, kind="stable")[:links]:
                     r, c = np.unravel_index(flat, block.shape)
                     i, j = int(rows[r]), int(columns[c])
-                    joined.append((name, layer, head, float(block[r, c]), i, j, tokens[i], tokens[j]))
+                    sides = i, j, tokens[i], tokens[j]
+                    joined.append((name, layer, head, float(block[r, c]), *sides, int(seen[i, -1])))
 
     hooks: FwdHooks = [(f"blocks.{layer}.attn.hook_pattern", look) for layer in range(model.cfg.n_layers)]
     with torch.no_grad():
@@ -149,7 +152,7 @@ def _attention_across(
     heads = pd.DataFrame(masses, columns=["direction", "layer", "head", "mass", "even", "beyond", "reaches_score"])
     heads["order"] = heads["direction"].map({f"{a.name}->{b.name}": i for i, (a, b) in enumerate(ACROSS)})
     heads = heads.sort_values(["order", "beyond"], ascending=[True, False], kind="stable", ignore_index=True)
-    columns = ["direction", "layer", "head", "weight", "attender_pos", "attended_pos", "attender", "attended"]
+    columns = ["direction", "layer", "head", "weight", "attender_pos", "attended_pos", "attender", "attended", "seen"]
     return heads.drop(columns="order"), pd.DataFrame(joined, columns=columns)
 
 

@@ -24,7 +24,6 @@ NAMES = {
     "embed": "embeddings",
     "ln_bias": "LayerNorm bias",
     "edit": "edit by hooks",
-    "readout": "pooler and classifier bias",
     "remainder": "remainder",
 }
 STANDS_OUT = 2.0
@@ -51,11 +50,12 @@ class ExplainedPair:
         heads: a row a (direction, head): `direction`, `layer`, `head`, `mass`, `even`, `beyond`, `reaches_score`; the largest
             `beyond` of each direction first.
         links: the heaviest token pairs of each row of `heads`: `direction`, `layer`, `head`, `weight`, `attender_pos`,
-            `attended_pos`, `attender`, `attended`.
+            `attended_pos`, `attender`, `attended`, `seen` (how many positions the attender sees in that layer).
         top: how many components, and heads a direction, are shown.
         activated: the score as sentence-transformers' CrossEncoder gives it; None where it cannot be told from the score.
         activation: the function that it is through, as torch calls it.
         types_fed: whether token types were fed.
+        readout: what `readout` is called, by what the model's head has.
     """
 
     query: str
@@ -73,6 +73,7 @@ class ExplainedPair:
     activated: float | None = None
     activation: str = ""
     types_fed: bool = True
+    readout: str = "pooler and classifier bias"
 
     def to_frame(self, what: str = "contributions") -> pd.DataFrame:
         """One of the tables as a copy: "contributions", "heads" or "links".
@@ -92,7 +93,7 @@ class ExplainedPair:
         sizes = self.contributions["contribution"].abs()
         count = min(self.top, int((sizes > NOTHING * sizes.max()).sum()))
         shown = self.contributions.head(count)
-        rows = [(component_name(row), float(row["contribution"])) for _, row in shown.iterrows()]
+        rows = [(component_name(row, self.readout), float(row["contribution"])) for _, row in shown.iterrows()]
         rest = self.contributions["contribution"].iloc[count:]
         return rows if rest.empty else [*rows, (f"{len(rest)} others", float(rest.sum()))]
 
@@ -119,7 +120,7 @@ class ExplainedPair:
         rows = []
         for _, row in heads.head(min(self.top, max(above, 1))).iterrows():
             own = self.links[(self.links[keys] == row[keys]).all(axis=1)]
-            own = own[own["weight"] * len(self.tokens) >= STANDS_OUT]
+            own = own[own["weight"] * own["seen"] >= STANDS_OUT]
             pairs = zip(own["attender_pos"], own["attended_pos"], own["weight"], strict=True)
             links = [(int(attender), int(attended), float(weight)) for attender, attended, weight in pairs]
             rows.append((f"{row['layer']}.{row['head']}", float(row["mass"]), float(row["beyond"]), links))
@@ -163,9 +164,9 @@ class ExplainedPair:
         return [("query", list(range(last + 1))), ("passage", list(range(last + 1, len(self.tokens))))]
 
 
-def component_name(row: pd.Series) -> str:
-    """A component in words: `head 3.1`, `MLP 2`, `LayerNorm bias 0`."""
-    name, layer, head = NAMES[row["component"]], row["layer"], row["head"]
+def component_name(row: pd.Series, readout: str) -> str:
+    """A component in words: `head 3.1`, `MLP 2`, `LayerNorm bias 0`; `readout` is that of the component of this name."""
+    name, layer, head = NAMES.get(row["component"], readout), row["layer"], row["head"]
     if pd.isna(layer):
         return name
     if layer < 0:
