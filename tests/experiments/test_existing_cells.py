@@ -14,7 +14,8 @@ from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import PoolSpec, build_pool
-from tl_crossenc.report.tables import NO_CELL_MARK, markdown_table, masks_caption, windows_text
+from tl_crossenc.report.masks import masks_caption
+from tl_crossenc.report.tables import NO_CELL_MARK, markdown_table, windows_text
 from tl_crossenc.store.cells import Store
 
 PARTS = ("CLS", "QUERY", "SEP1", "DOC", "SEP2")

@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.interventions.presets import COMPARED
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
     from tl_crossenc.pools.pool import PoolSpec
-    from tl_crossenc.report.tables import markdown, masks_caption, masks_markdown, measure_text
+    from tl_crossenc.report.masks import masks_caption, masks_markdown
+    from tl_crossenc.report.tables import markdown, measure_text
     from tl_crossenc.report.terminal import masks_for_terminal, progress_bar
     from tl_crossenc.results.job import Job, model_source
     from tl_crossenc.results.kept_pools import count_cut

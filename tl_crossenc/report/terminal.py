@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tl_crossenc.console.shown import shown
-from tl_crossenc.report.tables import SIDES, cell_text, masks_cells, published_text
+from tl_crossenc.report.masks import masks_cells
+from tl_crossenc.report.tables import SIDES, cell_text, published_text
 
 
 class RateColumn(ProgressColumn):
