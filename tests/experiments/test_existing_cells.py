@@ -2,6 +2,7 @@
 
 import family_oracle as oracle
 import numpy as np
+import pandas as pd
 import pytest
 from family_models import opened
 from small_worlds import collection_folder
@@ -14,7 +15,7 @@ from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import PoolSpec, build_pool
-from tl_crossenc.report.masks import masks_caption
+from tl_crossenc.report.masks import masks_caption, write_masks
 from tl_crossenc.report.tables import NO_CELL_MARK, markdown_table, windows_text
 from tl_crossenc.store.cells import Store
 
@@ -105,6 +106,14 @@ def test_table_1_figure_1a_and_masks_have_the_shares(seen, tmp_path):
     )
     said = masks_caption("m", "c", masks.table, masks.unablated, masks.random, 10)
     assert "share of the removed cells that exist" in said
+    files = write_masks(tmp_path / "out", masks, said)
+    assert sorted(files) == sorted(
+        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")
+    )
+    written = pd.read_csv(tmp_path / "out" / "tables" / "compare_masks_cells.csv").set_index(["preset", "layer"])[
+        "share"
+    ]
+    assert written["mice-mask0"].tolist() == pytest.approx((mask0[:-1] / mask0[-1]).tolist())
 
 
 def test_a_direction_without_a_cell_is_marked(seen, tmp_path):

@@ -47,15 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.interventions.presets import COMPARED
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
     from tl_crossenc.pools.pool import PoolSpec
-    from tl_crossenc.report.masks import masks_caption, masks_markdown
-    from tl_crossenc.report.tables import markdown, measure_text
+    from tl_crossenc.report.masks import masks_caption, write_masks
+    from tl_crossenc.report.tables import measure_text
     from tl_crossenc.report.terminal import masks_for_terminal, progress_bar
     from tl_crossenc.results.job import Job, model_source
     from tl_crossenc.results.kept_pools import count_cut
-    from tl_crossenc.results.layout import TABLES
-    from tl_crossenc.results.outputs import default_folder, write_frame
+    from tl_crossenc.results.outputs import default_folder
     from tl_crossenc.results.work import at_work
-    from tl_crossenc.store.files import write_atomic
 
     collections = arguments.collection or ["demo"]
     out = arguments.out or default_folder(arguments.model, collections, "masks-")
@@ -92,15 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
             one_gain=found.one_gain,
         )
         folder.verify()
-        table, per_query, text, cells = (
-            f"{TABLES}/compare_masks{end}" for end in (".csv", "_per_query.csv", ".md", "_cells.csv")
-        )
-        write_frame(out / table, found.table, index=False)
-        write_frame(out / per_query, found.per_query)
-        write_atomic(out / text, f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
-        if found.existing_cells is not None:
-            write_frame(out / cells, found.existing_cells, index=False)
-        folder.verify([table, per_query, text, *([] if found.existing_cells is None else [cells])])
+        folder.verify(write_masks(out, found, caption))
     title = f"Masks of three papers: {called} on {names}"
     Console().print(masks_for_terminal(found.table, found.cutoff, title, caption))
     for pool in pools:

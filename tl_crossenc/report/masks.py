@@ -1,6 +1,9 @@
-"""The comparison of masks (`experiments.compare_masks`) as texts: cells, Markdown, caption."""
+"""The comparison of masks (`experiments.compare_masks`) as texts and files: cells, Markdown, caption, what lies in `tables/`."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +17,8 @@ from tl_crossenc.report.tables import (
     queries_text,
 )
 from tl_crossenc.results.layout import TABLES
+from tl_crossenc.results.outputs import write_frame
+from tl_crossenc.store.files import write_atomic
 
 
 def masks_cells(table: pd.DataFrame, cutoff: int = 10) -> tuple[list[str], list[list[str]]]:
@@ -80,3 +85,26 @@ def masks_caption(
             else ""
         )
     )
+
+
+def write_masks(out: Path, found: Any, caption: str) -> list[str]:
+    """Write the comparison: its table as CSV and Markdown, the values a query and, where layers have windows, the cells by layer.
+
+    Args:
+        out: the results folder.
+        found: a `MaskComparison`.
+        caption: what it shows.
+
+    Returns:
+        The files, in the results folder.
+    """
+    table, per_query, text, cells = (
+        f"{TABLES}/compare_masks{end}" for end in (".csv", "_per_query.csv", ".md", "_cells.csv")
+    )
+    write_frame(out / table, found.table, index=False)
+    write_frame(out / per_query, found.per_query)
+    write_atomic(out / text, f"{masks_markdown(found.table, found.cutoff)}\n{markdown(caption)}\n")
+    if found.existing_cells is None:
+        return [table, per_query, text]
+    write_frame(out / cells, found.existing_cells, index=False)
+    return [table, per_query, text, cells]
