@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import NoReturn
 
+import tl_crossenc
 from tl_crossenc.console.shown import shown
 
 
@@ -47,6 +48,6 @@ class _Version(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         from importlib.metadata import version
 
-        shown = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-        sys.stdout.write(f"tl-crossenc {version('tl-crossenc')} ({shown})\n")
+        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+        sys.stdout.write(f"tl-crossenc {tl_crossenc.__version__} ({others})\n")
         parser.exit()

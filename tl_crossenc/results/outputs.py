@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 
+import tl_crossenc
 from tl_crossenc.statistics.trec_run import trec_run_lines
 from tl_crossenc.store.files import regular, write_atomic
 
 PACKAGES = (
-    "tl-crossenc",
     "torch",
     "transformers",
     "tokenizers",
@@ -126,7 +126,8 @@ def default_folder(model: str, collections: Sequence[str], prefix: str = "") -> 
 
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
-    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    own = {"python": platform.python_version(), "tl-crossenc": tl_crossenc.__version__}
+    return own | {package: version(package) for package in PACKAGES}
 
 
 def write_runs(folder: Path, scores: pd.DataFrame, conditions: list[str]) -> None:

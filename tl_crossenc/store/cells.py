@@ -20,11 +20,12 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+import tl_crossenc
 
 from .cell_files import FORMAT, CellFiles, pretty_json
 from .files import StoreError, explained, irregular, is_temporary, regular, sweep, write_atomic
@@ -58,7 +59,7 @@ class Store:
     ) -> None:
         self.root = _home(Path(root))
         self.read_only = read_only
-        self.versions = {"pyarrow": pa.__version__, "tl_crossenc": _own_version(), **(versions or {})}
+        self.versions = {"pyarrow": pa.__version__, "tl_crossenc": tl_crossenc.__version__, **(versions or {})}
         with explained(self.root, doing="read" if read_only else "write"):
             if _is_ours(self.root):
                 if not read_only and not os.access(self.root, os.W_OK | os.X_OK):
@@ -157,10 +158,3 @@ def _is_ours(root: Path) -> bool:
         came = marker.get("format")
         raise ValueError(f"expected results of format {FORMAT} in {root}, got {came}: choose another --out")
     return True
-
-
-def _own_version() -> str:
-    try:
-        return version("tl-crossenc")
-    except PackageNotFoundError:
-        return "unknown"
