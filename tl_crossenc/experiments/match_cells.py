@@ -35,8 +35,9 @@ from tl_crossenc.store.keys import CellKey
 
 ALL_KINDS = "all"
 
-METHOD = 1
-"""Counts up with every change of how matches are measured, batched or stored that changes a cell's numbers."""
+METHOD, WINDOWED = 1, 2
+"""Count up with every change of how matches are measured, batched or stored that changes a cell's numbers: of models that see all
+positions in every layer, and of models with windows."""
 
 Heads = tuple[tuple[int, int], ...]
 
@@ -81,6 +82,7 @@ class MatchCells:
             "\n".join(name or "" for name in names).encode("utf-8", "surrogatepass")
         ).hexdigest()[:16]
         self._identity = model_identity(model)
+        self._method = METHOD if all(window is None for window in model.cfg.windows or ()) else WINDOWED
         self._shards = [(pool, i, pool.pairs[i : i + SHARD]) for pool in pools for i in range(0, len(pool), SHARD)]
         self._keys = [
             {kind: self._key(kind, pool, start // SHARD) for kind in ("sums", "histograms", "pairs")}
@@ -169,7 +171,7 @@ class MatchCells:
         return CellKey.of(
             f"match-{kind}",
             **self._identity,
-            method=METHOD,
+            method=self._method,
             vocabulary=self._vocabulary,
             pool=pool.digest,
             shard=shard,
