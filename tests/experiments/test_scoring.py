@@ -15,7 +15,7 @@ from tl_crossenc.experiments import scoring
 from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.identity import weights_digest
+from tl_crossenc.model.identity import model_identity, weights_digest
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import PoolSpec, build_pool
 from tl_crossenc.store.cells import Store
@@ -253,7 +253,7 @@ def test_another_dtype_model_tokenizer_or_pool_is_another_cell(reranker, pool, s
 def test_a_tokenizer_that_was_used_is_the_same_tokenizer(reranker, pool, store):
     keys = []
     for _ in range(2):  # the first use sets its truncation
-        keys.append(scoring.model_identity(reranker))
+        keys.append(model_identity(reranker))
         reranker.score("how do fleas rise", ["the egg"])
     assert keys[0] == keys[1]
 

@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
+from tl_crossenc.executors.executor import Progress, missing_cells
+from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.instruments.attention_flow import (
     ATTENDED,

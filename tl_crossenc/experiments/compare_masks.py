@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
-from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.interventions.conditions import MODES, UNABLATED, Condition, Mode
 from tl_crossenc.interventions.presets import COMPARED, Preset, parse_preset
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder

@@ -28,8 +28,8 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import Progress
 from tl_crossenc.experiments.ranking import Ranked, rank_under
-from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool

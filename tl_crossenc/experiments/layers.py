@@ -13,9 +13,9 @@ from typing import Literal, get_args
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
-from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tl_crossenc.executors.executor import Progress, missing_cells
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
-from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
+from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.instruments.token_matches import KINDS, N_BINS, PairMatches, Tally, measure_matches

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import Progress
 from tl_crossenc.experiments.match_cells import Heads, MatchCells
 from tl_crossenc.experiments.match_distances import against_null, permuted_labels
 from tl_crossenc.experiments.match_masses import (
@@ -26,7 +27,6 @@ from tl_crossenc.experiments.match_masses import (
     query_masses,
 )
 from tl_crossenc.experiments.matching import relevant_by_scale
-from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.instruments.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
 from tl_crossenc.interventions.heads import check_heads, format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder

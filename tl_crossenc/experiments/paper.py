@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from tl_crossenc.executors.executor import Progress
 from tl_crossenc.experiments.attention import Attention, run_attention
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
 from tl_crossenc.experiments.layers import FIGURE_1A, Span, run_layer_sweep
@@ -19,7 +20,6 @@ from tl_crossenc.experiments.match_distributions import match_groups, run_match_
 from tl_crossenc.experiments.matching import QUANTITY, matching_heads
 from tl_crossenc.experiments.matching_counts import matching_counts
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
-from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.experiments.sinks import measure_sinks
 from tl_crossenc.interventions.conditions import Mode
 from tl_crossenc.interventions.directions import Direction

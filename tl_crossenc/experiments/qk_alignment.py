@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import Progress, missing_cells
 from tl_crossenc.experiments.qk_frames import (
     decomposition_frame,
     head_frame,
@@ -27,7 +28,7 @@ from tl_crossenc.experiments.qk_frames import (
     product_frame,
     spectrum_frame,
 )
-from tl_crossenc.experiments.scoring import SHARD, Progress, missing_cells
+from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.qk import (
     MATCHED_PARTS,

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.experiments.scoring import PoolScores, Progress, score_pool
+from tl_crossenc.executors.executor import Progress
+from tl_crossenc.experiments.scoring import PoolScores, score_pool
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, require_distinct

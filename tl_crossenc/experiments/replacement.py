@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import Progress
 from tl_crossenc.experiments.ranking import evaluate_pool, one_ideal
 from tl_crossenc.experiments.replacement_cells import CellPlan, compute_missing, id_columns, layers_to_run, read_scores
-from tl_crossenc.experiments.scoring import Progress, score_pool
+from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.targets import Target, TargetLike, as_targets, check_apart, check_targets, format_targets

@@ -8,19 +8,20 @@ computed beside it.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.execution import count_layer_runs, run_conditions
-from tl_crossenc.model.identity import model_identity
-from tl_crossenc.pools.pool import Pool
+from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
@@ -33,15 +34,6 @@ SHARES = 6
 
 METHOD = 2
 """Counts up with every change of how scores are batched or stored that changes a cell's numbers."""
-
-TOLD = frozenset({"torch", "tokenizers", "dtype", "device", "method"})
-IDENTITY = TOLD | {"weights", "arithmetic", "tokenizer", "shard_size", "revision"}
-"""Fields of a key that say of what model and by what versions (the last was one once); those of `TOLD` are told by their values."""
-
-_log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], object]
-"""Called with (layer runs done, layer runs in all), a layer of one pair counting 1."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,73 @@ class PoolScores:
     __repr__ = short_repr
 
 
+@dataclass(frozen=True)
+class ScoreTask(Task):
+    """A shard of a pool under some conditions, which share what they have in common.
+
+    Attributes:
+        pairs: of the shard.
+        conditions: one a cell, on top of what the model ablates.
+        keys: of the cells.
+        shape: (layers, heads) of the model.
+        token_budget: padded tokens a batch.
+        meta: of the cells.
+    """
+
+    pairs: tuple[PoolPair, ...]
+    conditions: tuple[Condition, ...]
+    keys: tuple[CellKey, ...]
+    active: Condition
+    shape: tuple[int, int]
+    token_budget: int
+    meta: Mapping[str, str]
+
+    @property
+    def cost(self) -> int:
+        """See `Task`."""
+        return count_layer_runs(self._plans) * len(self.pairs)
+
+    @property
+    def alone(self) -> int:
+        """Layer runs if every condition were run by itself."""
+        return self.shape[0] * len(self.conditions) * len(self.pairs)
+
+    def only(self, keys: Set[CellKey]) -> ScoreTask | None:
+        """See `Task`."""
+        kept = [(c, key) for c, key in zip(self.conditions, self.keys, strict=True) if key in keys]
+        if not kept:
+            return None
+        return replace(self, conditions=tuple(c for c, _ in kept), keys=tuple(key for _, key in kept))
+
+    def split(self, parts: int) -> list[ScoreTask]:
+        """By conditions, neighbours together, as they share most layers."""
+        bounds = np.linspace(0, len(self.keys), min(parts, len(self.keys)) + 1).astype(int)
+        return [
+            replace(self, conditions=self.conditions[start:end], keys=self.keys[start:end])
+            for start, end in pairwise(bounds)
+        ]
+
+    def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
+        """See `Task`."""
+        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        scores = run_conditions(model, encoded, self.conditions, token_budget=self.token_budget, progress=advance)
+        _require_finite(scores.values, self.conditions)
+        for key, values in zip(self.keys, scores.values, strict=True):
+            table = pa.table(
+                {
+                    "query_id": [pair.query_id for pair in self.pairs],
+                    "doc_id": [pair.doc_id for pair in self.pairs],
+                    "grade": pa.array([pair.grade for pair in self.pairs], pa.int32()),
+                    "score": values,
+                }
+            )
+            yield Cell(key, table, self.meta)
+
+    @property
+    def _plans(self) -> list:
+        return [(self.active + condition).compile(*self.shape) for condition in self.conditions]
+
+
 def score_pool(
     model: HookedCrossEncoder,
     pool: Pool,
@@ -72,6 +131,7 @@ def score_pool(
     store: Store,
     *,
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> PoolScores:
     """Score every pair of the pool under every condition, computing only the cells that are missing.
@@ -82,74 +142,35 @@ def score_pool(
     """
     if not conditions:
         raise ValueError("expected at least one condition to score under, got none")
-    budget = model.token_budget(token_budget)
-    identity = model_identity(model)
-    distinct = list(dict.fromkeys(conditions))
+    distinct, active = list(dict.fromkeys(conditions)), model.active_condition
+    budget, identity = executor.token_budget(model, token_budget), executor.identity(model)
+    shape = model.cfg.n_layers, model.cfg.n_heads
     shards = shards_by_length(pool)
-    keys = {
-        (condition, i): cell_key(identity, pool, model.active_condition + condition, i, budget)
-        for condition in distinct
-        for i in range(len(shards))
+    tasks = [
+        ScoreTask(
+            tuple(pool.pairs[index] for index in shard),
+            tuple(distinct),
+            tuple(cell_key(identity, pool, active + condition, i, budget) for condition in distinct),
+            active,
+            shape,
+            budget,
+            {"model": str(model.cfg.model_name), "collection": pool.collection},
+        )
+        for i, shard in enumerate(shards)
+    ]
+    ran = executor.run(model, tasks, store, progress)
+    stored = {
+        condition: _stored(store, [task.keys[row] for task in tasks], shards) for row, condition in enumerate(distinct)
     }
-    absent = missing_cells(store, keys.values())
-    todo = [[condition for condition in distinct if keys[condition, i] in absent] for i in range(len(shards))]
-    plans = {c: (model.active_condition + c).compile(model.cfg.n_layers, model.cfg.n_heads) for c in distinct}
-    runs = [count_layer_runs([plans[condition] for condition in missing]) for missing in todo]
-    total = sum(run * len(shard) for run, shard in zip(runs, shards, strict=True))
-    done = 0
-    alone = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    for i, (shard, missing) in enumerate(zip(shards, todo, strict=True)):
-        if not missing:
-            continue
-        pairs = [pool.pairs[index] for index in shard]
-        encoded = model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
-        scores = run_conditions(model, encoded, missing, token_budget=budget, progress=advance)
-        alone += scores.layers_alone
-        _require_finite(scores.values, missing)
-        for condition, values in zip(missing, scores.values, strict=True):
-            table = pa.table(
-                {
-                    "query_id": [pair.query_id for pair in pairs],
-                    "doc_id": [pair.doc_id for pair in pairs],
-                    "grade": pa.array([pair.grade for pair in pairs], pa.int32()),
-                    "score": values,
-                }
-            )
-            store.write(keys[condition, i], table, {"model": model.cfg.model_name, "collection": pool.collection})
-    cells = [[keys[condition, i] for i in range(len(shards))] for condition in conditions]
-    values = np.stack([_stored(store, of_condition, shards) for of_condition in cells])
-    whole = count_layer_runs(list(plans.values())), model.cfg.n_layers * len(distinct)
-    return PoolScores(tuple(conditions), values, done, alone, (whole[0] * len(pool), whole[1] * len(pool)))
-
-
-def missing_cells(store: Store, keys: Iterable[CellKey], *, tell: bool = True) -> set[CellKey]:
-    """The keys whose cells are to be computed.
-
-    Where all are, and those stored are of another model or version, this is logged, but for `tell=False`.
-    """
-    wanted = list(keys)
-    absent = store.missing(wanted)
-    if tell and wanted and len(absent) == len(set(wanted)):
-        stored = [(key.fields, other.fields) for key in absent[:1] for other in store.keys(key.kind)]
-        changes = [[name for name in {**new, **old} if new.get(name) != old.get(name)] for new, old in stored]
-        nearest = min(zip(changes, stored, strict=True), key=lambda found: len(found[0]), default=None)
-        if nearest is not None and set(nearest[0]) <= IDENTITY:
-            new, old = nearest[1]
-            told = [
-                f"{name} {old.get(name)}, now {new.get(name)}" if name in TOLD else f"other {name}"
-                for name in (nearest[0] if "method" in old else ())
-            ]
-            _log.info(
-                "%s: computing anew; what is stored is of %s", absent[0].kind, "; ".join(told) or "an earlier version"
-            )
-    return set(absent)
+    values = np.stack([stored[condition] for condition in conditions])
+    whole = count_layer_runs([(active + c).compile(*shape) for c in distinct]), shape[0] * len(distinct)
+    return PoolScores(
+        tuple(conditions),
+        values,
+        sum(task.cost for task in ran),
+        sum(task.alone for task in ran),
+        (whole[0] * len(pool), whole[1] * len(pool)),
+    )
 
 
 def shard_size(n_pairs: int) -> int:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.executors.executor import Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
-from tl_crossenc.experiments.scoring import Progress
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.interventions.directions import Direction, direction_grid
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder

@@ -1,0 +1,145 @@
+"""What every executor does: see what is missing, have it computed, keep what comes, say what failed; and the plainest one."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from tl_crossenc.executors.task import Advance, CellsFailed, Failure, Task, Waiting
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.identity import model_identity
+from tl_crossenc.store.cells import Store
+from tl_crossenc.store.files import StoreError
+from tl_crossenc.store.keys import CellKey
+
+TOLD = frozenset({"torch", "tokenizers", "dtype", "device", "method"})
+IDENTITY = TOLD | {"weights", "arithmetic", "tokenizer", "shard_size", "revision"}
+"""Fields of a key that say of what model and by what versions (the last was one once); those of `TOLD` are told by their values."""
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], object]
+"""Called with (layer runs done, layer runs in all), a layer of one pair counting 1."""
+OneTask = TypeVar("OneTask", bound=Task)
+
+
+class Executor(ABC):
+    """Computes the cells of tasks that a store lacks."""
+
+    def identity(self, model: HookedCrossEncoder) -> dict[str, str]:
+        """`model_identity` of the model where it will run.
+
+        Raises:
+            ValueError: see `model_identity`.
+        """
+        return model_identity(model)
+
+    def token_budget(self, model: HookedCrossEncoder, asked: int | None = None) -> int:
+        """Padded tokens a batch, where the model will run."""
+        return model.token_budget(asked)
+
+    def run(
+        self,
+        model: HookedCrossEncoder,
+        tasks: Sequence[OneTask],
+        store: Store,
+        progress: Progress | None = None,
+        *,
+        tell: bool = True,
+    ) -> list[OneTask]:
+        """Compute and store the cells that are missing.
+
+        Args:
+            model: the model.
+            tasks: everything that is wanted, stored or not, always in the same order.
+            store: of the cells.
+            progress: of the layer runs of what is missing.
+            tell: log where nothing is found and what is stored is of another model or version.
+
+        Returns:
+            The tasks that were run, each for its missing cells alone.
+
+        Raises:
+            CellsFailed: some tasks failed; the others' cells are stored.
+            Waiting: cells that are left to other processes are not there yet; ours are stored.
+            StoreError: the store cannot be written.
+        """
+        absent = missing_cells(store, (key for task in tasks for key in task.keys), tell=tell)
+        own = self._own(tasks)
+        todo = [left for task in own if (left := task.only(absent)) is not None]
+        done, total = 0, sum(task.cost for task in todo)
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if progress is not None:
+                progress(done, total)
+
+        failures = self._compute(model, todo, store, advance) if todo else []
+        if failures:
+            raise CellsFailed(failures) from failures[0].cause
+        if len(own) < len(tasks):
+            mine = {key for task in own for key in task.keys}
+            others = absent - mine
+            if others:
+                raise Waiting(len(others), next(iter(others)).kind)
+        return todo
+
+    def _own(self, tasks: Sequence[OneTask]) -> Sequence[OneTask]:
+        """The tasks that are this executor's to compute."""
+        return tasks
+
+    @abstractmethod
+    def _compute(
+        self, model: HookedCrossEncoder, todo: Sequence[Task], store: Store, advance: Advance
+    ) -> list[Failure]:
+        """Compute the tasks and store their cells; those that failed. A store that fails ends it with StoreError."""
+
+
+class InProcess(Executor):
+    """Computes in this process, one task after another."""
+
+    def __repr__(self) -> str:
+        return "InProcess()"
+
+    def _compute(
+        self, model: HookedCrossEncoder, todo: Sequence[Task], store: Store, advance: Advance
+    ) -> list[Failure]:
+        failures = []
+        for task in todo:
+            try:
+                for cell in task.cells(model, advance):
+                    store.write(*cell)
+            except StoreError:
+                raise
+            except (ValueError, RuntimeError, MemoryError) as cause:
+                failures.append(Failure(task, cause))
+        return failures
+
+
+IN_PROCESS = InProcess()
+
+
+def missing_cells(store: Store, keys: Iterable[CellKey], *, tell: bool = True) -> set[CellKey]:
+    """The keys whose cells are to be computed.
+
+    Where all are, and those stored are of another model or version, this is logged, but for `tell=False`.
+    """
+    wanted = list(keys)
+    absent = store.missing(wanted)
+    if tell and wanted and len(absent) == len(set(wanted)):
+        stored = [(key.fields, other.fields) for key in absent[:1] for other in store.keys(key.kind)]
+        changes = [[name for name in {**new, **old} if new.get(name) != old.get(name)] for new, old in stored]
+        nearest = min(zip(changes, stored, strict=True), key=lambda found: len(found[0]), default=None)
+        if nearest is not None and set(nearest[0]) <= IDENTITY:
+            new, old = nearest[1]
+            told = [
+                f"{name} {old.get(name)}, now {new.get(name)}" if name in TOLD else f"other {name}"
+                for name in (nearest[0] if "method" in old else ())
+            ]
+            _log.info(
+                "%s: computing anew; what is stored is of %s", absent[0].kind, "; ".join(told) or "an earlier version"
+            )
+    return set(absent)

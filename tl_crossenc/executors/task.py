@@ -1,0 +1,97 @@
+"""A task: cells that are computed together, wherever that is, and what it says when they cannot be.
+
+A task has all that it needs but for the model (texts, conditions, means found before), so that it can be sent to a process that has
+no file of ours. What it computes depends on that alone: neither on the other tasks nor on which of its cells are asked for, so that
+any process may compute any part of the work in any order, and the cells have the same bytes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.store.keys import CellKey
+
+Advance = Callable[[int], object]
+"""Called with the layer runs done since it was last called, a layer of one pair counting 1."""
+
+
+class Cell(NamedTuple):
+    """What is stored: `Store.write`'s arguments."""
+
+    key: CellKey
+    table: pa.Table
+    meta: Mapping[str, object]
+
+
+class Task(ABC):
+    """Cells that are computed together. Subclasses are frozen dataclasses that pickle.
+
+    Attributes:
+        keys: of the cells that `cells` gives.
+    """
+
+    keys: tuple[CellKey, ...]
+
+    @property
+    @abstractmethod
+    def cost(self) -> int:
+        """Layer runs that `cells` tells of, a layer of one pair counting 1."""
+
+    @abstractmethod
+    def only(self, keys: Set[CellKey]) -> Task | None:
+        """The task for those of its cells alone; None where it has none of them."""
+
+    def split(self, parts: int) -> Sequence[Task]:
+        """At most so many tasks that have this one's cells between them, where more hands are free than there are tasks."""
+        return [self]
+
+    @abstractmethod
+    def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
+        """Compute the cells, each handed over when it is done.
+
+        Raises:
+            ValueError: what is found is no number, or the model cannot do it.
+        """
+
+
+class Failure(NamedTuple):
+    """A task that ended with an error."""
+
+    task: Task
+    cause: BaseException
+
+
+class CellsFailed(ValueError):
+    """Some cells could not be computed; all others of the run are stored.
+
+    Attributes:
+        failures: the tasks that failed, with their causes.
+    """
+
+    def __init__(self, failures: Sequence[Failure]) -> None:
+        self.failures = tuple(failures)
+        cells = [key for failure in failures for key in failure.task.keys]
+        causes = list(dict.fromkeys(str(failure.cause) or type(failure.cause).__name__ for failure in failures))
+        more = f" (and {len(causes) - 1} other causes)" if len(causes) > 1 else ""
+        many = "1 cell" if len(cells) == 1 else f"{len(cells):,} cells"
+        super().__init__(
+            f"{causes[0]}{more}; {many} of {cells[0].kind!r} could not be computed, what else was asked for is stored"
+        )
+
+
+class Waiting(Unavailable):
+    """Cells that other processes compute are not here yet.
+
+    Attributes:
+        cells: how many.
+    """
+
+    def __init__(self, cells: int, kind: str) -> None:
+        self.cells = cells
+        super().__init__(f"{cells:,} cells of {kind!r} are other shards' and not here yet: merge them, then run again")
