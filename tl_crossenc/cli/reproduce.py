@@ -110,6 +110,17 @@ def options(parser: argparse.ArgumentParser) -> None:
         default=12,
         help="queries that random sets of heads are scored on, or all (default: 12)",
     )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="every method beyond the paper, on all passages (default: the quick ones, on samples)",
+    )
+    parser.add_argument(
+        "--method",
+        action="append",
+        metavar="M",
+        help="a method beyond the paper in place of the quick ones, or none; several times for several",
+    )
     model_options(parser)
 
 
@@ -123,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.pools.pool import PoolSpec
     from tl_crossenc.report.terminal import progress_bar, table1_for_terminal
     from tl_crossenc.reproduce import Settings, reproduce
+    from tl_crossenc.results.artefacts import NOT_ASKED
     from tl_crossenc.results.outputs import default_folder
 
     collections = tuple(arguments.collection or ["demo"])
@@ -155,6 +167,8 @@ def run(arguments: argparse.Namespace) -> int:
             n_draws=arguments.draws,
             draw_queries=arguments.draw_queries,
             seed=arguments.seed,
+            methods=_methods(arguments),
+            sampled=not arguments.all,
         ),
         heads=arguments.heads,
         only_table1=arguments.only_table1,
@@ -172,6 +186,21 @@ def run(arguments: argparse.Namespace) -> int:
     for pool, cut in zip(found.pools, found.cut, strict=True):
         say(f"Passages of {pool.collection}: {cut}.")
     for name, reason in found.unavailable.items():
-        say(f"{name}: not drawn: {reason}")
+        if reason != NOT_ASKED:
+            say(f"{name}: not drawn: {reason}")
     say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))
     return 0
+
+
+def _methods(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """The methods asked for; None for those of a plain run."""
+    from tl_crossenc.experiments.beyond import check_methods, every_method
+
+    named = arguments.method or []
+    if named and arguments.all:
+        raise ValueError("expected --all or --method, got both: --all takes every method")
+    if "none" in named and len(named) > 1:
+        raise ValueError(f"expected --method none alone, got {', '.join(named)}")
+    if arguments.all:
+        return every_method()
+    return (() if named == ["none"] else check_methods(named)) if named else None

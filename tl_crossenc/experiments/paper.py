@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.executors.executor import Progress
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.attention import Attention, run_attention
+from tl_crossenc.experiments.beyond import METHODS, Bench, check_methods, usual_methods
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
 from tl_crossenc.experiments.layers import FIGURE_1A, Span, run_layer_sweep
 from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
@@ -58,9 +59,11 @@ class PaperOptions:
         n_draws: random sets of heads, for the two largest counts.
         draw_queries: queries that those are scored on, drawn at random; None for all.
         seed: of those draws, of the twin's weights, of permutations and of samples.
+        methods: beyond the paper, by key (`beyond.METHODS`); None for those that a plain run takes.
+        sampled: let those methods take samples, as suits a run of minutes; else all passages.
 
     Raises:
-        ValueError: no grades on a side of Figure 1b, or a grade on both.
+        ValueError: no grades on a side of Figure 1b, or a grade on both; or no such method.
     """
 
     directions: tuple[Direction, ...] = FIGURE_1A
@@ -74,8 +77,11 @@ class PaperOptions:
     n_draws: int = LEAST_DRAWS
     draw_queries: int | None = 12
     seed: int = 0
+    methods: tuple[str, ...] | None = None
+    sampled: bool = True
 
     def __post_init__(self) -> None:
+        check_methods(self.methods or ())
         if self.relevant_grades is not None:
             check_sides(self.relevant_grades, self.against)
 
@@ -95,6 +101,7 @@ def run_paper(
     cutoff: int = 10,
     gain: str = "linear",
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: ProgressFactory = no_progress,
 ) -> dict[str, Any]:
     """Results, or the `Unavailable` that stands for one, under the keys of `artefacts.ARTEFACTS`."""
@@ -186,6 +193,25 @@ def run_paper(
     attempt("figure1c", "Figure 1c", distributions)
     attempt("figure2", "Figure 2", alignment)
     attempt("head_ablation", "Head ablation", ablation)
+    bench = Bench(
+        model=model,
+        pools=tuple(pools),
+        store=store,
+        executor=executor,
+        sampled=chosen.sampled,
+        relevant_grades=chosen.relevant_grades,
+        heads=tuple(ranked),
+        mode=mode,
+        cutoff=cutoff,
+        gain=gain,
+        token_budget=token_budget,
+        seed=chosen.seed,
+        results=results,
+    )
+    asked = usual_methods() if chosen.methods is None else chosen.methods
+    for method in METHODS:
+        if method.key in asked:
+            attempt(method.key, method.title, lambda advance, run=method.run: run(bench, advance))
     return results
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.pools.grades import listed
+from tl_crossenc.report import beyond
 from tl_crossenc.report.captions_matching import ALPHA_TEXT, figure1b, figure1b_control, figure1b_counts
 from tl_crossenc.report.figures.ablation import SPAN_LABELS
 from tl_crossenc.report.figures.alignment import CEILING, FLOOR
@@ -225,6 +226,7 @@ CAPTIONS = {
     "spectrum": _spectrum,
     "decomposition": _decomposition,
     "head_ablation": _head_ablation,
+    **beyond.CAPTIONS,
 }
 PAPER = VAST_2025.partition(",")[0]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tl_crossenc.report import figures
+from tl_crossenc.report import beyond, figures
 from tl_crossenc.report.figures.alignment import top_heads
 from tl_crossenc.report.figures.matching import map_extent
 from tl_crossenc.report.figures.svg import to_pdf, to_svg
@@ -161,5 +161,6 @@ DRAWERS: dict[str, Callable[[Path], Draw]] = {
     "spectrum": _spectrum,
     "decomposition": _decomposition,
     "head_ablation": _head_ablation,
+    **beyond.DRAWERS,
 }
 """Reads a figure's numbers and returns how to draw it, narrow or not."""

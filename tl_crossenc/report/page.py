@@ -29,6 +29,7 @@ from tl_crossenc.report.table1_files import EXISTING_CELLS
 from tl_crossenc.report.tables import SIDES, cell_text, holm_text, interval_text
 from tl_crossenc.results.artefacts import (
     ARTEFACTS,
+    NOT_ASKED,
     UNAVAILABLE_FILE,
     files_of,
     load_scalars,
@@ -94,12 +95,14 @@ def page(folder: Path) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     styles = PageStyles()
-    sections = [_section(folder, key, run, missing, styles) for key in SHOWN]
+    left = [key for key in SHOWN if missing.get(key) == NOT_ASKED]
+    sections = [_section(folder, key, run, missing, styles) for key in SHOWN if key not in left]
     template = environment.from_string((files("tl_crossenc.report") / TEMPLATE).read_text("utf-8"))
     return template.render(
         run=run,
         facts=_facts(folder, run, missing),
         sections=sections,
+        left_out=[ARTEFACTS[key].title for key in left],
         drawing_css=Markup(styles.css),
         table1=None if "table1" in missing else table1_cells(folder),
         sides=SIDES,
@@ -181,9 +184,14 @@ def _section(folder: Path, key: str, run: Run, missing: dict[str, str], styles: 
             svg = (folder / FIGURES / f"{key}{end}.svg").read_text("utf-8")
             label = f"{artefact.title}. {section['caption']}"
             section["drawings"].append(
-                (width, Markup(inline(svg, label, f"{chr(97 + SHOWN.index(key))}{width[0]}", styles)))
+                (width, Markup(inline(svg, label, f"{_letter(SHOWN.index(key))}{width[0]}", styles)))
             )
     return section
+
+
+def _letter(place: int) -> str:
+    """What the ids of a drawing begin with."""
+    return chr(97 + place) if place < 26 else f"z{place}"
 
 
 def _facts(folder: Path, run: Run, missing: dict[str, str]) -> list[tuple[str, str]]:

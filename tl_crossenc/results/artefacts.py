@@ -8,45 +8,19 @@ they lie). Nothing here imports a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tl_crossenc.results.layout import RUN, SUMMARIES, TABLES, former_name, located
+from tl_crossenc.results.artefact import Artefact, tables
+from tl_crossenc.results.beyond import BEYOND
+from tl_crossenc.results.layout import RUN, SUMMARIES, former_name, located
 from tl_crossenc.results.outputs import read_frame, read_json
 
 UNAVAILABLE_FILE = f"{SUMMARIES}/unavailable.json"
 NOT_COMPUTED = "It was not computed in this run."
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """Something that the paper shows, or that we add.
-
-    Attributes:
-        key: its name in files and results.
-        title: its name for people.
-        tables: name -> file in the results folder.
-        source: the key of the result that it is made from.
-        drawn: whether a figure of this key is drawn.
-    """
-
-    key: str
-    title: str
-    tables: dict[str, str]
-    source: str = ""
-    drawn: bool = True
-
-    @property
-    def result(self) -> str:
-        """The key of the result that it is made from."""
-        return self.source or self.key
-
-
-def _tables(**files: str) -> dict[str, str]:
-    return {name: f"{TABLES}/{file}" for name, file in files.items()}
+NOT_ASKED = "It was left out of this run; --all or --method computes it."
 
 
 ARTEFACTS: dict[str, Artefact] = {
@@ -55,25 +29,25 @@ ARTEFACTS: dict[str, Artefact] = {
         Artefact(
             "table1",
             "Table 1: every direction removed",
-            _tables(comparison="table1.csv", per_query="per_query.csv"),
+            tables(comparison="table1.csv", per_query="per_query.csv"),
             drawn=False,
         ),
         Artefact(
             "figure1a",
             "Figure 1a: directions removed layer by layer",
-            _tables(curve="figure1a.csv", per_query="figure1a_per_query.csv"),
+            tables(curve="figure1a.csv", per_query="figure1a_per_query.csv"),
         ),
-        Artefact("figure1b", "Figure 1b: heads that attend more in relevant passages", _tables(heads="figure1b.csv")),
+        Artefact("figure1b", "Figure 1b: heads that attend more in relevant passages", tables(heads="figure1b.csv")),
         Artefact(
-            "figure1b_control", "Figure 1b of the untrained twin: a control", _tables(heads="figure1b_untrained.csv")
+            "figure1b_control", "Figure 1b of the untrained twin: a control", tables(heads="figure1b_untrained.csv")
         ),
         Artefact(
-            "figure1b_counts", "Figure 1b counted in other ways", _tables(counts="figure1b_counts.csv"), drawn=False
+            "figure1b_counts", "Figure 1b counted in other ways", tables(counts="figure1b_counts.csv"), drawn=False
         ),
         Artefact(
             "figure1c",
             "Figure 1c: how attention weights are distributed",
-            _tables(
+            tables(
                 histogram="figure1c_histogram.parquet",
                 distance="figure1c_distance.csv",
                 token_pairs="figure1c_token_pairs.csv",
@@ -82,7 +56,7 @@ ARTEFACTS: dict[str, Artefact] = {
         Artefact(
             "matches",
             "Figure 1c, by kind of match: attention on equal word pieces",
-            _tables(
+            tables(
                 mass="figure1c_mass.csv",
                 per_query="figure1c_per_query.parquet",
                 depth="figure1c_depth.csv",
@@ -92,29 +66,29 @@ ARTEFACTS: dict[str, Artefact] = {
         Artefact(
             "sinks",
             "Sinks: attention on CLS, separators and full stops",
-            _tables(by_layer="sinks.csv", by_head="sinks_by_head.csv"),
+            tables(by_layer="sinks.csv", by_head="sinks_by_head.csv"),
         ),
         Artefact(
             "figure2",
             "Figure 2: what the query-key circuits look for",
-            _tables(heads="figure2_heads.csv", products="figure2_products.csv", layers="figure2_layers.csv"),
+            tables(heads="figure2_heads.csv", products="figure2_products.csv", layers="figure2_layers.csv"),
         ),
         Artefact(
             "spectrum",
             "Figure 2, its spectra: alignment by singular direction",
-            _tables(spectrum="figure2_spectrum.csv"),
+            tables(spectrum="figure2_spectrum.csv"),
             source="figure2",
         ),
         Artefact(
             "decomposition",
             "The decomposition tested: how large is ε?",
-            _tables(decomposition="figure2_decomposition.csv"),
+            tables(decomposition="figure2_decomposition.csv"),
             source="figure2",
         ),
         Artefact(
             "head_ablation",
             "Do the matching heads matter?",
-            _tables(
+            tables(
                 curve="head_ablation.csv",
                 draws="head_ablation_draws.csv",
                 per_query="head_ablation_per_query.csv",
@@ -123,9 +97,10 @@ ARTEFACTS: dict[str, Artefact] = {
         Artefact(
             "attention",
             "Attention by direction and grade",
-            _tables(by_direction="attention_by_direction.parquet"),
+            tables(by_direction="attention_by_direction.parquet"),
             drawn=False,
         ),
+        *BEYOND,
     )
 }
 """In the order in which a report shows them. Table 1's files are `reproduce`'s own; `save_all` writes those of all others."""
@@ -165,8 +140,13 @@ def load_unavailable(folder: Path) -> dict[str, str]:
     for key, artefact in ARTEFACTS.items():
         there = all(_is_there(folder, name, listed) for name in artefact.tables.values())
         if key not in reasons and not there:
-            reasons[key] = NOT_COMPUTED
+            reasons[key] = not_there(key)
     return reasons
+
+
+def not_there(key: str) -> str:
+    """Why an artefact is not there of which nothing else is known: what is beyond the paper is computed when it is asked for."""
+    return NOT_ASKED if ARTEFACTS[key].beyond else NOT_COMPUTED
 
 
 def load_table(folder: Path, key: str, name: str) -> pd.DataFrame:

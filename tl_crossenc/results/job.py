@@ -53,6 +53,8 @@ WORDS = {
     "directions": "the directions of Figure 1a (--direction)",
     "span": "the span of Figure 1a (--span)",
     "n_draws": "the number of draws (--draws)",
+    "methods": "the choice of methods (--method, --all)",
+    "sampled": "whether methods take samples (--all)",
     "presets": "the choice of masks (--preset)",
 }
 

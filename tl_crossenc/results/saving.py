@@ -12,10 +12,10 @@ import pandas as pd
 from tl_crossenc.results.artefacts import (
     ARTEFACTS,
     LEAST,
-    NOT_COMPUTED,
     UNAVAILABLE_FILE,
     drawn_kinds,
     files_of,
+    not_there,
     summary,
 )
 from tl_crossenc.results.outputs import write_frame, write_json
@@ -69,6 +69,12 @@ def save_tables(folder: Path, key: str, result: Any) -> dict[str, Any]:
     return _present(result, "weighting", "pairs", "sampled", "seed")
 
 
+def save_method(folder: Path, key: str, result: Any) -> dict[str, Any]:
+    """The tables of a method beyond the paper, attributes of its result by their names, and its `scalars`."""
+    _save_tables(folder, key, result)
+    return dict(result.scalars)
+
+
 SAVERS: dict[str, Callable[[Path, str, Any], dict[str, Any]]] = {
     "figure1a": save_ablation,
     "figure1b": save_figure1b,
@@ -115,10 +121,10 @@ def save_all(
         if isinstance(result, Unavailable):
             missing[key] = str(result)
         elif result is None and key != "table1":
-            missing[key] = NOT_COMPUTED
-        elif key in SAVERS:
+            missing[key] = not_there(key)
+        elif key in SAVERS or artefact.beyond:
             try:
-                scalars = SAVERS[key](folder, key, result) | dict((about or {}).get(key, {}))
+                scalars = SAVERS.get(key, save_method)(folder, key, result) | dict((about or {}).get(key, {}))
             except Unavailable as reason:
                 missing[key] = str(reason)
                 continue

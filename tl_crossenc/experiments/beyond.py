@@ -1,0 +1,93 @@
+"""The methods beyond the paper, as `reproduce` runs them: which there are, which a plain run takes, and what they are given.
+
+A method's result is a frozen dataclass with its frames under the names of its artefact's tables (`results.beyond`), and `scalars`,
+what is no table: seeds, counts, settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tl_crossenc.console.shown import quoted
+from tl_crossenc.executors.executor import Executor, Progress
+from tl_crossenc.interventions.conditions import Mode
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.store.cells import Store
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a method works on.
+
+    Attributes:
+        model, pools, store, executor: of the run.
+        sampled: whether the method is to take a sample that suits a run of minutes, which its caption names; else all.
+        relevant_grades: of the passages called relevant; None for the upper half of the collections' scale.
+        heads: every head, those that Figure 1b ranks highest first; none where it is unavailable.
+        mode: of ablations.
+        cutoff, gain: of nDCG.
+        token_budget: padded tokens a batch.
+        seed: of all that is drawn.
+        results: of the experiments and methods before this one, by key.
+    """
+
+    model: HookedCrossEncoder
+    pools: tuple[Pool, ...]
+    store: Store
+    executor: Executor
+    sampled: bool
+    relevant_grades: tuple[int, ...] | None
+    heads: tuple[tuple[int, int], ...]
+    mode: Mode
+    cutoff: int
+    gain: str
+    token_budget: int | None
+    seed: int
+    results: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method beyond the paper.
+
+    Attributes:
+        key: of its result, and of its artefact in `results.beyond`.
+        title: for the progress bar.
+        run: computes the result; raises `Unavailable` where the model or the pools do not allow it.
+        usual: whether a plain run takes it, on a sample.
+    """
+
+    key: str
+    title: str
+    run: Callable[[Bench, Progress], Any]
+    usual: bool = False
+
+
+METHODS: tuple[Method, ...] = ()
+"""In the order in which they run."""
+
+
+def usual_methods() -> tuple[str, ...]:
+    """The keys of the methods that a plain run takes."""
+    return tuple(method.key for method in METHODS if method.usual)
+
+
+def every_method() -> tuple[str, ...]:
+    """The keys of all methods."""
+    return tuple(method.key for method in METHODS)
+
+
+def check_methods(keys: Iterable[str]) -> tuple[str, ...]:
+    """The keys in the order in which the methods run, each once.
+
+    Raises:
+        ValueError: a key that is no method's.
+    """
+    given, known = set(keys), every_method()
+    unknown = sorted(given - set(known))
+    if unknown:
+        raise ValueError(f"expected methods among {', '.join(known)}, got {', '.join(map(quoted, unknown))}")
+    return tuple(key for key in known if key in given)

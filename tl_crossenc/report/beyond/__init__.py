@@ -1,0 +1,25 @@
+"""Figures and captions of the methods beyond the paper, a module a method, by the keys of `results.beyond`.
+
+A module has `DRAWERS` (folder → how to draw, narrow or not) and `CAPTIONS` ((folder, summary, run) → text), as `report.drawing` and
+`report.captions` have of the paper's artefacts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from tl_crossenc.report.run_record import Run
+
+MODULES: tuple[ModuleType, ...] = ()
+
+DRAWERS: dict[str, Callable[[Path], Callable[[bool], Figure]]] = {
+    key: draw for module in MODULES for key, draw in module.DRAWERS.items()
+}
+CAPTIONS: dict[str, Callable[[Path, dict[str, Any], Run], str]] = {
+    key: say for module in MODULES for key, say in module.CAPTIONS.items()
+}
