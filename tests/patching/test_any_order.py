@@ -10,11 +10,11 @@ from tiny_models import N_HEADS, N_LAYERS, to_batch
 from tl_crossenc.instruments.direct_attribution import direct_attribution, score_lens
 from tl_crossenc.instruments.tl_tools import as_tl_model
 from tl_crossenc.model.execution import run_conditions
+from tl_crossenc.model.resumed_run import finish
 from tl_crossenc.patching.activation import activation_patch
 from tl_crossenc.patching.attribution import attribution_patch
 from tl_crossenc.patching.path import path_patch
 from tl_crossenc.patching.replacement import replacing
-from tl_crossenc.patching.runs import finish
 
 FIELDS = ("head", "attn_bias", "mlp", "embed", "ln_bias", "readout", "edit")
 

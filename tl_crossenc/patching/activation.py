@@ -38,15 +38,13 @@ from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.resumed_run import finish, layers_above, select_pairs
 from tl_crossenc.patching.result import PatchResult
 from tl_crossenc.patching.runs import (
     Twin,
     TwinRun,
     changed_streams,
-    finish,
-    layers_above,
     pair_batches,
-    select_pairs,
 )
 from tl_crossenc.patching.sides import Sides, check_aligned
 from tl_crossenc.patching.sites import Pieces, choose_pieces

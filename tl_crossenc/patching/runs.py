@@ -1,8 +1,8 @@
-"""The machinery of patching: two runs side by side, and runs that are finished from the middle of a layer.
+"""The machinery of patching: two runs side by side, and the streams that a patch leaves.
 
 `TwinRun` takes the pairs of a batch through the model twice, layer by layer: the run that is patched (base) and the one
-patched from (donor). Only the present layer's activations are held, and of those only the ones asked for. `finish` takes
-residual streams that were changed in some layer to their scores, from that point on.
+patched from (donor). Only the present layer's activations are held, and of those only the ones asked for.
+`model.resumed_run` takes the streams that were changed to their scores.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int8
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.inputs.batching import length_batches
 from tl_crossenc.inputs.pairs import PairBatch
-from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.model.attention_input import AttentionInput
-from tl_crossenc.model.block import Stage
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.sites import SITES, Pieces
 
@@ -115,38 +113,6 @@ def capturing(model: HookedCrossEncoder, layer: int, sites: Iterable[str], kept:
         return
     with model.hooks(fwd_hooks=hooks):
         yield
-
-
-def select_pairs(given: AttentionInput, pairs: Int[Tensor, "item"]) -> AttentionInput:
-    """The same of chosen pairs, one of them as often as wanted."""
-    parts = PartMasks(given.known_parts().codes[pairs])
-    return AttentionInput(given.attention_mask[pairs], parts, given.dtype, window=given.window)
-
-
-def finish(
-    model: HookedCrossEncoder,
-    layer: int,
-    stage: Stage,
-    resid: Float[Tensor, "item row d_model"],
-    given: AttentionInput,
-    edits: tuple[LayerEdits | None, ...],
-) -> Float[Tensor, "item"]:
-    """The scores of residual streams that were changed at `stage` of `layer`; no layer below is run.
-
-    In the last layer, past its attention, `row` may be the CLS position alone where the head reads no other.
-    """
-    last = model.cfg.n_layers - 1
-    if stage != "pre":
-        resid = model.block(layer).resume(stage, resid)
-        layer += 1
-    for above in range(layer, model.cfg.n_layers):
-        resid = model.run_layer(above, resid, given, edits[above], only_cls=above == last)
-    return model.score_of(model.read_out(resid, given.attention_mask))
-
-
-def layers_above(n_layers: int, layer: int, stage: Stage) -> float:
-    """The layers that `finish` runs: a layer entered past its attention is half a layer, past its MLP none."""
-    return n_layers - layer - {"pre": 0.0, "mid": 0.5, "post": 1.0}[stage]
 
 
 def patched_z(

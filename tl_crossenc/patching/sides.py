@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.hook_points import is_hooked
+from tl_crossenc.model.resumed_run import check_unhooked
 from tl_crossenc.patching.result import MODES, Mode, PatchResult
 
 
@@ -92,17 +92,6 @@ def check_aligned(clean: EncodedPairs, corrupted: EncodedPairs) -> None:
             f"expected the same parts in clean and corrupted pairs, but position {apart[0] - clean.offsets[i]} of pair {i} "
             f"is {' and '.join(names)}: give both queries as many word pieces"
         )
-
-
-def check_unhooked(model: HookedCrossEncoder) -> None:
-    """Whether nobody's hooks are on the model: they would see, or edit, only some of the runs that are shared.
-
-    Raises:
-        ValueError: there is a hook.
-    """
-    hooked = [name for name, point in model.hook_dict.items() if is_hooked(point)]
-    if hooked:
-        raise ValueError(f"expected a model without hooks, got one on {hooked[0]}: call model.reset_hooks() first")
 
 
 def check_mode(mode: str) -> Mode:
