@@ -67,7 +67,7 @@ class Executor(ABC):
             StoreError: the store cannot be written.
         """
         absent = missing_cells(store, (key for task in tasks for key in task.keys), tell=tell)
-        own = self._own(tasks)
+        own = self._own(once(tasks))
         todo = [left for task in own if (left := task.only(absent)) is not None]
         done, total = 0, sum(task.cost for task in todo)
 
@@ -80,11 +80,9 @@ class Executor(ABC):
         failures = self._compute(model, todo, store, advance) if todo else []
         if failures:
             raise CellsFailed(failures) from failures[0].cause
-        if len(own) < len(tasks):
-            mine = {key for task in own for key in task.keys}
-            others = absent - mine
-            if others:
-                raise Waiting(len(others), next(iter(others)).kind)
+        others = store.missing(absent - {key for task in own for key in task.keys})
+        if others:
+            raise Waiting(len(others), others[0].kind)
         return todo
 
     def _own(self, tasks: Sequence[OneTask]) -> Sequence[OneTask]:
@@ -120,6 +118,18 @@ class InProcess(Executor):
 
 
 IN_PROCESS = InProcess()
+
+
+def once(tasks: Sequence[OneTask]) -> list[OneTask]:
+    """The tasks, each for those of its cells that no task before it has: where two ask for one cell, it is the first one's."""
+    seen: set[CellKey] = set()
+    kept = []
+    for task in tasks:
+        new = set(task.keys) - seen
+        left = task if len(new) == len(task.keys) else task.only(new)
+        seen |= new
+        kept += [left] if left is not None else []
+    return kept
 
 
 def missing_cells(store: Store, keys: Iterable[CellKey], *, tell: bool = True) -> set[CellKey]:

@@ -9,7 +9,7 @@ alone, so a cell's bytes do not depend on which other cells were computed beside
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, NamedTuple, cast
@@ -19,7 +19,8 @@ import pandas as pd
 import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress, missing_cells
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.instruments.attention_flow import (
@@ -33,8 +34,7 @@ from tl_crossenc.instruments.attention_flow import (
 )
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.identity import model_identity
-from tl_crossenc.pools.pool import Pool, require_distinct
+from tl_crossenc.pools.pool import Pool, PoolPair, require_distinct
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
@@ -119,6 +119,48 @@ class Attention:
         return AttentionFlow(self.flow.groups, Moments(moments.count[cell], moments.mean[cell], moments.m2[cell]))
 
 
+@dataclass(frozen=True)
+class AttentionTask(Task):
+    """A shard of a pool.
+
+    Attributes:
+        pairs: of the shard.
+        keys: of its one cell.
+        full_stops: token ids.
+        n_layers: of the model.
+        token_budget: padded tokens a batch.
+        meta: of the cell.
+    """
+
+    pairs: tuple[PoolPair, ...]
+    keys: tuple[CellKey, ...]
+    full_stops: tuple[int, ...]
+    n_layers: int
+    token_budget: int
+    meta: Mapping[str, str]
+
+    @property
+    def cost(self) -> int:
+        """See `Task`."""
+        return self.n_layers * len(self.pairs)
+
+    def only(self, keys: Set[CellKey]) -> AttentionTask | None:
+        """See `Task`."""
+        return self if self.keys[0] in keys else None
+
+    def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
+        """See `Task`."""
+        measured = measure_attention(
+            model,
+            model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs]),
+            [(pair.query_id, pair.grade) for pair in self.pairs],
+            full_stops=self.full_stops,
+            token_budget=self.token_budget,
+            progress=lambda count: advance(self.n_layers * count),
+        )
+        yield Cell(self.keys[0], flow_to_table(measured), self.meta)
+
+
 def run_attention(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],
@@ -126,6 +168,7 @@ def run_attention(
     *,
     token_budget: int | None = None,
     control: bool = False,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> Attention:
     """Measure attention by direction over all pairs of all pools, easy negatives included, computing only missing cells.
@@ -135,44 +178,40 @@ def run_attention(
     Raises:
         ValueError: no pool, pools without a pair, two pools of one name, an active ablation, or a model that no key can name (see
             `identity`).
+        CellsFailed, Waiting: see `Executor.run`.
     """
     require_unablated(model)
     require_distinct([pool.collection for pool in pools])
     if not any(len(pool) for pool in pools):
         raise ValueError(f"expected at least one pool with passages, got {len(pools)} pools without: check the qrels")
+    stops, layers = full_stop_ids(model), model.cfg.n_layers
+    budget, identity = executor.token_budget(model, token_budget), executor.identity(model)
     shards = [
         (pool, i, pool.pairs[start : start + SHARD])
         for pool in pools
         for i, start in enumerate(range(0, len(pool), SHARD))
     ]
-    stops = full_stop_ids(model)
-    budget = model.token_budget(token_budget)
-    identity = model_identity(model)
-    keys = [cell_key(identity, pool, i, stops, budget) for pool, i, _ in shards]
-    absent = missing_cells(store, keys, tell=not control)
-    layers = model.cfg.n_layers
-    total = layers * sum(len(pairs) for (_, _, pairs), key in zip(shards, keys, strict=True) if key in absent)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += layers * count
-        if progress is not None:
-            progress(done, total)
-
-    flows = [AttentionFlow.empty(layers, model.cfg.n_heads)]
-    for (pool, _, pairs), key in zip(shards, keys, strict=True):
-        if key in absent:
-            encoded = model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
-            groups = [(pair.query_id, pair.grade) for pair in pairs]
-            measured = measure_attention(
-                model, encoded, groups, full_stops=stops, token_budget=budget, progress=advance
-            )
-            about = {"model": model.cfg.model_name, "collection": pool.collection}
-            store.write(key, flow_to_table(measured), about)
-            absent.discard(key)
-        flows.append(_named(flow_from_table(store.read(key), layers, model.cfg.n_heads), pool))
-    flow = AttentionFlow.join(flows)
+    tasks = [
+        AttentionTask(
+            tuple(pairs),
+            (cell_key(identity, pool, i, stops, budget),),
+            stops,
+            layers,
+            budget,
+            {"model": str(model.cfg.model_name), "collection": pool.collection},
+        )
+        for pool, i, pairs in shards
+    ]
+    ran = executor.run(model, tasks, store, progress, tell=not control)
+    flow = AttentionFlow.join(
+        [
+            AttentionFlow.empty(layers, model.cfg.n_heads),
+            *(
+                _named(flow_from_table(store.read(task.keys[0]), layers, model.cfg.n_heads), pool)
+                for task, (pool, _, _) in zip(tasks, shards, strict=True)
+            ),
+        ]
+    )
     by_grade = flow.regroup(lambda group: cast(Group, group).grade)
     return Attention(
         by_direction=_by_direction(by_grade),
@@ -180,7 +219,7 @@ def run_attention(
         grades=tuple(sorted(cast(tuple[int, ...], by_grade.groups))),
         n_layers=layers,
         n_heads=model.cfg.n_heads,
-        pairs_run=done // layers,
+        pairs_run=sum(len(task.pairs) for task in ran),
         model=model.cfg.model_name,
         highest_grades=tuple(sorted({pool.highest_grade for pool in pools})),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.interventions.conditions import MODES, UNABLATED, Condition, Mode
@@ -105,6 +105,7 @@ def run_compare_masks(
     cutoff: int = 10,
     gain: str = "linear",
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> MaskComparison:
     """Rank the pools' graded passages under every preset in every mode, and compare with the unablated model.
@@ -120,7 +121,15 @@ def run_compare_masks(
     chosen = mask_conditions(presets, n_layers, modes)
     conditions = [UNABLATED, *dict.fromkeys(chosen.values())]
     ranked = rank_under(
-        model, pools, store, conditions, cutoff=cutoff, gain=gain, token_budget=token_budget, progress=progress
+        model,
+        pools,
+        store,
+        conditions,
+        cutoff=cutoff,
+        gain=gain,
+        token_budget=token_budget,
+        executor=executor,
+        progress=progress,
     )
     ndcg, tie_rate = ranked.ndcg, ranked.values["tie_rate"]
     baseline = ndcg[str(UNABLATED)]

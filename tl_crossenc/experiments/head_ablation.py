@@ -28,8 +28,8 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress
-from tl_crossenc.experiments.ranking import Ranked, rank_under
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.experiments.ranking import rank_each
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
@@ -127,6 +127,7 @@ def run_head_ablation(
     cutoff: int = 10,
     gain: str = "linear",
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> HeadAblation:
     """Ablate the first k heads of `ranking` for each k of `counts`, and `n_draws` random sets like them.
@@ -141,7 +142,7 @@ def run_head_ablation(
         drawn_counts: how many counts are compared with draws, the largest that enough others are left for; None for all.
         draw_queries: on how many queries, drawn at random; None for all.
         seed: of both.
-        mode, cutoff, gain, token_budget, progress: as `rank_under` takes them.
+        mode, cutoff, gain, token_budget, executor, progress: as `rank_under` takes them.
 
     Raises:
         ValueError: an empty ranking, a head named twice or outside of the model, no count that it can serve, or a number of draws
@@ -163,19 +164,20 @@ def run_head_ablation(
     tested = _drawable(ranking, usable, model.cfg.n_heads)[-(drawn_counts or len(usable)) :]
     drawn = _draws(ranking[: max(tested, default=0)], tested, model.cfg.n_heads, n_draws, seed)
     ranked_sets = {(k, "ranked", 0): tuple(ranking[:k]) for k in usable}
-    given: dict[str, Any] = {"cutoff": cutoff, "gain": gain, "token_budget": token_budget, "progress": progress}
 
-    def under(some: Sequence[Pool], sets: Iterable[tuple[LayerHead, ...]]) -> Ranked:
-        conditions = [heads_condition(heads, scope, mode) for scope in SCOPES for heads in sets]
-        return rank_under(model, some, store, [UNABLATED, *conditions], **given)
+    def under(sets: Iterable[tuple[LayerHead, ...]]) -> list[Condition]:
+        return [UNABLATED, *(heads_condition(heads, scope, mode) for scope in SCOPES for heads in sets)]
 
     sampled = _sampled(pools, draw_queries, seed)
     if sampled is None:  # the same queries: one job, which shares what it can
-        parts = [under(pools, [*ranked_sets.values(), *drawn.values()])]
-        ndcg = parts[0].ndcg
+        asked = [(pools, under([*ranked_sets.values(), *drawn.values()]))]
     else:
-        parts = [under(pools, ranked_sets.values()), under(sampled, drawn.values())]
-        ndcg = pd.concat([parts[0].ndcg, parts[1].ndcg.drop(columns=str(UNABLATED))], axis=1)
+        asked = [(pools, under(ranked_sets.values())), (sampled, under(drawn.values()))]
+    given: dict[str, Any] = {"cutoff": cutoff, "gain": gain, "token_budget": token_budget, "progress": progress}
+    parts = rank_each(model, asked, store, executor=executor, **given)
+    ndcg = parts[0].ndcg
+    if sampled is not None:
+        ndcg = pd.concat([ndcg, parts[1].ndcg.drop(columns=str(UNABLATED))], axis=1)
     queries = parts[-1].ndcg.index
     baseline = ndcg[str(UNABLATED)]
     interval = mean_interval(baseline)

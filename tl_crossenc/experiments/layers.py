@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
@@ -86,6 +86,7 @@ def run_layer_sweep(
     cutoff: int = 10,
     gain: str = "linear",
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> LayerSweep:
     """Remove each direction in a span of layers that grows with l (or shrinks, or is l alone), and rank.
@@ -104,6 +105,7 @@ def run_layer_sweep(
         cutoff=cutoff,
         gain=gain,
         token_budget=token_budget,
+        executor=executor,
         progress=progress,
     )
     ndcg = ranked.ndcg

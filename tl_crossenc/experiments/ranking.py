@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress
-from tl_crossenc.experiments.scoring import PoolScores, score_pool
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.experiments.scoring import PoolScores, score_pools
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, require_distinct
@@ -75,31 +75,67 @@ def rank_under(
     cutoff: int = 10,
     gain: str = "linear",
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> Ranked:
     """Rank the pools' graded passages (easy negatives left out) under every condition.
 
     Raises:
         ValueError: no pool, two pools of one name, pools of two kinds, or a pool without passages to rank.
+        CellsFailed, Waiting: see `Executor.run`.
     """
-    if not pools:
-        raise ValueError("expected at least one pool, got none")
-    ideal = one_ideal(pools)
-    require_distinct([pool.collection for pool in pools])
-    frames: list[pd.DataFrame] = []
-    scores, run, alone = [], 0, 0
-    shared, unshared = 0, 0
-    for pool in pools:
-        ranked = pool.ranked
-        if len(ranked) == 0:
+    given: dict[str, Any] = {"cutoff": cutoff, "gain": gain, "token_budget": token_budget}
+    return rank_each(model, [(pools, conditions)], store, executor=executor, progress=progress, **given)[0]
+
+
+def rank_each(
+    model: HookedCrossEncoder,
+    asked: Sequence[tuple[Sequence[Pool], Sequence[Condition]]],
+    store: Store,
+    *,
+    cutoff: int = 10,
+    gain: str = "linear",
+    token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
+    progress: Progress | None = None,
+) -> list[Ranked]:
+    """`rank_under` of several groups of pools, each under conditions of its own, all computed at once.
+
+    Raises:
+        ValueError: see `rank_under`.
+    """
+    for pools, _ in asked:
+        if not pools:
+            raise ValueError("expected at least one pool, got none")
+        one_ideal(pools)
+        require_distinct([pool.collection for pool in pools])
+    jobs = [(pool.ranked, conditions) for pools, conditions in asked for pool in pools]
+    for pool, _ in jobs:
+        if len(pool) == 0:
             raise ValueError(f"expected passages to rank in the pool of {pool.collection}, got none: check its qrels")
-        scored = score_pool(model, ranked, conditions, store, token_budget=token_budget, progress=progress)
-        run, alone = run + scored.layers_run, alone + scored.layers_alone
-        shared, unshared = shared + scored.whole_job[0], unshared + scored.whole_job[1]
-        scores.append(_score_frame(ranked, scored))
-        columns = {str(condition): values for condition, values in zip(scored.conditions, scored.values, strict=True)}
-        frames.append(evaluate_pool(model, ranked, columns, cutoff=cutoff, gain=gain))
-    found = Ranked(pd.concat(frames), pd.concat(scores, ignore_index=True), run, alone, (shared, unshared), ideal)
+    found = score_pools(model, jobs, store, token_budget=token_budget, executor=executor, progress=progress)
+    scored = list(zip((pool for pool, _ in jobs), found, strict=True))
+    ranked = []
+    for pools, _ in asked:
+        own, scored = scored[: len(pools)], scored[len(pools) :]
+        ranked.append(_ranked(model, own, cutoff, gain))
+    return ranked
+
+
+def _ranked(model: HookedCrossEncoder, scored: Sequence[tuple[Pool, PoolScores]], cutoff: int, gain: str) -> Ranked:
+    frames = []
+    for pool, scores in scored:
+        columns = {str(condition): values for condition, values in zip(scores.conditions, scores.values, strict=True)}
+        frames.append(evaluate_pool(model, pool, columns, cutoff=cutoff, gain=gain))
+    every = [scores for _, scores in scored]
+    found = Ranked(
+        pd.concat(frames),
+        pd.concat([_score_frame(pool, scores) for pool, scores in scored], ignore_index=True),
+        sum(scores.layers_run for scores in every),
+        sum(scores.layers_alone for scores in every),
+        (sum(scores.whole_job[0] for scores in every), sum(scores.whole_job[1] for scores in every)),
+        one_ideal([pool for pool, _ in scored]),
+    )
     if found.one_gain:
         logger.warning(
             "%d of %d queries cannot be ranked wrongly: their passages all have one gain%s",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -81,7 +82,7 @@ class ScoreTask(Task):
     @property
     def cost(self) -> int:
         """See `Task`."""
-        return count_layer_runs(self._plans) * len(self.pairs)
+        return _layer_runs(self.active, self.conditions, self.shape) * len(self.pairs)
 
     @property
     def alone(self) -> int:
@@ -119,9 +120,11 @@ class ScoreTask(Task):
             )
             yield Cell(key, table, self.meta)
 
-    @property
-    def _plans(self) -> list:
-        return [(self.active + condition).compile(*self.shape) for condition in self.conditions]
+
+@lru_cache(maxsize=64)
+def _layer_runs(active: Condition, conditions: tuple[Condition, ...], shape: tuple[int, int]) -> int:
+    """Of a pair: the same in all shards."""
+    return count_layer_runs([(active + condition).compile(*shape) for condition in conditions])
 
 
 def score_pool(
@@ -140,36 +143,68 @@ def score_pool(
         ValueError: no conditions, a model that no key can name (see `identity`), or a score that is no finite number; nothing of
             that shard is stored then.
     """
+    asked = [(pool, conditions)]
+    return score_pools(model, asked, store, token_budget=token_budget, executor=executor, progress=progress)[0]
+
+
+def score_pools(
+    model: HookedCrossEncoder,
+    asked: Sequence[tuple[Pool, Sequence[Condition]]],
+    store: Store,
+    *,
+    token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
+    progress: Progress | None = None,
+) -> list[PoolScores]:
+    """`score_pool` of several pools, each with conditions of its own: one failing keeps none of the others from being stored.
+
+    Raises:
+        ValueError: see `score_pool`.
+        Waiting: see `Executor.run`.
+    """
+    budget, identity = executor.token_budget(model, token_budget), executor.identity(model)
+    tasks = [_tasks(model, identity, pool, conditions, budget) for pool, conditions in asked]
+    ran = executor.run(model, [task for some in tasks for task in some], store, progress)
+    place = {key: i for i in reversed(range(len(tasks))) for task in tasks[i] for key in task.keys}
+    return [
+        _scores(store, pool, conditions, some, [task for task in ran if place[task.keys[0]] == i])
+        for i, ((pool, conditions), some) in enumerate(zip(asked, tasks, strict=True))
+    ]
+
+
+def _tasks(
+    model: HookedCrossEncoder, identity: Mapping[str, str], pool: Pool, conditions: Sequence[Condition], budget: int
+) -> list[ScoreTask]:
     if not conditions:
         raise ValueError("expected at least one condition to score under, got none")
-    distinct, active = list(dict.fromkeys(conditions)), model.active_condition
-    budget, identity = executor.token_budget(model, token_budget), executor.identity(model)
-    shape = model.cfg.n_layers, model.cfg.n_heads
-    shards = shards_by_length(pool)
-    tasks = [
+    distinct, active = tuple(dict.fromkeys(conditions)), model.active_condition
+    return [
         ScoreTask(
             tuple(pool.pairs[index] for index in shard),
-            tuple(distinct),
+            distinct,
             tuple(cell_key(identity, pool, active + condition, i, budget) for condition in distinct),
             active,
-            shape,
+            (model.cfg.n_layers, model.cfg.n_heads),
             budget,
             {"model": str(model.cfg.model_name), "collection": pool.collection},
         )
-        for i, shard in enumerate(shards)
+        for i, shard in enumerate(shards_by_length(pool))
     ]
-    ran = executor.run(model, tasks, store, progress)
-    stored = {
-        condition: _stored(store, [task.keys[row] for task in tasks], shards) for row, condition in enumerate(distinct)
-    }
-    values = np.stack([stored[condition] for condition in conditions])
-    whole = count_layer_runs([(active + c).compile(*shape) for c in distinct]), shape[0] * len(distinct)
+
+
+def _scores(
+    store: Store, pool: Pool, conditions: Sequence[Condition], tasks: Sequence[ScoreTask], ran: Sequence[ScoreTask]
+) -> PoolScores:
+    """What is stored, `ran` being what was computed for it now."""
+    shards = shards_by_length(pool)
+    rows = {condition: row for row, condition in enumerate(dict.fromkeys(conditions))}
+    stored = {condition: _stored(store, [task.keys[row] for task in tasks], shards) for condition, row in rows.items()}
     return PoolScores(
         tuple(conditions),
-        values,
+        np.stack([stored[condition] for condition in conditions]),
         sum(task.cost for task in ran),
         sum(task.alone for task in ran),
-        (whole[0] * len(pool), whole[1] * len(pool)),
+        (sum(task.cost for task in tasks), sum(task.alone for task in tasks)),
     )
 
 

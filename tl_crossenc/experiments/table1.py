@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
 from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
@@ -89,6 +89,7 @@ def run_table1(
     cutoff: int = 10,
     gain: str = "linear",
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> Table1:
     """Compute Table 1 over the queries of all pools together, easy negatives left out of the ranking.
@@ -105,6 +106,7 @@ def run_table1(
         cutoff=cutoff,
         gain=gain,
         token_budget=token_budget,
+        executor=executor,
         progress=progress,
     )
     per_query, tie_rate = ranked.ndcg, ranked.values["tie_rate"]
