@@ -4,8 +4,8 @@ Lucene's form, by `bm25s` (Lù 2024, arXiv 2407.03618), with a query's words w, 
 
     score(q, d) = sum_{w in q} log(1 + (N - df_w + .5) / (df_w + .5)) · f_wd / (f_wd + k1 (1 - b + b |d| / mean |d|))
 
-N, df and the mean length are those of all distinct passages of the pool, easy negatives among them, not of the collection that it was
-drawn from: words that the pool's queries are about are commoner in it.
+N, df and the mean length are those of all distinct passages of the pool, easy negatives among them, not of the collection that it
+was drawn from: words that the pool's queries are about are commoner in it.
 """
 
 from __future__ import annotations
