@@ -1,7 +1,7 @@
 """What a probe reads: the stream's mean, or its elementwise maximum, over some tokens of a pair, at every layer.
 
-Layer 0 is the stream before the first layer, what the embeddings give; layer l is the stream after l layers, up to the last one. (In
-a pre-LN model that is the sum of all writes, before the final norm.) For a pair with stream x and a set S of its positions,
+Layer 0 is the stream before the first layer, what the embeddings give; layer l is the stream after l layers, up to the last one.
+(In a pre-LN model that is the sum of all writes, before the final norm.) For a pair with stream x and a set S of its positions,
 
     mean    1/|S| sum_{i in S} x_i            max    elementwise, max_{i in S} x_i
 

@@ -1,7 +1,7 @@
 """States of single tokens of a set at some layers, for a probe that pools by itself (`token_probe`).
 
-Of a set with more than `most` tokens some are drawn. Which, depends on the seed and on the pair's own tokens and nothing else: not on
-the pairs beside it.
+Of a set with more than `most` tokens some are drawn. Which, depends on the seed and on the pair's own tokens and nothing else: not
+on the pairs beside it.
 """
 
 from __future__ import annotations
