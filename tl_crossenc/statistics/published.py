@@ -51,6 +51,19 @@ ZHAN_2020_MRR: dict[str, tuple[float, ...]] = {
 """MRR@10 with the mask in the first n layers, for each n of `ZHAN_2020_CUT_LAYERS`; after the softmax, not renormalized. The names
 say where information flows: query-to-document cuts the rows of the document, of CLS and the separators too (see `presets`)."""
 
+ZHAN_2020_PROBES: dict[str, tuple[float, ...]] = {
+    "CLS": (0.023, 0.043, 0.049, 0.084, 0.216, 0.252, 0.264, 0.273, 0.269, 0.268, 0.271, 0.294, 0.322),
+    "QUERY": (0.023, 0.064, 0.210, 0.230, 0.242, 0.260, 0.273, 0.279, 0.279, 0.281, 0.298, 0.311),
+    "SEP": (0.025, 0.040, 0.046, 0.088, 0.120, 0.161, 0.198, 0.174, 0.197, 0.196, 0.255, 0.299),
+    "DOC": (0.039, 0.052, 0.086, 0.116, 0.118, 0.138, 0.153, 0.161, 0.172, 0.176, 0.211, 0.257),
+    "MATCHED": (0.087, 0.102, 0.115, 0.144, 0.151, 0.177, 0.188, 0.196, 0.203, 0.200, 0.215, 0.257),
+}
+"""MRR@10 of a probe on the states after 0, 1, ... layers, over BM25's top 100. Their DOC is ten random passage tokens, their MATCHED up
+to twenty passage tokens that are query terms and no stop words. Their batches were padded with zero vectors that took part in the
+maximum over tokens, so a pair without a token of the set was scored from padding."""
+ZHAN_2020_PROBE_FLOOR = 0.023
+"""What CLS gives at layer 0, where it is a constant: the random ranking."""
+
 MICE_2026 = "Vast et al. 2026, MICE (MiniLM-L12, TREC DL 2019, BM25 top 1000)"
 MICE_2026_UNABLATED = 0.755
 MICE_2026_NDCG: dict[str, float] = {"mask0": 0.743, "mask1": 0.734, "mask2": 0.615}
