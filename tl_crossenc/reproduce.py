@@ -14,25 +14,29 @@ import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.console.shown import short_name
+from tl_crossenc.executors.executor import IN_PROCESS, Executor
+from tl_crossenc.executors.sharded import Shard, ShardRun
+from tl_crossenc.executors.task import CellsFailed, failed_ones
+from tl_crossenc.experiments.main_job import compute_shard, main_job, run_first, run_rest
 from tl_crossenc.experiments.matching import passing_heads
-from tl_crossenc.experiments.paper import ProgressFactory, no_progress, run_paper
-from tl_crossenc.experiments.settings import Settings, job_of, settings_record
-from tl_crossenc.experiments.table1 import Table1, run_table1
-from tl_crossenc.interventions.heads import check_heads, parse_heads, resolve_heads, save_heads
+from tl_crossenc.experiments.paper import ProgressFactory, no_progress
+from tl_crossenc.experiments.settings import Settings, settings_record
+from tl_crossenc.experiments.table1 import Table1
+from tl_crossenc.interventions.heads import save_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.grades import check_sides, relevant_grades, scale_sentence
+from tl_crossenc.pools.grades import relevant_grades, scale_sentence
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.report.drawing import draw_figures
 from tl_crossenc.report.page import remove_others, shown_files, write_report
 from tl_crossenc.report.table1_files import EXISTING_CELLS, TABLE1_FILES, write_table1
 from tl_crossenc.report.tables import caption, measure_text, windows_text
-from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.results.job import heads_source
 from tl_crossenc.results.kept_pools import Cut, count_cut
 from tl_crossenc.results.layout import RUN
 from tl_crossenc.results.outputs import write_json
 from tl_crossenc.results.record import run_record
 from tl_crossenc.results.saving import save_all
-from tl_crossenc.results.work import Work, at_work, prepare
+from tl_crossenc.results.work import Work
 from tl_crossenc.statistics.published import (
     VAST_2025,
     VAST_2025_RANDOM,
@@ -43,7 +47,7 @@ from tl_crossenc.statistics.published import (
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.locks import WAIT
 
-__all__ = ["Reproduction", "Settings", "reproduce"]
+__all__ = ["Reproduction", "Settings", "ShardRun", "compute_shard", "reproduce"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ class Reproduction:
     report: Path | None = None
 
     __repr__ = short_repr
+
+    @property
+    def failed(self) -> dict[str, CellsFailed]:
+        """Experiment -> what of its cells could not be computed; what needs it is unavailable this time."""
+        return failed_ones(self.results)
 
     @property
     def published(self) -> dict[str, float] | None:
@@ -134,49 +143,33 @@ class Reproduction:
         return measure_text(self.settings.cutoff, self.table1.ideal, self.settings.gain)
 
 
-def reproduce(settings: Settings, progress: ProgressFactory = no_progress, *, wait: int | float = WAIT) -> Reproduction:
+def reproduce(
+    settings: Settings,
+    progress: ProgressFactory = no_progress,
+    *,
+    wait: int | float = WAIT,
+    executor: Executor = IN_PROCESS,
+) -> Reproduction:
     """Run the paper's experiments, or read them from the folder where they are done, and write everything there.
 
     The folder is locked meanwhile, and is of one job (`results.job`): a second process with the same job waits, and finds all done.
+    An experiment that some cells of could not be computed is in `Reproduction.failed`; the others are made.
 
     Args:
         settings: what to reproduce.
         progress: makes a bar.
         wait: seconds to wait for another process that is at work in the folder.
+        executor: computes what is missing; all of it, see `compute_shard` for parts.
 
     Raises:
         ValueError: bad settings, model, collection or output folder; or the folder is another job's.
+        CellsFailed: cells of Table 1 could not be computed; those of the other experiments are stored where they could.
         StoreError: the folder cannot be written, was moved in mid-run, or another process still works in it after `wait` seconds.
     """
-    prepare(settings.out)
-    model = HookedCrossEncoder.from_pretrained(
-        settings.model,
-        device=settings.device,
-        dtype=settings.dtype,
-        revision=settings.revision,
-        tokenizer=settings.tokenizer,
-        max_length=settings.max_length,
-        score=settings.score,
-    )
-    if settings.heads is not None and not settings.heads.strip().startswith("@"):
-        check_heads(parse_heads(settings.heads), model.cfg.n_layers, model.cfg.n_heads)
-    if settings.token_budget is None:
-        settings = replace(settings, token_budget=model.token_budget())
-    source, out = model_source(model), settings.out
-    job, chosen = job_of(settings, model, source), settings
-
-    def check(pools: tuple[Pool, ...]) -> None:
-        nonlocal chosen
-        if settings.options.relevant_grades is None and not settings.only_table1:
-            for pool in pools:
-                check_sides(relevant_grades(pool.highest_grade) or (1,), settings.options.against)
-        if settings.heads is not None:
-            heads = resolve_heads(settings.heads, out, heads_source(source, pools))
-            check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
-            chosen = replace(settings, options=replace(settings.options, heads=tuple(heads)))
-
-    with at_work(out, job, settings.collections, settings.pool, check=check, wait=wait) as work:
-        return _reproduce(chosen, model, source, progress, work)
+    if isinstance(executor, Shard):
+        raise ValueError(f"expected an executor that computes everything, got shard {executor}: use compute_shard")
+    with main_job(settings, executor, wait) as (chosen, model, source, work):
+        return _reproduce(chosen, model, source, progress, work, executor)
 
 
 def _reproduce(
@@ -185,20 +178,16 @@ def _reproduce(
     source: Mapping[str, Any],
     progress: ProgressFactory,
     work: Work,
+    executor: Executor,
 ) -> Reproduction:
     """Table 1, then the rest where it is asked for, in a folder that is locked and this job's."""
     folder, pools, store = work
-    with progress("Table 1") as advance:
-        table = run_table1(
-            model,
-            pools,
-            store,
-            mode=settings.mode,
-            cutoff=settings.cutoff,
-            gain=settings.gain,
-            token_budget=settings.token_budget,
-            progress=advance,
-        )
+    try:
+        with progress("Table 1") as advance:
+            table = run_first(settings, model, pools, store, executor, advance)
+    except CellsFailed as error:
+        rest = {} if settings.only_table1 else run_rest(settings, model, pools, store, progress, executor)
+        raise CellsFailed.of([error, *failed_ones(rest).values()]) from error.failures[0].cause
     names, cut = ", ".join(pool.collection for pool in pools), tuple(count_cut(model, pool) for pool in pools)
     found = Reproduction(settings, model.cfg.model_name, names, pools, cut, table)
     folder.verify()
@@ -208,7 +197,7 @@ def _reproduce(
     if settings.only_table1:
         write_json(settings.out / RUN, record)
     else:
-        found, record = _reproduce_rest(found, model, source, store, progress)
+        found, record = _reproduce_rest(found, model, source, store, progress, executor)
     folder.verify(record["files"])
     return found
 
@@ -219,20 +208,11 @@ def _reproduce_rest(
     source: Mapping[str, Any],
     store: Store,
     progress: ProgressFactory,
+    executor: Executor,
 ) -> tuple[Reproduction, dict[str, Any]]:
     """Everything but Table 1: results, their files, the figures and the page; and what `run.json` says."""
     settings = found.settings
-    results = run_paper(
-        model,
-        found.pools,
-        store,
-        options=settings.options,
-        mode=settings.mode,
-        cutoff=settings.cutoff,
-        gain=settings.gain,
-        token_budget=settings.token_budget,
-        progress=progress,
-    )
+    results = run_rest(settings, model, found.pools, store, progress, executor)
     unavailable = save_all(settings.out, results)
     found = replace(found, results=results, unavailable=unavailable)
     if isinstance(results["figure1b"], pd.DataFrame):

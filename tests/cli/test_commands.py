@@ -262,7 +262,7 @@ def test_heads_that_cannot_be_right_are_refused_before_any_work(
 ):
     before = snapshot(results)
     forbid_model_work(monkeypatch)
-    monkeypatch.setattr("tl_crossenc.reproduce.run_table1", None)
+    monkeypatch.setattr("tl_crossenc.experiments.main_job.run_table1", None)
     arguments = ["--model", model, "--collection", collection, "--out", results, "--heads", heads]
     assert_one_sentence(run("reproduce", *arguments), message)
     assert snapshot(results) == before

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from small_worlds import tiny_model
 
-from tl_crossenc.experiments import attention, match_cells, qk_alignment, replacement, replacement_cells, scoring
+from tl_crossenc.experiments import (
+    attention,
+    attention_cells,
+    match_cells,
+    qk_alignment,
+    qk_cells,
+    replacement,
+    replacement_cells,
+    scoring,
+)
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model import identity
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
@@ -44,12 +53,12 @@ def some_replacement(model, store):
 
 GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the numbers in all of its columns, each times cos(i)
     "scores": (some_scores, scoring, (1, 2), 4.479696840104977),
-    "attention": (some_attention, attention, (1, 1), -17.28662634110404),
+    "attention": (some_attention, attention_cells, (1, 1), -17.28662634110404),
     "match-sums": (some_matches, match_cells, (1, 1), -0.630372905415631),
     "match-histograms": (some_matches, match_cells, (1, 1), -16.317359585807946),
     "match-pairs": (some_matches, match_cells, (1, 1), 8.224271414510602),
-    "qk-means": (some_alignment, qk_alignment, (1, 1), -409.78514531751233),
-    "qk-terms": (some_alignment, qk_alignment, (1, 1), -63.6504409127549),
+    "qk-means": (some_alignment, qk_cells, (1, 1), -409.78514531751233),
+    "qk-terms": (some_alignment, qk_cells, (1, 1), -63.6504409127549),
     "replaced_scores": (some_replacement, replacement_cells, (1, 1), 4.298783559917925),
 }
 

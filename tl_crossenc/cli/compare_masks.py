@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from tl_crossenc.cli.options import (
+    executor_of,
+    executor_options,
     model_options,
     of_the_model,
     per_grade_option,
@@ -14,6 +16,7 @@ from tl_crossenc.cli.options import (
     wait_option,
 )
 from tl_crossenc.cli.output import say
+from tl_crossenc.cli.work import say_shard
 from tl_crossenc.console.shown import short_name
 
 HELP = "put the masks of three papers in one table, each in both modes"
@@ -34,6 +37,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     seed_option(parser)
     token_budget_option(parser)
     wait_option(parser)
+    executor_options(parser)
     model_options(parser)
 
 
@@ -43,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from rich.console import Console
 
+    from tl_crossenc.executors.sharded import Shard
     from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
     from tl_crossenc.interventions.presets import COMPARED
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -53,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.job import Job, model_source
     from tl_crossenc.results.kept_pools import count_cut
     from tl_crossenc.results.outputs import default_folder
+    from tl_crossenc.results.unavailable import Unavailable
     from tl_crossenc.results.work import at_work
 
     collections = arguments.collection or ["demo"]
@@ -67,16 +73,29 @@ def run(arguments: argparse.Namespace) -> int:
     rules = {f"pool.{name}": value for name, value in asdict(spec).items()}
     free = {"presets": list(presets), "token_budget": arguments.token_budget, "device": model.device.type}
     job = Job("compare-masks", model.cfg.model_name, model_source(model) | rules, free)
-    with at_work(out, job, collections, spec, wait=arguments.wait) as (folder, pools, store):
-        with progress_bar(Console(stderr=True), "masks") as advance:
-            found = run_compare_masks(
-                model,
-                pools,
-                store,
-                presets=presets,
-                token_budget=arguments.token_budget,
-                progress=advance,
-            )
+    executor = executor_of(arguments)
+    shard = executor if isinstance(executor, Shard) else None
+    with at_work(out, job, collections, spec, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
+        try:
+            with progress_bar(Console(stderr=True), "masks") as advance:
+                found = run_compare_masks(
+                    model,
+                    pools,
+                    store,
+                    presets=presets,
+                    token_budget=arguments.token_budget,
+                    executor=executor,
+                    progress=advance,
+                )
+            reasons = {}
+        except Unavailable as reason:
+            if shard is None:
+                raise
+            reasons = {"masks": reason}
+        if shard is not None:
+            folder.verify()
+            say_shard(shard, shard.done(store, reasons), out)
+            return 0
         names = ", ".join(pool.collection for pool in pools)
         called = short_name(str(model.cfg.model_name))
         caption = masks_caption(

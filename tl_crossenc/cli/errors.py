@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from tl_crossenc.console.shown import shown
 
+SMALLER = "use a smaller --token-budget or another device"
+
 
 def status_of(command: Callable[[], int], *, debug: bool) -> int:
     """Run a command; its exit status, 2 where it failed as can be expected, 130 where it was interrupted.
@@ -18,18 +20,25 @@ def status_of(command: Callable[[], int], *, debug: bool) -> int:
     except (ValueError, TypeError, OSError) as error:
         if debug:
             raise
-        sys.stderr.write(f"tl-crossenc: {_one_line(error)}\n")
+        hint = f": {SMALLER}" if _out_of_memory(error) else ""
+        sys.stderr.write(f"tl-crossenc: {_one_line(error)}{hint}\n")
         return 2
     except (RuntimeError, MemoryError, ImportError) as error:
         if debug:
             raise
-        full = isinstance(error, MemoryError) or "out of memory" in str(error)
-        hint = "use a smaller --token-budget or another device" if full else "run again with --debug to see where"
+        hint = SMALLER if _out_of_memory(error) else "run again with --debug to see where"
         sys.stderr.write(f"tl-crossenc: {type(error).__name__}: {_one_line(error)[:300]}: {hint}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("tl-crossenc: interrupted; run the same command again to go on where it stopped\n")
         return 130
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether that is the cause, or the cause of the cause."""
+    return error is not None and (
+        isinstance(error, MemoryError) or "out of memory" in str(error) or _out_of_memory(error.__cause__)
+    )
 
 
 def _one_line(error: Exception) -> str:

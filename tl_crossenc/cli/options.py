@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tl_crossenc.console.shown import quoted
+
+if TYPE_CHECKING:
+    from tl_crossenc.executors.executor import Executor
 
 DTYPES = ("float32", "bfloat16", "float64")
 MOST_TOKENS, MOST_PASSAGES, MOST_SECONDS = 1 << 24, 1_000_000, 10_000_000
@@ -72,6 +75,35 @@ def wait_option(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="to wait for another process that does the same into the same folder (default: 3600)",
     )
+
+
+def executor_options(parser: argparse.ArgumentParser) -> None:
+    """Who computes what is missing; `executor_of` reads them."""
+    parser.add_argument(
+        "--shard",
+        type=share,
+        metavar="I/N",
+        help="compute the I-th of N parts of the cells and show nothing, such as 2/8; for several processes at one job, into one "
+        "folder or into folders that are merged",
+    )
+
+
+def executor_of(arguments: argparse.Namespace) -> Executor:
+    """The executor that was asked for."""
+    from tl_crossenc.executors.executor import IN_PROCESS
+    from tl_crossenc.executors.sharded import Shard
+
+    return IN_PROCESS if arguments.shard is None else Shard(*arguments.shard)
+
+
+def share(text: str) -> tuple[int, int]:
+    """A shard, as `parse_share` reads it."""
+    from tl_crossenc.executors.share import parse_share
+
+    try:
+        return parse_share(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def number(least: int, most: int) -> Callable[[str], int]:

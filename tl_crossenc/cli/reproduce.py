@@ -8,6 +8,8 @@ from pathlib import Path
 from tl_crossenc.cli.options import (
     MOST_PASSAGES,
     count_or_all,
+    executor_of,
+    executor_options,
     grades,
     model_options,
     number,
@@ -18,6 +20,7 @@ from tl_crossenc.cli.options import (
     wait_option,
 )
 from tl_crossenc.cli.output import say
+from tl_crossenc.cli.work import refuse_failed, say_shard
 from tl_crossenc.console.shown import short_name
 
 HELP = "run the paper's experiments on a model and collections"
@@ -121,6 +124,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="a method beyond the paper in place of the quick ones, or none; several times for several",
     )
+    executor_options(parser)
     model_options(parser)
 
 
@@ -128,12 +132,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; its exit status."""
     from rich.console import Console
 
+    from tl_crossenc.executors.sharded import Shard
     from tl_crossenc.experiments.layers import FIGURE_1A
     from tl_crossenc.experiments.paper import PaperOptions
     from tl_crossenc.interventions.directions import parse_directions
     from tl_crossenc.pools.pool import PoolSpec
     from tl_crossenc.report.terminal import progress_bar, table1_for_terminal
-    from tl_crossenc.reproduce import Settings, reproduce
+    from tl_crossenc.reproduce import Settings, compute_shard, reproduce
     from tl_crossenc.results.artefacts import NOT_ASKED
     from tl_crossenc.results.outputs import default_folder
 
@@ -174,7 +179,12 @@ def run(arguments: argparse.Namespace) -> int:
         only_table1=arguments.only_table1,
     )
     errors = Console(stderr=True)
-    found = reproduce(settings, lambda what: progress_bar(errors, what), wait=arguments.wait)
+    executor = executor_of(arguments)
+    if isinstance(executor, Shard):
+        done = compute_shard(settings, executor, lambda what: progress_bar(errors, what), wait=arguments.wait)
+        say_shard(executor, done, settings.out)
+        return 0
+    found = reproduce(settings, lambda what: progress_bar(errors, what), wait=arguments.wait, executor=executor)
     title = f"Table 1: {short_name(found.model_label)} on {found.collection_label}, nDCG@{settings.cutoff}"
     table1 = found.table1
     Console().print(table1_for_terminal(table1.comparison, table1.unablated, title, found.caption, found.published))
@@ -189,6 +199,7 @@ def run(arguments: argparse.Namespace) -> int:
         if reason != NOT_ASKED:
             say(f"{name}: not drawn: {reason}")
     say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))
+    refuse_failed(found.failed)
     return 0
 
 

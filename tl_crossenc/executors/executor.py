@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from traceback import clear_frames
 from typing import TypeVar
 
 from tl_crossenc.executors.task import Advance, CellsFailed, Failure, Task, Waiting
@@ -113,6 +114,7 @@ class InProcess(Executor):
             except StoreError:
                 raise
             except (ValueError, RuntimeError, MemoryError) as cause:
+                clear_frames(cause.__traceback__)  # which hold the task's tensors
                 failures.append(Failure(task, cause))
         return failures
 

@@ -8,7 +8,8 @@ any process may compute any part of the work in any order, and the cells have th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -67,7 +68,7 @@ class Failure(NamedTuple):
     cause: BaseException
 
 
-class CellsFailed(ValueError):
+class CellsFailed(Unavailable):
     """Some cells could not be computed; all others of the run are stored.
 
     Attributes:
@@ -76,13 +77,24 @@ class CellsFailed(ValueError):
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         self.failures = tuple(failures)
-        cells = [key for failure in failures for key in failure.task.keys]
+        cells = Counter(key.kind for failure in failures for key in failure.task.keys)
         causes = list(dict.fromkeys(str(failure.cause) or type(failure.cause).__name__ for failure in failures))
-        more = f" (and {len(causes) - 1} other causes)" if len(causes) > 1 else ""
-        many = "1 cell" if len(cells) == 1 else f"{len(cells):,} cells"
-        super().__init__(
-            f"{causes[0]}{more}; {many} of {cells[0].kind!r} could not be computed, what else was asked for is stored"
-        )
+        more = "" if len(causes) == 1 else f" (and {len(causes) - 1} other cause{'s' if len(causes) > 2 else ''})"
+        many = ", ".join(f"{n:,} cell{'s' if n > 1 else ''} of {kind!r}" for kind, n in cells.items())
+        super().__init__(f"{causes[0]}{more}; {many} could not be computed, what else was asked for is stored")
+
+    @classmethod
+    def of(cls, errors: Iterable[CellsFailed]) -> CellsFailed:
+        """One error of several, each taken once."""
+        failures = [failure for error in dict.fromkeys(errors) for failure in error.failures]
+        joined = cls(failures)
+        joined.__cause__ = failures[0].cause
+        return joined
+
+
+def failed_ones(results: Mapping[str, object]) -> dict[str, CellsFailed]:
+    """Those of the results that cells could not be computed of."""
+    return {key: result for key, result in results.items() if isinstance(result, CellsFailed)}
 
 
 class Waiting(Unavailable):
@@ -94,4 +106,4 @@ class Waiting(Unavailable):
 
     def __init__(self, cells: int, kind: str) -> None:
         self.cells = cells
-        super().__init__(f"{cells:,} cells of {kind!r} are other shards' and not here yet: merge them, then run again")
+        super().__init__(f"{cells:,} cells of {kind!r} are other shards' and not here yet")

@@ -15,13 +15,15 @@ with the pool. A shard's batches depend on the shard alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from tl_crossenc.executors.executor import Progress, missing_cells
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
 from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.pieces import Pieces
@@ -29,12 +31,12 @@ from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.instruments.token_matches import KINDS, N_BINS, PairMatches, Tally, measure_matches
 from tl_crossenc.interventions.heads import format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.identity import model_identity
 from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
 ALL_KINDS = "all"
+KINDS_OF_CELL = ("sums", "histograms", "pairs")
 
 METHOD, WINDOWED = 1, 2
 """Count up with every change of how matches are measured, batched or stored that changes a cell's numbers: of models that see all
@@ -61,33 +63,44 @@ class MatchCells:
         store: of the cells.
         heads: those kept by passage.
         token_budget: padded tokens a batch.
+        executor: of what is missing.
 
     Raises:
         ValueError: the model has no tokenizer, an active ablation, or something that no key can name (see `identity`).
     """
 
     def __init__(
-        self, model: HookedCrossEncoder, pools: Sequence[Pool], store: Store, heads: Heads, token_budget: int
+        self,
+        model: HookedCrossEncoder,
+        pools: Sequence[Pool],
+        store: Store,
+        heads: Heads,
+        token_budget: int,
+        executor: Executor = IN_PROCESS,
     ) -> None:
         if model.tokenizer is None:
             raise ValueError(
                 "expected a model with a tokenizer to read texts; this one was made without: pass tokenizer="
             )
         require_unablated(model)
-        self.model, self.store, self.heads, self.token_budget = model, store, heads, token_budget
+        self.model, self.store, self.heads, self.token_budget, self.executor = (
+            model,
+            store,
+            heads,
+            token_budget,
+            executor,
+        )
         self.n_layers, self.n_heads = model.cfg.n_layers, model.cfg.n_heads
         self.passages = [(pool, pair) for pool in pools for pair in pool.pairs]
         names = model.tokenizer.convert_ids_to_tokens(list(range(model.cfg.d_vocab)))
-        self.pieces = Pieces(model.tokenizer)
         self._vocabulary = hashlib.sha256(
             "\n".join(name or "" for name in names).encode("utf-8", "surrogatepass")
         ).hexdigest()[:16]
-        self._identity = model_identity(model)
+        self._identity = executor.identity(model)
         self._method = METHOD if all(window is None for window in model.cfg.windows or ()) else WINDOWED
         self._shards = [(pool, i, pool.pairs[i : i + SHARD]) for pool in pools for i in range(0, len(pool), SHARD)]
         self._keys = [
-            {kind: self._key(kind, pool, start // SHARD) for kind in ("sums", "histograms", "pairs")}
-            for pool, start, _ in self._shards
+            {kind: self._key(kind, pool, start // SHARD) for kind in KINDS_OF_CELL} for pool, start, _ in self._shards
         ]
 
     def fill(self, progress: Progress | None = None) -> int:
@@ -95,24 +108,23 @@ class MatchCells:
 
         Returns:
             The number of passages that the model ran.
+
+        Raises:
+            CellsFailed, Waiting: see `Executor.run`.
         """
-        absent = missing_cells(self.store, (key for keys in self._keys for key in keys.values()))
-        todo = [i for i, keys in enumerate(self._keys) if absent & set(keys.values())]
-        total = self.n_layers * sum(len(self._shards[i][2]) for i in todo)
-        done = 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += self.n_layers * count
-            if progress is not None:
-                progress(done, total)
-
-        for i in todo:
-            pool, _, pairs = self._shards[i]
-            about = {"model": self.model.cfg.model_name, "collection": pool.collection}
-            for kind, table in _Measured(self, pairs, advance).tables().items():
-                self.store.write(self._keys[i][kind], table, about)
-        return done // self.n_layers
+        tasks = [
+            MatchTask(
+                tuple(pairs),
+                tuple(keys.values()),
+                self.heads,
+                (self.n_layers, self.n_heads),
+                self.token_budget,
+                {"model": str(self.model.cfg.model_name), "collection": pool.collection},
+            )
+            for (pool, _, pairs), keys in zip(self._shards, self._keys, strict=True)
+        ]
+        ran = self.executor.run(self.model, tasks, self.store, progress)
+        return sum(len(task.pairs) for task in ran)
 
     def sums(self) -> Tally:
         """`PairMatches.sums` by (collection, query_id, grade)."""
@@ -182,18 +194,55 @@ class MatchCells:
         )
 
 
+@dataclass(frozen=True)
+class MatchTask(Task):
+    """A shard of a pool.
+
+    Attributes:
+        pairs: of the shard.
+        keys: of its cells, one a kind.
+        heads: those kept by passage.
+        shape: (layers, heads) of the model.
+        token_budget: padded tokens a batch.
+        meta: of the cells.
+    """
+
+    pairs: tuple[PoolPair, ...]
+    keys: tuple[CellKey, ...]
+    heads: Heads
+    shape: tuple[int, int]
+    token_budget: int
+    meta: Mapping[str, str]
+
+    @property
+    def cost(self) -> int:
+        """See `Task`."""
+        return self.shape[0] * len(self.pairs)
+
+    def only(self, keys: Set[CellKey]) -> MatchTask | None:
+        """See `Task`."""
+        kept = tuple(key for key in self.keys if key in keys)
+        return replace(self, keys=kept) if kept else None
+
+    def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
+        """See `Task`."""
+        tables = _Measured(self, model, advance).tables()
+        for key in self.keys:
+            yield Cell(key, tables[key.kind], self.meta)
+
+
 class _Measured:
     """What a shard's passages gave."""
 
-    def __init__(self, cells: MatchCells, pairs: Sequence[PoolPair], advance: Callable[[int], None]) -> None:
-        self.pairs, self.advance = pairs, advance
-        self.layers, self.heads = (np.array([head[axis] for head in cells.heads], dtype=int) for axis in (0, 1))
+    def __init__(self, task: MatchTask, model: HookedCrossEncoder, advance: Advance) -> None:
+        self.pairs, self.advance, self.n_layers = task.pairs, advance, task.shape[0]
+        self.layers, self.heads = (np.array([head[axis] for head in task.heads], dtype=int) for axis in (0, 1))
         self.sums: list[Tally] = []
         self.histograms: list[Tally] = []
-        self.by_layer = np.zeros((len(pairs), 2 * cells.n_layers * len(KINDS) * N_BINS), np.uint32)
-        self.by_head = np.zeros((len(pairs), 2 * len(cells.heads) * N_BINS), np.uint32)
-        encoded = cells.model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
-        measure_matches(cells.model, encoded, cells.pieces, self.add, token_budget=cells.token_budget)
+        self.by_layer = np.zeros((len(self.pairs), 2 * self.n_layers * len(KINDS) * N_BINS), np.uint32)
+        self.by_head = np.zeros((len(self.pairs), 2 * len(task.heads) * N_BINS), np.uint32)
+        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        measure_matches(model, encoded, Pieces(model.tokenizer), self.add, token_budget=task.token_budget)
 
     def add(self, indices: np.ndarray, found: PairMatches) -> None:
         """Take in a batch."""
@@ -202,24 +251,24 @@ class _Measured:
         self.by_layer[indices] = found.counts.sum(3).reshape(len(indices), -1)
         by_head = found.counts[:, :, self.layers, self.heads].sum(3)
         self.by_head[indices] = by_head.reshape(len(indices), -1)
-        self.advance(len(indices))
+        self.advance(self.n_layers * len(indices))
 
     def tables(self) -> dict[str, pa.Table]:
-        """A table a kind of cell."""
+        """Kind of cell -> its table."""
         sums, histograms = Tally.join(self.sums), Tally.join(self.histograms)
         queries, grades = zip(*sums.groups, strict=True)
         return {
-            "sums": pa.table(
+            "match-sums": pa.table(
                 {
                     "query_id": pa.array(queries, pa.string()),
                     "grade": pa.array(grades, pa.int32()),
                     **{name: _lists(values) for name, values in sums.totals.items()},
                 }
             ),
-            "histograms": pa.table(
+            "match-histograms": pa.table(
                 {"grade": pa.array(histograms.groups, pa.int32()), "counts": _lists(histograms.totals["counts"])}
             ),
-            "pairs": pa.table(
+            "match-pairs": pa.table(
                 {
                     "query_id": pa.array([pair.query_id for pair in self.pairs], pa.string()),
                     "doc_id": pa.array([pair.doc_id for pair in self.pairs], pa.string()),

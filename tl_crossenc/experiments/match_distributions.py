@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.match_cells import Heads, MatchCells
 from tl_crossenc.experiments.match_distances import against_null, permuted_labels
 from tl_crossenc.experiments.match_masses import (
@@ -90,6 +90,7 @@ def run_match_distributions(
     seed: int = 0,
     max_pairs: int | None = None,
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> MatchDistributions:
     """Measure the weights between QUERY and DOC over all pools together, computing only missing cells.
@@ -105,6 +106,7 @@ def run_match_distributions(
         seed: of the permutations and of the sample.
         max_pairs: measure whole queries, drawn at random, while their passages are at most so many; None for all.
         token_budget: padded tokens a batch; `TOKEN_BUDGET` by default.
+        executor: of what is missing.
         progress: as in `scoring.py`.
 
     Raises:
@@ -127,7 +129,8 @@ def run_match_distributions(
     drawn = _sample(pools, max_pairs, seed)
     _require_groups(chosen_groups, {pair.grade for pool in drawn for pair in pool.pairs})
 
-    cells = MatchCells(model, drawn, store, chosen, TOKEN_BUDGET if token_budget is None else token_budget)
+    budget = TOKEN_BUDGET if token_budget is None else token_budget
+    cells = MatchCells(model, drawn, store, chosen, budget, executor)
     pairs_run = cells.fill(progress)
     values = query_masses(cells.sums(), chosen_groups)
     _require_groups(chosen_groups, {grade for n in values.groups for grade in chosen_groups[n.group]})

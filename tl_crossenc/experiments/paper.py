@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.executors.task import CellsFailed, Waiting
 from tl_crossenc.experiments.attention import Attention, run_attention
 from tl_crossenc.experiments.beyond import METHODS, Bench, check_methods, usual_methods
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
@@ -104,10 +105,16 @@ def run_paper(
     executor: Executor = IN_PROCESS,
     progress: ProgressFactory = no_progress,
 ) -> dict[str, Any]:
-    """Results, or the `Unavailable` that stands for one, under the keys of `artefacts.ARTEFACTS`."""
+    """Results, or the `Unavailable` that stands for one, under the keys of `artefacts.ARTEFACTS`.
+
+    Cells that cannot be computed (`CellsFailed`), or that other processes compute (`Waiting`), keep no other experiment from being
+    run, but for those that need what they are of.
+    """
     chosen = options or PaperOptions()
     results: dict[str, Any] = {}
-    ranking: dict[str, Any] = {"mode": mode, "cutoff": cutoff, "gain": gain, "token_budget": token_budget}
+    measuring: dict[str, Any] = {"token_budget": token_budget, "executor": executor}
+    ranking: dict[str, Any] = {"mode": mode, "cutoff": cutoff, "gain": gain, **measuring}
+    measured: dict[str, Attention] = {}
 
     def attempt(key: str, title: str, run: Callable[[Progress], Any]) -> Any:
         try:
@@ -123,7 +130,13 @@ def run_paper(
         )
 
     def flow(advance: Progress) -> Any:
-        return run_attention(model, pools, store, token_budget=token_budget, progress=advance)
+        measured[TRAINED] = run_attention(model, pools, store, progress=advance, **measuring)
+        return measured[TRAINED]
+
+    def trained() -> Attention:
+        if TRAINED not in measured:
+            raise results["attention"]
+        return measured[TRAINED]
 
     def matching(attention: Attention) -> Any:
         return matching_heads(
@@ -134,30 +147,29 @@ def run_paper(
         if not chosen.control:
             raise Unavailable("the untrained twin was left out (--no-control).")
         twin = untrained_twin(model, chosen.seed)
-        measured[UNTRAINED] = run_attention(
-            twin, pools, store, token_budget=token_budget, control=True, progress=advance
-        )
+        measured[UNTRAINED] = run_attention(twin, pools, store, control=True, progress=advance, **measuring)
         return matching(measured[UNTRAINED])
 
+    def counts(advance: Progress) -> Any:
+        trained()
+        return matching_counts(measured, relevant_grades=chosen.relevant_grades)
+
     attempt("figure1a", "Figure 1a", sweep)
-    attention = attempt("attention", "Attention", flow)
-    if isinstance(attention, Unavailable):
-        results |= dict.fromkeys(("figure1b", "figure1b_control", "figure1b_counts", "sinks"), attention)
-    else:
-        measured = {TRAINED: attention}
-        attempt("figure1b", "Figure 1b", lambda advance: matching(attention))
-        attempt("figure1b_control", "Untrained twin", control)
-        attempt(
-            "figure1b_counts",
-            "Counts",
-            lambda advance: matching_counts(measured, relevant_grades=chosen.relevant_grades),
-        )
-        attempt("sinks", "Sinks", lambda advance: measure_sinks(attention))
+    attempt("attention", "Attention", flow)
+    attempt("figure1b", "Figure 1b", lambda advance: matching(trained()))
+    attempt("figure1b_control", "Untrained twin", control)
+    attempt("figure1b_counts", "Counts", counts)
+    attempt("sinks", "Sinks", lambda advance: measure_sinks(trained()))
     ranked = chosen.heads or ranked_heads(results["figure1b"])
+
+    def best() -> tuple[LayerHead, ...]:
+        if not ranked and isinstance(results["figure1b"], CellsFailed | Waiting):
+            raise results["figure1b"]
+        return ranked
 
     def distributions(advance: Progress) -> Any:
         every = model.cfg.n_layers * model.cfg.n_heads <= ONE_BY_ONE
-        heads = None if every else ranked[:BEST]
+        heads = None if every else best()[:BEST]
         groups = match_groups(pools, chosen.relevant_grades, only_present=True)
         return run_match_distributions(
             model,
@@ -166,15 +178,15 @@ def run_paper(
             heads=heads,
             groups=groups,
             seed=chosen.seed,
-            token_budget=token_budget,
             progress=advance,
+            **measuring,
         )
 
     def alignment(advance: Progress) -> Any:
-        return run_qk_alignment(model, pools, store, seed=chosen.seed, token_budget=token_budget, progress=advance)
+        return run_qk_alignment(model, pools, store, seed=chosen.seed, progress=advance, **measuring)
 
     def ablation(advance: Progress) -> Any:
-        if not ranked:
+        if not best():
             raise Unavailable(f"no ranking of heads to ablate (--heads names some): {results['figure1b']}")
         return run_head_ablation(
             model,

@@ -11,16 +11,16 @@ So a contrast of 1 moves a score by as much as one token differs from another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress, missing_cells
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.experiments.qk_cells import MEANS, METHOD, OFFSETS, TERMS, QKTask, stored_moments
 from tl_crossenc.experiments.qk_frames import (
     decomposition_frame,
     head_frame,
@@ -29,28 +29,21 @@ from tl_crossenc.experiments.qk_frames import (
     spectrum_frame,
 )
 from tl_crossenc.experiments.scoring import SHARD
-from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.qk import (
     MATCHED_PARTS,
     PartMoments,
     Weighting,
+    check_weighting,
     mean_scores,
-    part_moments,
     spectrum,
 )
-from tl_crossenc.instruments.qk_offsets import OffsetCounts, mean_rotations, offset_counts, spectrum_over_offsets
-from tl_crossenc.instruments.qk_terms import TermMoments, term_moments
+from tl_crossenc.instruments.qk_offsets import OffsetCounts, mean_rotations, spectrum_over_offsets
+from tl_crossenc.instruments.qk_terms import TermMoments
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.identity import model_identity
 from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
-
-Moments = TypeVar("Moments", PartMoments, TermMoments, OffsetCounts)
-
-METHOD = 1
-"""Counts up with every change of how means and terms are measured, batched or stored that changes a cell's numbers."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +92,7 @@ def run_qk_alignment(
     max_pairs: int = 512,
     seed: int = 0,
     token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> QKAlignment:
     """Compute Figure 2 over all pairs of all pools together, easy negatives among them where a pool has them.
@@ -111,6 +105,7 @@ def run_qk_alignment(
         max_pairs: pairs for the decomposition, at least 1; all where there are fewer.
         seed: of the draw of those.
         token_budget: padded tokens a batch.
+        executor: of what is missing.
         progress: as in `scoring.py`; the last layer is never run.
 
     Raises:
@@ -120,49 +115,48 @@ def run_qk_alignment(
     """
     if max_pairs < 1:
         raise ValueError(f"expected max_pairs of at least 1, got {max_pairs}")
+    check_weighting(weighting)
     everything = [pair for pool in pools for pair in pool.pairs]
     if not everything:
         raise Unavailable("the query-key contrasts need pairs of a query and a passage, and there are none.")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(everything))[:max_pairs])
     sample = [everything[i] for i in chosen]
     drawn = {"pools": "+".join(pool.digest for pool in pools), "max_pairs": max_pairs, "seed": seed}
-    budget = model.token_budget(token_budget)
-    identity = model_identity(model)
+    budget, identity = executor.token_budget(model, token_budget), executor.identity(model)
     given = {"condition": str(model.active_condition), "weighting": weighting, "token_budget": budget}
-    mean_cells = [
-        (_key(identity, "qk-means", pool=pool.digest, shard=i, **given), pairs)
+    cfg = model.cfg
+
+    def task(key: CellKey, pairs: Sequence[PoolPair]) -> QKTask:
+        meta = {"model": str(cfg.model_name)}
+        return QKTask(tuple(pairs), (key,), cfg.n_layers - 1, weighting, budget, meta)
+
+    mean_tasks = [
+        task(_key(identity, MEANS, pool=pool.digest, shard=i, **given), pairs)
         for pool in pools
         for i, pairs in _shards(pool.pairs)
     ]
-    term_cells = [(_key(identity, "qk-terms", shard=i, **drawn, **given), pairs) for i, pairs in _shards(sample)]
-    offset_cells = [
-        (_key(identity, "qk-offsets", pool=pool.digest, shard=i, weighting=weighting), pairs)
+    term_tasks = [task(_key(identity, TERMS, shard=i, **drawn, **given), pairs) for i, pairs in _shards(sample)]
+    offset_tasks = [
+        task(_key(identity, OFFSETS, pool=pool.digest, shard=i, weighting=weighting), pairs)
         for pool in pools
-        for i, pairs in (_shards(pool.pairs) if model.cfg.rotary_bases is not None else ())
+        for i, pairs in (_shards(pool.pairs) if cfg.rotary_bases is not None else ())
     ]
-    run = _Run(model, store, [*mean_cells, *term_cells, *offset_cells], progress)
-
-    cfg = model.cfg
-    moments = PartMoments.empty(cfg.n_layers, cfg.d_model)
-    for key, pairs in mean_cells:
-        moments += run.cell(
-            key, pairs, moments, lambda e: part_moments(model, e, weighting=weighting, token_budget=budget)
-        )
+    later = sum(task.cost for task in term_tasks if not store.has(task.keys[0]))
+    ran = executor.run(model, [*mean_tasks, *offset_tasks], store, _stage(progress, 0, later))
+    moments = stored_moments(store, mean_tasks, PartMoments.empty(cfg.n_layers, cfg.d_model))
     for part, weight in zip(MATCHED_PARTS, moments.weight, strict=True):
         if weight == 0:
             raise Unavailable(f"the query-key contrasts need {part.name} tokens, and no pair has any.")
-    terms = TermMoments.of(cfg)
-    for key, pairs in term_cells:
-        terms += run.cell(key, pairs, terms, lambda e: term_moments(model, e, moments.mean, token_budget=budget))
+    about_them = [replace(task, means=moments.mean) for task in term_tasks]
+    executor.run(model, about_them, store, _stage(progress, sum(task.cost for task in ran), 0))
+    terms = stored_moments(store, term_tasks, TermMoments.of(cfg))
     if not terms.count.reshape(len(terms.count), -1).any(1).all():
         raise Unavailable(
             f"the score decomposition needs pairs with both query and passage tokens, and none of {len(sample)} has both."
         )
     rotation = over_offsets = None
     if cfg.rotary_bases is not None:
-        offsets = OffsetCounts.empty(cfg.n_ctx)
-        for key, pairs in offset_cells:
-            offsets += run.cell(key, pairs, offsets, lambda e: offset_counts(e, cfg.n_ctx, weighting=weighting))
+        offsets = stored_moments(store, offset_tasks, OffsetCounts.empty(cfg.n_ctx))
         rotation = mean_rotations(model, offsets)
         over_offsets = spectrum_over_offsets(model, rotation)
     shape, found = spectrum(model.W_Q, model.W_K), mean_scores(model, moments.mean, rotation)
@@ -180,67 +174,15 @@ def run_qk_alignment(
     )
 
 
-# Cells.
-
-
-class _Run:
-    """The cells of a run: which are missing, and how far it is."""
-
-    def __init__(
-        self,
-        model: HookedCrossEncoder,
-        store: Store,
-        cells: Sequence[tuple[CellKey, Sequence[PoolPair]]],
-        progress: Progress | None,
-    ):
-        self.model, self.store, self.progress = model, store, progress
-        self.missing = missing_cells(store, (key for key, _ in cells))
-        self.layers = model.cfg.n_layers - 1
-        self.total = self.layers * sum(len(pairs) for key, pairs in dict(cells).items() if key in self.missing)
-        self.done = 0
-
-    def cell(
-        self, key: CellKey, pairs: Sequence[PoolPair], like: Moments, compute: Callable[[EncodedPairs], Moments]
-    ) -> Moments:
-        """The moments of a cell, computed and stored if missing; one row, each field a flat list."""
-        if key in self.missing:
-            moments = compute(self.model.encode_pairs([p.query for p in pairs], [p.text for p in pairs]))
-            columns = {name: np.asarray(getattr(moments, name), dtype=np.float64) for name in _arrays(moments)}
-            for name, values in columns.items():
-                if not np.isfinite(values).all():
-                    raise ValueError(
-                        f"expected finite activations, but {name} of the part means or scores has NaN or infinite "
-                        "values: check the checkpoint's weights, or use dtype float32"
-                    )
-            table = pa.table({name: pa.array([values.ravel()]) for name, values in columns.items()})
-            self.store.write(key, table, {"model": self.model.cfg.model_name})
-            self.missing.remove(key)
-            self.done += self.layers * len(pairs)
-            if self.progress is not None:
-                self.progress(self.done, self.total)
-        row = self.store.read(key).to_pylist()[0]
-        shaped = {name: getattr(like, name) for name in _arrays(like)}
-        read: dict[str, Any] = {
-            name: np.asarray(row[name]).reshape(v.shape).astype(v.dtype) for name, v in shaped.items()
-        }
-        return replace(like, **read)
-
-
-def _arrays(moments: Moments) -> list[str]:
-    """The names of the fields that are arrays."""
-    return [f.name for f in fields(moments) if isinstance(getattr(moments, f.name), np.ndarray)]
-
-
 def _shards(pairs: Sequence[PoolPair]) -> Iterator[tuple[int, Sequence[PoolPair]]]:
     for start in range(0, len(pairs), SHARD):
         yield start // SHARD, pairs[start : start + SHARD]
 
 
 def _key(identity: Mapping[str, str], kind: str, **rest: Any) -> CellKey:
-    return CellKey.of(
-        kind,
-        **identity,
-        method=METHOD,
-        shard_size=SHARD,
-        **rest,
-    )
+    return CellKey.of(kind, **identity, method=METHOD, shard_size=SHARD, **rest)
+
+
+def _stage(progress: Progress | None, before: int, after: int) -> Progress | None:
+    """Progress of a stage, so many layer runs being done before it and left for after it."""
+    return progress and (lambda done, total: progress(before + done, before + total + after))

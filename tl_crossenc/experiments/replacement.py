@@ -14,15 +14,14 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.executor import Progress
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.ranking import evaluate_pool, one_ideal
-from tl_crossenc.experiments.replacement_cells import CellPlan, compute_missing, id_columns, layers_to_run, read_scores
-from tl_crossenc.experiments.scoring import score_pool
+from tl_crossenc.experiments.replacement_cells import CellPlan, id_columns
+from tl_crossenc.experiments.scoring import score_pools
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.targets import Target, TargetLike, as_targets, check_apart, check_targets, format_targets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.identity import model_identity
 from tl_crossenc.patching.replacement_values import MAX_DONORS
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.significance import compare, mean_interval
@@ -73,6 +72,7 @@ def run_replacement(
     cutoff: int = 10,
     gain: str = "linear",
     token_budget: int = DEFAULT_TOKEN_BUDGET,
+    executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
 ) -> ReplacementAblation:
     """Rank the pools' graded passages with each set of targets replaced by each kind of values.
@@ -87,6 +87,7 @@ def run_replacement(
         max_donors: the most pairs of a pool to draw from.
         cutoff, gain: of nDCG.
         token_budget: padded tokens a batch.
+        executor: of what is missing.
         progress: called with (layer runs done, layer runs in all).
 
     Raises:
@@ -95,23 +96,20 @@ def run_replacement(
     """
     sets = _check(model, pools, targets, kinds)
     labels = {f"{kind}({format_targets(chosen)})": (chosen, kind) for chosen in sets for kind in kinds}
-    identity, active = model_identity(model), str(model.active_condition)
-    plans = [CellPlan(pool.ranked, store, identity, active, seed, max_donors, token_budget) for pool in pools]
-    done, total = 0, sum(layers_to_run(model, plan, sets, kinds) for plan in plans)
-
-    def advance(layer_runs: int) -> None:
-        nonlocal done
-        done += layer_runs
-        if progress is not None:
-            progress(done, total)
-
-    values, scores, alone = [], [], 0
-    for plan in plans:
-        base = score_pool(model, plan.pool, [UNABLATED], store, token_budget=token_budget)
-        alone += base.layers_run
-        for kind in kinds:
-            compute_missing(model, plan, sets, kind, advance)
-        columns = {NONE: base.values[0], **{label: read_scores(plan, *labels[label]) for label in labels}}
+    identity, active = executor.identity(model), str(model.active_condition)
+    plans = [
+        CellPlan(pool.ranked, identity, active, model.cfg.n_layers, seed, max_donors, token_budget) for pool in pools
+    ]
+    tasks = [task for plan in plans for kind in dict.fromkeys(kinds) for task in plan.tasks(sets, kind)]
+    ran = executor.run(model, tasks, store, progress)
+    asked = [(plan.pool, [UNABLATED]) for plan in plans]
+    bases = score_pools(model, asked, store, token_budget=token_budget, executor=executor)
+    values, scores = [], []
+    for plan, base in zip(plans, bases, strict=True):
+        columns = {
+            NONE: base.values[0],
+            **{label: plan.scores(store, *of) for label, of in labels.items()},
+        }
         scores.append(_score_frame(plan.pool, columns))
         values.append(evaluate_pool(model, plan.pool, columns, cutoff=cutoff, gain=gain))
     frame = pd.concat(values)
@@ -129,7 +127,7 @@ def run_replacement(
         random=float(frame["random"][NONE].mean()),
         seed=seed,
         max_donors=max_donors,
-        layers_run=done + alone,
+        layers_run=sum(task.cost for task in ran) + sum(base.layers_run for base in bases),
     )
 
 
@@ -153,4 +151,4 @@ def _check(
 
 
 def _score_frame(pool: Pool, columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    return pd.DataFrame({"collection": pool.collection, **id_columns(pool), **columns})
+    return pd.DataFrame({"collection": pool.collection, **id_columns(pool.pairs), **columns})

@@ -133,6 +133,16 @@ class PartMoments:
         return np.sqrt(divide(self.square, np.broadcast_to(self.weight, self.square.shape)))
 
 
+def check_weighting(weighting: str) -> None:
+    """Whether it is one of `WEIGHTINGS`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"expected a weighting among {', '.join(WEIGHTINGS)}, got {weighting!r}")
+
+
 def part_moments(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,
@@ -152,8 +162,7 @@ def part_moments(
     Raises:
         ValueError: an unknown weighting.
     """
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"expected a weighting among {', '.join(WEIGHTINGS)}, got {weighting!r}")
+    check_weighting(weighting)
     pairs = as_encoded(pairs)
     cfg = model.cfg
     total = PartMoments.empty(cfg.n_layers, cfg.d_model)

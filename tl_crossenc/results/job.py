@@ -95,13 +95,14 @@ def heads_source(source: Mapping[str, Any], pools: Sequence[Pool]) -> dict[str, 
     return {"model": dict(source), "pools": {pool.collection: pool.digest for pool in pools}}
 
 
-def refuse_another(folder: Path, job: Job, *, at_once: bool = False) -> None:
+def refuse_another(folder: Path, job: Job, *, at_once: bool = False, shared: bool = False) -> None:
     """Whether the folder is this job's, or nobody's yet.
 
     Args:
         folder: of the results.
         job: the job that asks; its collections are not looked at while its pools are not drawn.
         at_once: whether another process is at work in the folder.
+        shared: whether another may be at work in it without a lock, so that it is somebody's from its `job.json` on.
 
     Raises:
         ValueError: it holds the results of another job, or of a version that did not say of which; the first difference is named.
@@ -115,7 +116,7 @@ def refuse_another(folder: Path, job: Job, *, at_once: bool = False) -> None:
                 f"job they are: choose another --out, such as --out {unused(folder)}, or move them away"
             )
         return
-    if not at_once and not _has_results(folder):
+    if not at_once and not shared and not _has_results(folder):
         return
     difference = first_difference(there, job, at_once=at_once)
     if difference is None:
@@ -131,14 +132,14 @@ def refuse_another(folder: Path, job: Job, *, at_once: bool = False) -> None:
     )
 
 
-def claim(folder: Path, job: Job) -> None:
-    """Make the folder this job's, by its `job.json`.
+def claim(folder: Path, job: Job, *, shared: bool = False) -> None:
+    """Make the folder this job's, by its `job.json`; `shared` as in `refuse_another`.
 
     Raises:
         ValueError: see `refuse_another`.
         StoreError: the folder cannot be written.
     """
-    refuse_another(folder, job)
+    refuse_another(folder, job, shared=shared)
     if _read(folder) != job.record():
         write_json(folder / JOB, job.record())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from tl_crossenc.store.locks import WAIT, LockedFolder, locked
 
 
 class Work(NamedTuple):
-    """What a job has in hand: the folder, which is locked; the pools, one a collection; the store."""
+    """What a job has in hand: the folder, which is locked where it is not shared; the pools, one a collection; the store."""
 
     folder: LockedFolder
     pools: tuple[Pool, ...]
@@ -39,9 +39,11 @@ def prepare(folder: Path) -> None:
     """
     former = is_former(folder)
     with explained(folder):
-        if not former and folder.is_dir() and not (folder / MACHINERY / MARKER).exists():
+        if not former and folder.is_dir():
             others = [name for name in os.listdir(folder) if name != MACHINERY and not is_temporary(name)]
-            if others:
+            if (
+                others and not (folder / MACHINERY / MARKER).exists()
+            ):  # asked last: another process may be making it ours
                 raise ValueError(f"{folder} holds files that are not ours: choose another --out or an empty folder")
         for name in (*FOLDERS, *(map(former_name, (CELLS, POOLS)) if former else ())):
             path = folder / name
@@ -76,6 +78,7 @@ def at_work(
     *,
     check: Callable[[tuple[Pool, ...]], object] = lambda pools: None,
     wait: int | float = WAIT,
+    shared: bool = False,
 ) -> Iterator[Work]:
     """Hold a folder for a job inside of the block: locked, no other job's, with its pools drawn and kept.
 
@@ -86,6 +89,8 @@ def at_work(
         spec: how pools are drawn.
         check: called with the pools before the folder is changed; what it raises leaves the folder as it was.
         wait: seconds to wait for another process with the same job.
+        shared: others may work in the folder at the same time, on the same job: it is locked until it is claimed, and in the
+            block no more. Then only cells may be written.
 
     Raises:
         ValueError: the folder is another job's, or a collection or its kept pool cannot be used; nothing is changed then.
@@ -93,14 +98,19 @@ def at_work(
     """
     prepare(folder)
     named = replace(job, pools=tuple((pool_title(name), "") for name in collections))
-    with locked(folder, wait=wait, waiting=lambda: refuse_another(folder, named, at_once=True)) as held:
-        refuse_another(folder, job)  # before a collection is opened
+    with ExitStack() as stack:
+        told = locked(folder, wait=wait, waiting=lambda: refuse_another(folder, named, at_once=True))
+        held = stack.enter_context(told)
+        refuse_another(folder, job, shared=shared)  # before a collection is opened
         pools = frozen_pools(collections, spec, located(folder, POOLS))
         job = replace(job, pools=tuple((pool.collection, pool.ranked.digest) for pool in pools))
-        refuse_another(folder, job)
+        refuse_another(folder, job, shared=shared)
         check(pools)
         adopt(folder)
         for name, pool in zip(collections, pools, strict=True):
             keep_pool(name, pool, folder / POOLS)
-        claim(folder, job)
-        yield Work(held, pools, open_store(folder))
+        claim(folder, job, shared=shared)
+        work = Work(held, pools, open_store(folder))
+        if shared:
+            stack.close()
+        yield work

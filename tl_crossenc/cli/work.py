@@ -1,0 +1,44 @@
+"""How a command says what became of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tl_crossenc.cli.output import say
+
+if TYPE_CHECKING:
+    from tl_crossenc.executors.sharded import Shard, ShardRun
+    from tl_crossenc.executors.task import CellsFailed
+
+
+def say_shard(shard: Shard, done: ShardRun, out: Path) -> None:
+    """What a shard did, what is left to others and what to do next.
+
+    Raises:
+        CellsFailed: cells of its own could not be computed.
+    """
+    say(f"Shard {shard}: {done.computed:,} cells computed now; they are in {out}/.")
+    if done.others:
+        say(f"{done.others:,} cells are other shards' and not in {out}/ yet.")
+    if done.waiting:
+        say(f"Waiting for them: {', '.join(done.waiting)}.")
+        say("When all shards are done, merge their folders, where they have several, with tl-crossenc merge.")
+        say("Then run again: with --shard for a second round, or without it to compute what is left here and draw.")
+    elif not done.failed:
+        say("Every cell is there: run without --shard to draw.")
+    refuse_failed(done.failed)
+
+
+def refuse_failed(failed: Mapping[str, CellsFailed]) -> None:
+    """Whether all cells could be computed.
+
+    Raises:
+        CellsFailed: some could not.
+    """
+    if failed:
+        from tl_crossenc.executors.task import CellsFailed
+
+        error = CellsFailed.of(failed.values())
+        raise error from error.failures[0].cause
