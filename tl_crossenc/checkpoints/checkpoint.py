@@ -70,6 +70,8 @@ class Checkpoint:
         stored_bytes: bytes of its weight files, which bound how many weights it has; None where it has no files.
         head: a head in modules beside the encoder (`head_modules`); None where it is among the weights.
         tokenizer: its tokenizer itself, of an object in memory (`objects`); None where it lies in files.
+        unadapted: of an adapter merged with its base, the same without what the adapter adds to matrices, with the head that it
+            trained; None for all others.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Checkpoint:
     stored_bytes: int | None = None
     head: HeadModules | None = None
     tokenizer: Any = None
+    unadapted: Checkpoint | None = field(default=None, repr=False)
 
 
 def open_checkpoint(name: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:

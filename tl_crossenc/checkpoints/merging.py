@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -48,7 +49,7 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
             if len(config.get(key) or ()) != n_labels:  # names of other labels than the adapter's
                 config.pop(key, None)
         config["num_labels"] = n_labels
-    return Checkpoint(
+    merged = Checkpoint(
         name=adapter.name,
         revision=f"sha256:{hashlib.sha256(f'{base.revision} {adapter.digest}'.encode()).hexdigest()}",
         config=config,
@@ -60,9 +61,14 @@ def merge(base: Checkpoint, adapter: Adapter) -> Checkpoint:
         else base.stored_bytes + sum(t.nbytes for t in adapter.full.values()),
         head=base.head,
     )
+    alone = replace(merged, read_tensors=lambda: _merged_tensors(base, adapter, family, added=False))
+    return replace(merged, unadapted=alone)
 
 
-def _merged_tensors(base: Checkpoint, adapter: Adapter, family: Family) -> Iterator[tuple[str, Tensor]]:
+def _merged_tensors(
+    base: Checkpoint, adapter: Adapter, family: Family, *, added: bool = True
+) -> Iterator[tuple[str, Tensor]]:
+    """The weights of both; with `added` off only the base's, and the modules that the adapter has in full."""
     own = WeightNames(family)
     factors = {own(key) or key: pair for key, pair in adapter.factors.items()}
     unused = set(factors)
@@ -84,11 +90,15 @@ def _merged_tensors(base: Checkpoint, adapter: Adapter, family: Family) -> Itera
                     f"expected {shown(given)} of a float type in the base of the adapter {adapter.name!r}, got {tensor.dtype}: "
                     "merge it with PEFT's merge_and_unload, save the model and load that"
                 )
-            tensor = torch.cat(
-                [
-                    part if change is None else _adapted(part, *factors[change], adapter.scale, key, adapter.name)
-                    for part, change in zip(tensor.chunk(len(changes)), changes, strict=True)
-                ]
+            tensor = (
+                tensor
+                if not added
+                else torch.cat(
+                    [
+                        part if change is None else _adapted(part, *factors[change], adapter.scale, key, adapter.name)
+                        for part, change in zip(tensor.chunk(len(changes)), changes, strict=True)
+                    ]
+                )
             )
         yield key, tensor
     if unused:

@@ -48,6 +48,17 @@ class Bench:
     seed: int
     results: Mapping[str, Any]
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """What every experiment is given: on what it works, and how."""
+        names = ("model", "pools", "store", "executor", "token_budget")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def ranking(self) -> dict[str, Any]:
+        """The same with how rankings are measured."""
+        return self.place | {"cutoff": self.cutoff, "gain": self.gain}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -66,7 +77,13 @@ class Method:
     usual: bool = False
 
 
-METHODS: tuple[Method, ...] = ()
+def _adapter_updates(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.adapter_updates import run_adapter_updates
+
+    return run_adapter_updates(**bench.ranking, progress=advance)
+
+
+METHODS: tuple[Method, ...] = (Method("adapter_updates", "Adapter updates", _adapter_updates),)
 """In the order in which they run."""
 
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tl_crossenc.results.artefact import Artefact
+from tl_crossenc.results.artefact import Artefact, tables
 
-BEYOND: tuple[Artefact, ...] = ()
+BEYOND: tuple[Artefact, ...] = (
+    Artefact(
+        "adapter_updates",
+        "Which of the adapter's updates the ranking needs",
+        tables(
+            rankings="adapter_updates.csv",
+            updates="adapter_updates_sizes.csv",
+            per_query="adapter_updates_per_query.csv",
+        ),
+        beyond=True,
+    ),
+)
 """In the order in which a report shows them, after the paper's; each `beyond=True`, its key that of its method or its `source`."""

@@ -71,7 +71,7 @@ def save_tables(folder: Path, key: str, result: Any) -> dict[str, Any]:
 
 def save_method(folder: Path, key: str, result: Any) -> dict[str, Any]:
     """The tables of a method beyond the paper, attributes of its result by their names, and its `scalars`."""
-    _save_tables(folder, key, result)
+    _save_tables(folder, key, result, index=("per_query",))
     return dict(result.scalars)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tl_crossenc.report.beyond import adapter_updates
 from tl_crossenc.report.run_record import Run
 
-MODULES: tuple[ModuleType, ...] = ()
+MODULES: tuple[ModuleType, ...] = (adapter_updates,)
 
 DRAWERS: dict[str, Callable[[Path], Callable[[bool], Figure]]] = {
     key: draw for module in MODULES for key, draw in module.DRAWERS.items()
