@@ -5,9 +5,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pandas as pd
 import pytest
+from checkpoints.test_adapters import save_adapter, save_base
 from small_worlds import collection_folder, forbid_model_work, model_folder
 from tiny_collections import write_folder
 
@@ -22,7 +24,7 @@ SCRIPTS = {
     "sinks": [],
     "table1": [],
 }
-ELSEWHERE = {"common", "patching", "replacement", "train_demo_crossencoder"}
+ELSEWHERE = {"adapter_updates", "common", "patching", "replacement", "train_demo_crossencoder"}
 
 
 def run(name, monkeypatch, *arguments):
@@ -44,10 +46,22 @@ def test_no_script_is_forgotten():
     assert {path.stem for path in FOLDER.glob("*.py")} == {*SCRIPTS, *ELSEWHERE}
 
 
+def test_adapter_updates_writes_the_files_that_it_names(world, tmp_path, monkeypatch, capsys):
+    base = save_base(tmp_path / "base")
+    (base / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *helpers.WORDS]) + "\n")
+    adapter = save_adapter(tmp_path / "adapter", base)
+    (world / "a").symlink_to(adapter)
+    writes_what_it_names("adapter_updates", "a", world, tmp_path / "out", monkeypatch, capsys)
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_writes_the_files_that_it_names(name, world, tmp_path, monkeypatch, capsys):
-    places = ["--model", world / "m", "--collection", world / "c", "--out", tmp_path, "--device", "cpu"]
-    run(name, monkeypatch, *SCRIPTS[name], *places)
+    writes_what_it_names(name, "m", world, tmp_path, monkeypatch, capsys)
+
+
+def writes_what_it_names(name, model, world, tmp_path, monkeypatch, capsys):
+    places = ["--model", world / model, "--collection", world / "c", "--out", tmp_path, "--device", "cpu"]
+    run(name, monkeypatch, *SCRIPTS.get(name, []), *places)
     assert capsys.readouterr().out.strip()
     says = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
     promised = re.findall(r"`([\w/]+\.(?:csv|md|json|parquet))`", says)
