@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from traceback import clear_frames
+from types import TracebackType
 from typing import TypeVar
 
 from tl_crossenc.executors.task import Advance, CellsFailed, Failure, Task, Waiting
@@ -26,8 +28,17 @@ Progress = Callable[[int, int], object]
 OneTask = TypeVar("OneTask", bound=Task)
 
 
-class Executor(ABC):
-    """Computes the cells of tasks that a store lacks."""
+class Executor(AbstractContextManager["Executor"]):
+    """Computes the cells of tasks that a store lacks. As a context it ends, on leaving, what it started to do so."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what was started to compute; nothing, for one that starts nothing."""
+        return None
 
     def identity(self, model: HookedCrossEncoder) -> dict[str, str]:
         """`model_identity` of the model where it will run.
@@ -70,11 +81,12 @@ class Executor(ABC):
         absent = missing_cells(store, (key for task in tasks for key in task.keys), tell=tell)
         own = self._own(once(tasks))
         todo = [left for task in own if (left := task.only(absent)) is not None]
+        todo = self._shares(model, todo) if todo else []
         done, total = 0, sum(task.cost for task in todo)
 
         def advance(count: int) -> None:
             nonlocal done
-            done += count
+            done = min(done + count, total)  # what was lost with a process is run again
             if progress is not None:
                 progress(done, total)
 
@@ -89,6 +101,10 @@ class Executor(ABC):
     def _own(self, tasks: Sequence[OneTask]) -> Sequence[OneTask]:
         """The tasks that are this executor's to compute."""
         return tasks
+
+    def _shares(self, model: HookedCrossEncoder, todo: list[OneTask]) -> list[OneTask]:
+        """The tasks, as many as there are hands for."""
+        return todo
 
     @abstractmethod
     def _compute(
