@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,3 +131,8 @@ def as_encoded(pairs: Any) -> EncodedPairs:
     )
     cut = np.zeros(len(batch), dtype=bool)
     return EncodedPairs(tokens, types, parts, offsets, cut, int(padding[0]) if padding.size else 0)
+
+
+def token_digest(tokens: np.ndarray) -> bytes:
+    """What tells a pair from others: SHA-256 of its tokens, without padding, as 64-bit integers."""
+    return hashlib.sha256(np.ascontiguousarray(tokens, dtype=np.int64).tobytes()).digest()

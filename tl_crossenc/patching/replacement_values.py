@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded, token_digest
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PARTS
 from tl_crossenc.interventions.targets import Target, TargetLike, as_targets, check_targets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -182,7 +182,7 @@ class ReplacementSamples:
             kept,
             torch.from_numpy(offsets[:-1, None] + inside),
             torch.from_numpy(counts[donors]),
-            tuple(_digest(row) for row in tokens),
+            tuple(token_digest(row) for row in tokens),
             seed,
             allow_self,
         )
@@ -199,7 +199,7 @@ class ReplacementSamples:
     def donors(self, batch: RunningBatch) -> list[int]:
         """Which of the kept pairs is drawn for each pair of the batch."""
         tokens, real = batch.known_tokens().cpu().numpy(), batch.known_given().attention_mask.cpu().numpy()
-        return [self._donor(_digest(row[mask])) for row, mask in zip(tokens, real, strict=True)]
+        return [self._donor(token_digest(row[mask])) for row, mask in zip(tokens, real, strict=True)]
 
     def _sources(self, batch: RunningBatch) -> Int[Tensor, "pair pos"]:
         parts = batch.known_given().known_parts()
@@ -225,7 +225,3 @@ def _require(targets: Iterable[Target], known: Iterable[Target]) -> None:
             f"expected values fitted for the targets that they replace, got none for {', '.join(missing[:5])}: "
             "name them in fit(...) too"
         )
-
-
-def _digest(tokens: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(tokens, dtype=np.int64).tobytes()).digest()
