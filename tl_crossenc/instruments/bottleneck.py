@@ -45,14 +45,13 @@ from torch import Tensor
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
-from tl_crossenc.inputs.parts import N_PARTS, PartMasks
+from tl_crossenc.inputs.parts import N_PARTS
 from tl_crossenc.instruments.layer_statistics import MIN_SIGMA, By, LayerStatistics, digests_of
 from tl_crossenc.instruments.noise_mask import PairNoise, information, masked
 from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.interventions.indices import Indices, within
-from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.input_checks import check_unhooked
+from tl_crossenc.model.resumed_run import check_unhooked, finish_logits, select_pairs
 
 Objective = Literal["keep", "relevant"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -242,9 +241,7 @@ class _Above:
             model.cfg.n_layers, model.cfg.n_heads
         )
         self.given = model.attention_input(batch.attention_mask, batch.parts)
-        copied = (tensor.repeat_interleave(fitting.copies, 0) for tensor in (batch.attention_mask, batch.parts.codes))
-        mask, codes = copied
-        self.copied: AttentionInput = model.attention_input(mask, PartMasks(codes))
+        self.copied = select_pairs(self.given, torch.arange(len(batch)).repeat_interleave(fitting.copies))
         self.precise = torch.promote_types(model.dtype, torch.float32)
 
     def streams(self, layers: Sequence[int]) -> list[Tensor]:
@@ -292,9 +289,7 @@ class _Above:
         alpha, stream, mean, sigma = (tensor[:, :rows] for tensor in (alpha, stream, mean, sigma))
         copies = masked(alpha, stream, mean, sigma, noise[:, :, :rows].to(stream.device, self.precise))
         resid = copies.flatten(0, 1).to(model.dtype)
-        for above in range(layer + 1, last + 1):
-            resid = model.run_layer(above, resid, self.copied, self.edits[above], only_cls=above == last)
-        logits = model.read_out(resid, self.copied.attention_mask)
+        logits = finish_logits(model, layer + 1, "pre", resid, self.copied, self.edits)
         scores = model.score_of(logits).to(self.precise)
         return logits.to(self.precise).unflatten(0, (-1, self.fitting.copies)), scores.unflatten(
             0, (-1, self.fitting.copies)

@@ -27,7 +27,7 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded, token_
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PARTS
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.input_checks import check_unhooked
+from tl_crossenc.model.resumed_run import check_unhooked
 
 By = Literal["all", "part"]
 """Whose tokens share a mean and a standard deviation: all real ones of a layer, or those of a part."""
