@@ -124,13 +124,13 @@ class LayerStatistics:
                 frozenset(digests[index] for index in indices),
             )
 
-        found = None
+        shards: list[LayerStatistics] = []
         with torch.no_grad():
-            for indices, part in run_batches(pairs.lengths, model.token_budget(token_budget), run):
-                found = part if found is None else cls.join([found, part])
+            for indices, shard in run_batches(pairs.lengths, model.token_budget(token_budget), run):
+                shards = [cls.join([*shards, shard])]
                 if progress is not None:
                     progress(len(indices))
-        assert found is not None
+        (found,) = shards
         if not (np.isfinite(found.m2).all() and np.isfinite(found.scores).all()):
             raise ValueError(
                 "expected finite activations, but some are NaN or infinite: check the checkpoint's weights, or use dtype float32"
