@@ -11,6 +11,7 @@ from helpers import bert_tokenizer
 from small_worlds import collection_folder, count_layers, forbid_model_work, snapshot, tiny_model
 from type_checks import unchecked
 
+from tl_crossenc.executors import executor
 from tl_crossenc.experiments import scoring
 from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
@@ -142,6 +143,20 @@ def test_cells_of_an_earlier_version_are_left_alone_and_that_is_said(reranker, p
     np.testing.assert_allclose(found.values, plain(reranker, pool, [UNABLATED]), rtol=0, atol=1e-11)
     assert "scores: computing anew; what is stored is of an earlier version" in caplog.text
     assert len(store.read(old)) == len(pool)
+
+
+def test_a_message_does_not_cost_a_look_at_every_cell(reranker, pool, store, caplog, monkeypatch):
+    """A folder of many cells of another model: some of them are read for what is said, however many there are."""
+    first = score_pool(reranker, pool, CONDITIONS, store)
+    assert len(store.keys("scores")) > 3
+    monkeypatch.setattr(executor, "LOOKED_AT", 3)
+    asked = []
+    real = Store.keys
+    monkeypatch.setattr(Store, "keys", lambda *args: asked.append(real(*args)) or asked[-1])
+    score_pool(reranker, pool, [Condition.ablate("QUERY->QUERY")], store)
+    assert [len(keys) for keys in asked] == [3]
+    again = score_pool(reranker, pool, CONDITIONS, store)
+    np.testing.assert_array_equal(again.values, first.values)
 
 
 @pytest.mark.parametrize(

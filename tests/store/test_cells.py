@@ -310,6 +310,22 @@ def test_keys_lists_the_cells_of_a_kind(tmp_path):
     assert store.keys("flows") == []
 
 
+def test_keys_stops_at_as_many_as_are_asked_for(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    keys = [CellKey.of("scores", shard=i) for i in range(7)]
+    for key in keys:
+        store.write(key, numbers())
+    opened = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened.append(path.name) or real(path))
+    some = store.keys("scores", 3)
+    assert len(some) == 3
+    assert set(some) < set(keys)
+    assert some == sorted(some, key=lambda key: key.canonical)
+    assert len(set(opened)) == 3
+    assert store.keys("scores", 11) == store.keys("scores")
+
+
 # ---------- damage
 
 

@@ -1,6 +1,8 @@
 """What makes two keys of cells one."""
 
 import hashlib
+import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -45,3 +47,23 @@ def test_a_key_refuses_what_has_no_one_text():
     for kind in ("", "Scores", "../scores", "a/b", ".hidden", "scores\n", "1st"):
         with pytest.raises(ValueError, match="cell kind"):
             CellKey.of(kind)
+
+
+def test_numbers_that_are_equal_and_not_written_alike_stay_apart_in_whatever_order_they_come():
+    for values in ((0.0, -0.0), (-0.0, 0.0), (True, 1, 1.0), (1.0, True, 1), (0, False, -0.0)):
+        keys = [CellKey.of("scores", share=value) for value in values]
+        assert [key.canonical for key in keys] == [
+            f'{{"fields":{{"share":{json.dumps(value)}}},"kind":"scores"}}' for value in values
+        ]
+        assert len(set(keys)) == len(values)
+
+
+def test_many_keys_of_one_model_are_small():
+    """15 fields: 15 places of 8 bytes, 40 of their tuple, the object and its two names; what they share is there once."""
+    shared = {f"field{i}": f"{i}" * 31 for i in range(12)}
+    tracemalloc.start()
+    keys = [CellKey.of("scores", **shared, condition=f"c{i % 7}", shard=i % 101, size=256) for i in range(1009)]
+    each = tracemalloc.get_traced_memory()[0] / len(keys)
+    tracemalloc.stop()
+    assert each < 160 + 48 + 104 + 30
+    assert keys[3].fields == {**shared, "condition": "c3", "shard": 3, "size": 256}

@@ -21,6 +21,9 @@ TOLD = frozenset({"torch", "tokenizers", "dtype", "device", "method"})
 IDENTITY = TOLD | {"weights", "arithmetic", "tokenizer", "shard_size", "revision"}
 """Fields of a key that say of what model and by what versions (the last was one once); those of `TOLD` are told by their values."""
 
+LOOKED_AT = 5000
+"""Stored cells of a kind whose keys are read for a message: of a million it would take minutes, at every experiment."""
+
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], object]
@@ -153,12 +156,13 @@ def once(tasks: Sequence[OneTask]) -> list[OneTask]:
 def missing_cells(store: Store, keys: Iterable[CellKey], *, tell: bool = True) -> set[CellKey]:
     """The keys whose cells are to be computed.
 
-    Where all are, and those stored are of another model or version, this is logged, but for `tell=False`.
+    Where all are, and those stored are of another model or version, this is logged, but for `tell=False`; in a folder with many
+    cells of a kind, where some of them say so.
     """
     wanted = list(keys)
     absent = store.missing(wanted)
     if tell and wanted and len(absent) == len(set(wanted)):
-        stored = [(key.fields, other.fields) for key in absent[:1] for other in store.keys(key.kind)]
+        stored = [(key.fields, other.fields) for key in absent[:1] for other in store.keys(key.kind, LOOKED_AT)]
         changes = [[name for name in {**new, **old} if new.get(name) != old.get(name)] for new, old in stored]
         nearest = min(zip(changes, stored, strict=True), key=lambda found: len(found[0]), default=None)
         if nearest is not None and set(nearest[0]) <= IDENTITY:

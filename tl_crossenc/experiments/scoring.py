@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -198,10 +198,14 @@ def _scores(
     """What is stored, `ran` being what was computed for it now."""
     shards = shards_by_length(pool)
     rows = {condition: row for row, condition in enumerate(dict.fromkeys(conditions))}
-    stored = {condition: _stored(store, [task.keys[row] for task in tasks], shards) for condition, row in rows.items()}
+    stored = (_stored(store, [task.keys[row] for task in tasks], shards) for row in rows.values())
+    first = next(stored)
+    values = np.empty((len(rows), len(pool)), first.dtype)  # filled a row at a time: a second copy is the size of the job
+    for row, found in enumerate(chain([first], stored)):
+        values[row] = found
     return PoolScores(
         tuple(conditions),
-        np.stack([stored[condition] for condition in conditions]),
+        values if len(rows) == len(conditions) else values[[rows[condition] for condition in conditions]],
         sum(task.cost for task in ran),
         sum(task.alone for task in ran),
         (sum(task.cost for task in tasks), sum(task.alone for task in tasks)),

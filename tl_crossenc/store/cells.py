@@ -20,6 +20,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,10 @@ class Store:
             raise StoreError(f"{self.root} was opened for reading only: open it for writing to store cells")
         self._files(key).write(table, meta or {}, self.versions)
 
-    def keys(self, kind: str) -> list[CellKey]:
-        """Return the keys of the stored cells of a kind, sorted by their canonical text."""
+    def keys(self, kind: str, most: int | None = None) -> list[CellKey]:
+        """Return the keys of the stored cells of a kind, sorted by their canonical text; with `most`, of at most so many, any."""
         found = []
-        for path in (self.root / "cells" / kind).glob("*.json"):
+        for path in islice((self.root / "cells" / kind).glob("*.json"), most):
             with suppress(OSError, ValueError, TypeError, LookupError):
                 key = json.loads(regular(path).read_bytes())["key"]
                 found.append(CellKey.of(key["kind"], **key["fields"]))

@@ -5,6 +5,9 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+
+Value = str | int | float | None
 
 _KIND = re.compile(r"[a-z][a-z0-9_-]*")
 
@@ -17,7 +20,7 @@ class CellKey:
     """
 
     kind: str
-    items: tuple[tuple[str, str | int | float | None], ...]
+    items: tuple[tuple[str, Value], ...]
 
     @classmethod
     def of(cls, kind: str, /, **fields: object) -> "CellKey":
@@ -30,18 +33,18 @@ class CellKey:
             raise ValueError(
                 f"expected a cell kind of lower-case letters, digits, '-' and '_', got {kind!r}: rename it"
             )
-        items: list[tuple[str, str | int | float | None]] = []
+        items: list[tuple[str, Value]] = []
         for name, value in sorted(fields.items()):
             if value is not None and not isinstance(value, str | int | float):
                 got = type(value).__name__
                 raise TypeError(f"expected text, a number or None for {name!r} in a cell key, got {got}: convert it")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"expected a finite number for {name!r} in a cell key, got {value}: use text")
-            items.append((name, value))
+            items.append((name, value) if isinstance(value, float) else _item(name, value))
         return cls(kind, tuple(items))
 
     @property
-    def fields(self) -> dict[str, str | int | float | None]:
+    def fields(self) -> dict[str, Value]:
         """The named values, sorted by name."""
         return dict(self.items)
 
@@ -59,7 +62,13 @@ class CellKey:
         return self.canonical == other.canonical if isinstance(other, CellKey) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self.canonical)
+        return hash((self.kind, self.items))  # of equal keys equal, and taken many times a key: `canonical` is five times dearer
+
+
+@lru_cache(maxsize=4096, typed=True)  # True and 1 are two; of floats it would take 0.0 and -0.0 for one
+def _item(name: str, value: Value) -> tuple[str, Value]:
+    """One object for what many keys have: a million keys of one model name it once."""
+    return name, value
 
 
 def canonical_json(value: object) -> str:
