@@ -29,6 +29,7 @@ import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.experiments.query_folds import Query, sampled_pools
 from tl_crossenc.experiments.ranking import rank_each
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -37,7 +38,6 @@ from tl_crossenc.statistics.significance import mean_interval, rank_p_values
 from tl_crossenc.store.cells import Store
 
 LayerHead = tuple[int, int]
-Query = tuple[str, str]
 SCOPES: dict[str, tuple[str, ...]] = {"QUERY<->DOC": ("QUERY->DOC", "DOC->QUERY"), "whole head": ("ALL->ALL",)}
 MOST_DRAWS = 10_000
 LEAST_DRAWS = 19
@@ -168,7 +168,7 @@ def run_head_ablation(
     def under(sets: Iterable[tuple[LayerHead, ...]]) -> list[Condition]:
         return [UNABLATED, *(heads_condition(heads, scope, mode) for scope in SCOPES for heads in sets)]
 
-    sampled = _sampled(pools, draw_queries, seed)
+    sampled = sampled_pools(pools, draw_queries, seed)
     if sampled is None:  # the same queries: one job, which shares what it can
         asked = [(pools, under([*ranked_sets.values(), *drawn.values()]))]
     else:
@@ -222,16 +222,6 @@ def _draws(
         if drawn is not None:
             sets |= {(k, "random", draw): drawn[:k] for k in counts}
     return sets
-
-
-def _sampled(pools: Sequence[Pool], count: int | None, seed: int) -> list[Pool] | None:
-    """The pools cut down to `count` random queries of those with passages to rank; None where that is all of them."""
-    every = [(i, query_id) for i, pool in enumerate(pools) for query_id in pool.ranked.by_query()]
-    if count is None or count >= len(every):
-        return None
-    chosen = {every[i] for i in np.random.default_rng([seed, len(every)]).choice(len(every), count, replace=False)}
-    by_pool = [[query_id for number, query_id in chosen if number == i] for i in range(len(pools))]
-    return [pool.select(queries) for pool, queries in zip(pools, by_pool, strict=True) if queries]
 
 
 def _draw_frame(
