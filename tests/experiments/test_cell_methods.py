@@ -11,6 +11,7 @@ from small_worlds import tiny_model
 from tl_crossenc.experiments import (
     attention,
     attention_cells,
+    head_ranker_cells,
     match_cells,
     qk_alignment,
     qk_cells,
@@ -51,6 +52,10 @@ def some_replacement(model, store):
     replacement.run_replacement(model, [POOL], store, ["0.1"], kinds=["mean"])
 
 
+def some_head_scores(model, store):
+    head_ranker_cells.head_scores(model, [POOL], store, content_free="N/A")
+
+
 GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the numbers in all of its columns, each times cos(i)
     "scores": (some_scores, scoring, (1, 2), 4.479696840104977),
     "attention": (some_attention, attention_cells, (1, 1), -17.28662634110404),
@@ -59,6 +64,7 @@ GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the num
     "match-pairs": (some_matches, match_cells, (1, 1), 8.224271414510602),
     "qk-means": (some_alignment, qk_cells, (1, 1), -409.78514531751233),
     "qk-terms": (some_alignment, qk_cells, (1, 1), -63.6504409127549),
+    "head_scores": (some_head_scores, head_ranker_cells, (1, 1), -0.979848923357927),
     "replaced_scores": (some_replacement, replacement_cells, (1, 1), 4.298783559917925),
 }
 

@@ -245,6 +245,7 @@ def _comparisons(rankings: Sequence[_Ranking], given: Mapping[str, pd.Series]) -
 
 
 def _strongest(field: HeadField, criteria: Criteria) -> tuple[Head, ...]:
-    values = next(iter(criteria.values()))  # CoRe at the first temperature, or what comes next
+    name = next((name for name in criteria if name.startswith("core")), "ndcg")
+    values = criteria[name]
     means = np.nanmean(values, axis=0).max(0)
     return tuple(Head(*divmod(head, field.shape[1])) for head in best_first(means[None])[:KEPT])

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from tl_crossenc.experiments.query_folds import Folds, Query
 from tl_crossenc.instruments.head_rankers import RANKER_DIRECTIONS, HeadScores, core_score, qr_score
 from tl_crossenc.pools.pool import Pool
+from tl_crossenc.statistics.dcg import expected_dcg, share_of_ideal
 from tl_crossenc.statistics.evaluation import per_query_ndcg
+from tl_crossenc.statistics.ties import TIE_TOLERANCE
 
 HARD_NEGATIVE = 0
 """The grade of passages judged not relevant."""
@@ -44,7 +46,10 @@ class HeadField:
         cutoff: int,
         gain: str,
     ) -> None:
-        self.pools, self.dtype, self.cutoff, self.gain = pools, dtype, cutoff, gain
+        self.pools, self.cutoff, self.gain = pools, cutoff, gain
+        self._tolerance = TIE_TOLERANCE[dtype]
+        self._queries = [_queries_of(pool, cutoff, gain) for pool in pools]
+        self.queries: list[Query] = [query for own in self._queries for query in own]
         self.shape = found[0].mass.shape[2], found[0].mass.shape[3]
         flat = (-1, len(RANKER_DIRECTIONS), self.n_heads)
         self._mass = [scores.mass.reshape(flat) for scores in found]
@@ -52,7 +57,6 @@ class HeadField:
         self._used = [scores.reshape(flat) for scores in chosen if scores is not None]
         self._size = np.max([mass.max(0, initial=0.0) for mass in self._mass], axis=0)
         self._kept: dict[tuple[int, tuple[int, ...]], pd.Series] = {}
-        self.queries: list[Query] = list(self.ranked_by([np.zeros(len(pool)) for pool in pools]).index)
 
     @property
     def n_heads(self) -> int:
@@ -61,21 +65,14 @@ class HeadField:
 
     def ranked_by(self, scores: Sequence[Float[np.ndarray, "pair"]], scale: float | None = None) -> pd.Series:
         """nDCG of every query with these scores of each pool's pairs, whose terms are of the size `scale`."""
-        frames = []
-        for pool, own in zip(self.pools, scores, strict=True):
-            ids = [pair.query_id for pair in pool.pairs], [pair.doc_id for pair in pool.pairs]
-            frame = per_query_ndcg(
-                *(*ids, [pair.grade for pair in pool.pairs], own),
-                cutoff=self.cutoff,
-                gain=self.gain,
-                dtype=self.dtype,
-                scale=scale,
-                qrels=pool.judgments,
-            )
-            named = [(pool.collection, str(query_id)) for query_id in frame.index]
-            frame.index = pd.MultiIndex.from_tuples(named, names=["collection", "query_id"])
-            frames.append(frame["ndcg"])
-        return pd.concat(frames)
+        found: dict[Query, float] = {}
+        for queries, own in zip(self._queries, scores, strict=True):
+            size = float(np.abs(own).max(initial=0.0)) if scale is None else scale
+            for query, (members, grades, ideal) in queries.items():
+                dcg = expected_dcg(own[members], grades, self.cutoff, self.gain, self._tolerance, size)
+                found[query] = share_of_ideal(dcg, ideal)
+        index = pd.MultiIndex.from_tuples(list(found), names=["collection", "query_id"])
+        return pd.Series(list(found.values()), index)
 
     def ndcg(self, direction: int, heads: Sequence[int]) -> pd.Series:
         """nDCG of every query, ranked by the summed scores of some heads. Ties are what the sizes of their masses make them."""
@@ -110,6 +107,17 @@ class HeadField:
         """The places in `queries` of each fold's."""
         place = {query: i for i, query in enumerate(self.queries)}
         return [[place[query] for query in fold] for fold in folds]
+
+
+def _queries_of(pool: Pool, cutoff: int, gain: str) -> dict[Query, tuple[list[int], np.ndarray, float]]:
+    """Of each query the places of its pairs, their grades, and the ideal DCG; as `per_query_ndcg` has them and in its order."""
+    pairs, members = pool.pairs, pool.by_query()
+    ids, grades = ([pair.query_id for pair in pairs], [pair.doc_id for pair in pairs]), [pair.grade for pair in pairs]
+    frame = per_query_ndcg(*ids, grades, np.zeros(len(pairs)), cutoff=cutoff, gain=gain, qrels=pool.judgments)
+    return {
+        (pool.collection, str(query_id)): (own := members.get(str(query_id), []), np.array(grades)[own], float(ideal))
+        for query_id, ideal in frame["ideal_dcg"].items()
+    }
 
 
 def usable(criteria: Criteria, rows: Sequence[Sequence[int]]) -> tuple[Criteria, dict[str, str]]:

@@ -1,0 +1,258 @@
+"""Heads as rankers: known answers on the planted model, choices and rankings by loops, and what choosing on noise gives."""
+
+import math
+
+import numpy as np
+import pytest
+from planted_texts import graded_pool
+from scipy import stats
+from small_worlds import collection_folder, forbid_model_work, tiny_model
+
+from tl_crossenc.checkpoints.planted import MATCHING_HEAD
+from tl_crossenc.experiments import head_rankers
+from tl_crossenc.experiments.head_ranker_cells import head_scores
+from tl_crossenc.experiments.head_rankers import run_head_rankers
+from tl_crossenc.experiments.head_selection import HeadField, usable
+from tl_crossenc.experiments.query_folds import two_folds
+from tl_crossenc.instruments.head_rankers import HeadScores
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.pools.collections import load_collection
+from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec, build_pool
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.statistics.dcg import ndcg, random_ndcg
+from tl_crossenc.statistics.significance import mean_interval
+from tl_crossenc.store.cells import Store
+
+DIRECTIONS = ("QUERY->DOC", "DOC->QUERY")
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """Pool of equally long passages, graded by how many of their words match, and what the heads make of it."""
+    model, pool = HookedCrossEncoder.from_pretrained("planted", device="cpu"), graded_pool(n_queries=5, per_grade=3)
+    return model, pool, run_head_rankers(model, [pool], Store(tmp_path_factory.mktemp("planted")))
+
+
+def test_the_planted_matching_head_comes_first(planted):
+    _, _, found = planted
+    assert found.strongest[0] == MATCHING_HEAD
+    for _, own in found.heads.groupby("direction"):
+        for criterion in ("core_0.001", "core_0.1", "qr", "ndcg"):
+            best = own.loc[own[criterion].idxmax()]
+            assert (best["layer"], best["head"]) == MATCHING_HEAD, criterion
+    chosen = found.rankings[(found.rankings["k"] == 1) & (found.rankings["fold"] != "both")]
+    assert set(chosen["heads"]) == {"1.2"}
+
+
+def test_alone_it_ranks_by_the_share_of_matched_pieces(planted):
+    """DOC->QUERY: by grade, perfectly. QUERY->DOC: by the share of the query's words, one that is there m times m / (m + e^-5)."""
+    _, pool, found = planted
+    ranked = pool.ranked
+    perfect = found.per_query["DOC->QUERY; core_0.001; k=1; other half"]
+    assert perfect.tolist() == [1.0] * 5
+    for (_, query_id), value in found.per_query["QUERY->DOC; qr; k=1; other half"].items():
+        own = [pair for pair in ranked.pairs if pair.query_id == query_id]
+        counts = [[pair.text.split().count(word) for word in pair.query.split()] for pair in own]
+        scores = [sum(m / (m + math.exp(-5)) for m in row if m) for row in counts]
+        assert value == pytest.approx(ndcg(scores, [pair.grade for pair in own]), abs=1e-12)
+    for (_, query_id), value in found.per_query["random"].items():
+        grades = [pair.grade for pair in ranked.pairs if pair.query_id == query_id]
+        assert value == pytest.approx(random_ndcg(grades), abs=1e-12)
+
+
+def test_heads_that_attend_evenly_rank_as_chance_does(planted):
+    """Passages of one length: all tie."""
+    _, _, found = planted
+    even = found.heads[(found.heads["layer"] == 2) & (found.heads["head"] == 1)]
+    assert even["ndcg"].tolist() == pytest.approx([found.per_query["random"].mean()] * 2, abs=1e-12)
+    assert even["core_0.1"].tolist() == pytest.approx([1 / 4] * 2, abs=1e-3)  # one of it and three hard negatives
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A random model, a pool of seven queries of which one has no hard negatives, and what the heads make of it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    drawn = build_pool(load_collection(collection_folder(folder / "c", n_queries=7)), PoolSpec(None, 0, 0))
+    pairs = [pair for pair in drawn.pairs if (pair.query_id, pair.grade) != ("q3", 0)]
+    pool, model, store = Pool("tiny", drawn.spec, tuple(pairs)), tiny_model(folder / "m"), Store(folder / "s")
+    return model, pool, store, run_head_rankers(model, [pool], store, counts=(1, 2, 4, 6, 11), seed=3)
+
+
+def by_hand(values, mass, pool, grades, fold):
+    """Criterion -> each head's mean over a fold's queries, in one direction; all by loops."""
+    found = {"core_0.001": [], "core_0.1": [], "qr": [], "ndcg": []}
+    for query_id in fold:
+        own = [i for i, pair in enumerate(pool.pairs) if pair.query_id == query_id]
+        relevant = [i for i in own if pool.pairs[i].grade in grades]
+        hard = [i for i in own if pool.pairs[i].grade == 0]
+        heads = range(values.shape[1])
+        found["qr"].append([np.mean([values[i, h] for i in relevant]) for h in heads])
+        found["ndcg"].append([ndcg(values[own, h], [pool.pairs[i].grade for i in own], tolerance=0.0) for h in heads])
+        for t in (0.001, 0.1) if hard else ():
+            each = [
+                [1 / (1 + sum(math.exp((mass[j, h] - mass[i, h]) / t) for j in hard)) for i in relevant] for h in heads
+            ]
+            found[f"core_{t:g}"].append([np.mean(row) for row in each])
+    return {name: np.mean(rows, axis=0) for name, rows in found.items()}
+
+
+def test_choices_and_rankings_of_both_halves_by_hand(tiny):
+    model, pool, store, found = tiny
+    scores = head_scores(model, [pool], store, content_free="N/A")[0]
+    folds = {fold: [query for _, query in own.index] for fold, own in found.per_query.groupby("fold")}
+    assert sorted(map(len, folds.values())) == [3, 4]
+    assert set(folds["0"]) | set(folds["1"]) == {f"q{i}" for i in range(7)}
+    for d, direction in enumerate(DIRECTIONS):
+        values, mass = (side[:, d].reshape(len(pool), -1) for side in (scores.calibrated, scores.mass))
+        for chosen_by, measured in (("0", "1"), ("1", "0")):
+            means = by_hand(values, mass, pool, (2, 3), folds[chosen_by])
+            for criterion, mean in means.items():
+                order = np.argsort(-mean, kind="stable")
+                for k in (1, 2, 4):
+                    heads = order[:k]
+                    for half, fold in (("other half", measured), ("same half", chosen_by)):
+                        rows = found.rankings[
+                            (found.rankings[["direction", "criterion", "k", "chosen_on", "fold"]]
+                             == [direction, criterion, k, half, fold]).all(axis=1)
+                        ]  # fmt: skip
+                        expected = []
+                        for query_id in folds[fold]:
+                            own = [i for i, pair in enumerate(pool.pairs) if pair.query_id == query_id]
+                            summed = [sum(values[i, h] for h in heads) for i in own]
+                            grades = [pool.pairs[i].grade for i in own]
+                            expected.append(ndcg(summed, grades, tolerance=0.0))
+                            name = f"{direction}; {criterion}; k={k}; {half}"
+                            value = found.per_query.loc[("tiny", query_id), name]
+                            assert value == pytest.approx(expected[-1], abs=1e-9)
+                        assert rows["heads"].item() == ",".join(f"{h // 3}.{h % 3}" for h in heads)
+                        assert rows["mean"].item() == pytest.approx(np.mean(expected), abs=1e-9)
+                        assert rows["n_queries"].item() == len(expected)
+    assert set(found.rankings["k"]) == {1, 2, 4, 6}  # six heads are all heads
+    assert set(found.rankings.loc[found.rankings["k"] == 6, "criterion"]) == {"all heads"}
+
+
+def test_the_query_without_hard_negatives_is_no_part_of_the_core_score(tiny):
+    _, _, _, found = tiny
+    assert (found.scalars["n_queries"], found.scalars["n_contrasted"]) == (7, 6)
+    assert found.scalars["left_out"] == {}
+
+
+def test_comparisons_are_paired_over_all_queries_and_corrected_for_one_reference(tiny):
+    _, _, _, found = tiny
+    for against, rows in found.comparisons.groupby("against"):
+        sizes = sorted(rows["p"])
+        for row in rows.to_dict("records"):
+            alone = row["criterion"] == "all heads"
+            place = row["direction"], row["criterion"]
+            name = "; ".join(place) if alone else f"{'; '.join(place)}; k={row['k']}; other half"
+            reference = {"all heads": f"{row['direction']}; all heads", "same half": name.replace("other", "same")}
+            a, b = (found.per_query[column] for column in (name, reference.get(against, against)))
+            assert row["difference"] == pytest.approx((a - b).mean(), abs=1e-12)
+            if (a - b).abs().max() > 1e-9:
+                assert row["p"] == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=1e-9)
+                half = stats.t.ppf(0.975, 6) * (a - b).std(ddof=1) / 7**0.5
+                assert (row["low"], row["high"]) == pytest.approx(
+                    (row["difference"] - half, row["difference"] + half), abs=1e-9
+                )
+            adjusted = max(min(1.0, p * (len(sizes) - i)) for i, p in enumerate(sizes) if p <= row["p"])
+            assert row["p_holm"] == pytest.approx(adjusted, abs=1e-9)
+        assert len(rows) == (24 if against in ("all heads", "same half") else 26)
+
+
+def test_a_second_run_reads_all_and_the_seed_decides_on_the_halves(tiny, monkeypatch):
+    model, pool, store, found = tiny
+    forbid_model_work(monkeypatch)
+    again = run_head_rankers(model, [pool], store, counts=(1, 2, 4, 6, 11), seed=3)
+    assert again.per_query.equals(found.per_query)
+    others = [run_head_rankers(model, [pool], store, counts=(1,), seed=seed).per_query["fold"] for seed in range(4)]
+    assert any(not other.equals(found.per_query["fold"]) for other in others)
+
+
+def test_choosing_on_noise_looks_good_where_it_was_chosen_and_nowhere_else():
+    """Labels at random, 12 heads: the best of one half is better than chance on that half, and not on the other.
+
+    A draw's values go together, so that the intervals are over the draws' means.
+    """
+    rng = np.random.default_rng(11)
+    gained = {"same half": [], "other half": []}
+    for draw in range(16):
+        pairs = [
+            PoolPair(f"q{q}", f"query {q}", f"d{i}", f"passage {q} {i}", int(rng.integers(0, 4)))
+            for q in range(10)
+            for i in range(6)
+        ]
+        pool = Pool("noise", PoolSpec(None, 0, 0), tuple(pairs))
+        found = HeadScores(rng.random((len(pairs), 2, 2, 6)), None)
+        field = HeadField([pool], [found], False, dtype="float64", cutoff=10, gain="linear")
+        folds = two_folds(field.queries, draw)
+        criteria, _ = usable(field.criteria((2, 3), (0.1,)), field.rows_of(folds))
+        random = field.ranked_by([np.zeros(len(pairs))])
+        rankings = [
+            r for r in head_rankers._rankings(field, criteria, [1], folds) if r.criterion in ("ndcg", "core_0.1")
+        ]
+        for half, values in gained.items():
+            values.append(np.mean([(r.values - random).mean() for r in rankings if r.chosen_on == half]))
+    assert mean_interval(gained["same half"]).low > 0.03
+    low, high = mean_interval(gained["other half"])
+    assert low < 0 < high
+
+
+def test_equal_scores_are_the_random_ranking_whatever_the_passages_are_called():
+    grades = [3, 0, 1, 0, 2]
+    pairs = [PoolPair(f"q{q}", f"query {q}", f"d{i}", f"text {i}", g) for q in range(2) for i, g in enumerate(grades)]
+    scores = np.full((10, 2, 1, 2), 0.25) + np.arange(10).reshape(-1, 1, 1, 1) * 1e-15  # rounding
+    field = HeadField(
+        [Pool("ties", PoolSpec(None, 0, 0), tuple(pairs))],
+        [HeadScores(scores, None)],
+        False,
+        dtype="float64",
+        cutoff=3,
+        gain="linear",
+    )
+    assert field.ndcg(0, [0, 1]).tolist() == pytest.approx([random_ndcg(grades, 3)] * 2, abs=1e-12)
+
+
+def test_without_hard_negatives_the_other_criteria_choose(planted, tmp_path):
+    model, pool, _ = planted
+    positive = Pool("positive", pool.spec, tuple(pair for pair in pool.pairs if pair.grade > 0))
+    found = run_head_rankers(model, [positive], Store(tmp_path), counts=(1,), calibrated=False)
+    assert set(found.scalars["left_out"]) == {"core_0.001", "core_0.1"}
+    assert "hard negatives" in found.scalars["left_out"]["core_0.1"]
+    assert set(found.rankings["criterion"]) == {"all heads", "qr", "ndcg"}
+    assert found.strongest[0] == MATCHING_HEAD
+    assert (found.scalars["content_free"], found.scalars["n_contrasted"]) == (None, 0)
+
+
+def test_one_query_is_not_enough(planted, tmp_path):
+    model, pool, _ = planted
+    with pytest.raises(Unavailable, match="needs two, got 1"):
+        run_head_rankers(model, [pool.select(["q0"])], Store(tmp_path))
+
+
+def test_a_sample_of_queries_is_said(planted, tmp_path):
+    model, pool, _ = planted
+    found = run_head_rankers(model, [pool], Store(tmp_path), counts=(1,), queries=3, calibrated=False)
+    assert (found.scalars["n_queries"], found.scalars["n_all_queries"], len(found.per_query)) == (3, 5, 3)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"counts": ()}, {"counts": (0,)}, {"queries": 1}, {"temperatures": ()}, {"temperatures": (0.0,)},
+     {"relevant_grades": (0, 1)}],
+)  # fmt: skip
+def test_impossible_settings_are_refused(planted, tmp_path, monkeypatch, bad):
+    model, pool, _ = planted
+    forbid_model_work(monkeypatch)
+    with pytest.raises(ValueError, match=r"^expected (counts|temperatures|relevant grades) "):
+        run_head_rankers(model, [pool], Store(tmp_path), **bad)
+
+
+def test_halves_are_of_all_queries_and_as_large():
+    queries = [("c", f"q{i}") for i in range(9)]
+    first, second = two_folds(queries, 4)
+    assert (len(first), len(second)) == (5, 4)
+    assert sorted(first + second) == queries
+    assert two_folds(queries, 4) == (first, second)
+    assert len({two_folds(queries, seed) for seed in range(9)}) > 1
+    with pytest.raises(Unavailable, match="needs two, got 0"):
+        two_folds([], 0)
