@@ -105,7 +105,7 @@ class Fitting:
     @property
     def fields(self) -> dict[str, str | int | float]:
         """All of it by name, as a stored result's key has it."""
-        return asdict(self)
+        return asdict(self) | {name: float(getattr(self, name)) for name in ("beta", "lr", "alpha0", "min_sigma")}
 
     def layer_runs(self, n_layers: int, layers: Sequence[int]) -> int:
         """Layers run for one pair: once to the end, and from each layer on forth and back each step; a step's mask counts one."""
