@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.unavailable import Unavailable
     from tl_crossenc.results.work import at_work
 
+    executor = executor_of(arguments)
     collections = arguments.collection or ["demo"]
     out = arguments.out or default_folder(arguments.model, collections, "masks-")
     presets = arguments.preset or COMPARED
@@ -73,11 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     rules = {f"pool.{name}": value for name, value in asdict(spec).items()}
     free = {"presets": list(presets), "token_budget": arguments.token_budget, "device": model.device.type}
     job = Job("compare-masks", model.cfg.model_name, model_source(model) | rules, free)
-    executor = executor_of(arguments)
     shard = executor if isinstance(executor, Shard) else None
     with at_work(out, job, collections, spec, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
         try:
-            with progress_bar(Console(stderr=True), "masks") as advance:
+            with executor, progress_bar(Console(stderr=True), "masks") as advance:
                 found = run_compare_masks(
                     model,
                     pools,

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float64")
 MOST_TOKENS, MOST_PASSAGES, MOST_SECONDS = 1 << 24, 1_000_000, 10_000_000
 """Of padded tokens a batch, of passages a query, of waiting."""
+MOST_CPUS = 4096
+_OF_RAY = ("address", "cpus_per_actor", "patience")
 
 
 def model_options(parser: argparse.ArgumentParser) -> None:
@@ -86,14 +88,64 @@ def executor_options(parser: argparse.ArgumentParser) -> None:
         help="compute the I-th of N parts of the cells and show nothing, such as 2/8; for several processes at one job, into one "
         "folder or into folders that are merged",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="who computes: this process, or Ray's actors, one a GPU where the cluster has some (pip install 'tl-crossenc[ray]') "
+        "(default: local)",
+    )
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help="of Ray's cluster: auto for the one started here, host:port, or local for one that ends with the command "
+        "(default: local)",
+    )
+    parser.add_argument(
+        "--cpus-per-actor",
+        type=number(1, MOST_CPUS),
+        metavar="N",
+        help="CPUs and threads of one of Ray's actors; the last digits of scores on CPUs depend on it (default: as many as torch's "
+        "threads here; 1 on GPUs)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=number(1, MOST_SECONDS),
+        metavar="SECONDS",
+        help="without a sign of work from any of Ray's actors before giving up (default: 3600)",
+    )
 
 
 def executor_of(arguments: argparse.Namespace) -> Executor:
-    """The executor that was asked for."""
+    """The executor that was asked for, which is closed by whoever asked.
+
+    Raises:
+        ValueError: options that do not go together, or Ray is not installed.
+    """
     from tl_crossenc.executors.executor import IN_PROCESS
     from tl_crossenc.executors.sharded import Shard
 
+    if arguments.engine == "ray":
+        return _on_ray(arguments)
+    for name in _OF_RAY:
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"expected --engine ray beside --{name.replace('_', '-')}: add it, or leave that away")
     return IN_PROCESS if arguments.shard is None else Shard(*arguments.shard)
+
+
+def _on_ray(arguments: argparse.Namespace) -> Executor:
+    from tl_crossenc.executors.on_ray import OnRay
+
+    if arguments.shard is not None:
+        raise ValueError("expected --engine ray or --shard, got both: Ray's actors share all cells as they come free")
+    kind = arguments.device.partition(":")[0]
+    if kind not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"expected --device auto, cpu or cuda with --engine ray, got {quoted(arguments.device, 40)}")
+    given = {name: value for name in _OF_RAY if (value := getattr(arguments, name)) is not None}
+    try:
+        return OnRay(device=kind, **given)
+    except ImportError as error:
+        raise ValueError(str(error)) from None
 
 
 def share(text: str) -> tuple[int, int]:

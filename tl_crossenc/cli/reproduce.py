@@ -142,6 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.artefacts import NOT_ASKED
     from tl_crossenc.results.outputs import default_folder
 
+    executor = executor_of(arguments)
     collections = tuple(arguments.collection or ["demo"])
     folder = default_folder(arguments.model, collections)
     for value, default in ((arguments.mode, "zero"), (arguments.dtype, "float32"), (arguments.seed, 0)):
@@ -179,12 +180,12 @@ def run(arguments: argparse.Namespace) -> int:
         only_table1=arguments.only_table1,
     )
     errors = Console(stderr=True)
-    executor = executor_of(arguments)
     if isinstance(executor, Shard):
         done = compute_shard(settings, executor, lambda what: progress_bar(errors, what), wait=arguments.wait)
         say_shard(executor, done, settings.out)
         return 0
-    found = reproduce(settings, lambda what: progress_bar(errors, what), wait=arguments.wait, executor=executor)
+    with executor:
+        found = reproduce(settings, lambda what: progress_bar(errors, what), wait=arguments.wait, executor=executor)
     title = f"Table 1: {short_name(found.model_label)} on {found.collection_label}, nDCG@{settings.cutoff}"
     table1 = found.table1
     Console().print(table1_for_terminal(table1.comparison, table1.unablated, title, found.caption, found.published))
