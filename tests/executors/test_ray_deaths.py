@@ -23,7 +23,7 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parents[1]
-CELLS, KILLS, LIMIT = 48, 6, 400
+CELLS, KILLS, LIMIT = 48, 6, 800
 """Cells of the job, processes that are killed, seconds that it may take."""
 AT_ONCE = 2 * 2
 """Cells that a death may lose: of two actors each the one that it is at and one on its way."""
