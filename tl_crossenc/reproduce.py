@@ -34,6 +34,7 @@ from tl_crossenc.results.job import heads_source
 from tl_crossenc.results.kept_pools import Cut, count_cut
 from tl_crossenc.results.layout import RUN
 from tl_crossenc.results.outputs import write_json
+from tl_crossenc.results.process_record import titled
 from tl_crossenc.results.record import run_record
 from tl_crossenc.results.saving import save_all
 from tl_crossenc.results.work import Work
@@ -182,6 +183,7 @@ def _reproduce(
 ) -> Reproduction:
     """Table 1, then the rest where it is asked for, in a folder that is locked and this job's."""
     folder, pools, store = work
+    progress = titled(progress, store)
     try:
         with progress("Table 1") as advance:
             table = run_first(settings, model, pools, store, executor, advance)

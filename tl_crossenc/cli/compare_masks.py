@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.job import Job, model_source
     from tl_crossenc.results.kept_pools import count_cut
     from tl_crossenc.results.outputs import default_folder
+    from tl_crossenc.results.process_record import record_of
     from tl_crossenc.results.unavailable import Unavailable
     from tl_crossenc.results.work import at_work
 
@@ -76,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     job = Job("compare-masks", model.cfg.model_name, model_source(model) | rules, free)
     shard = executor if isinstance(executor, Shard) else None
     with at_work(out, job, collections, spec, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
+        record_of(store).begins("Masks")
         try:
             with executor, progress_bar(Console(stderr=True), "masks") as advance:
                 found = run_compare_masks(

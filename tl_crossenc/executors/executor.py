@@ -13,6 +13,7 @@ from typing import TypeVar
 from tl_crossenc.executors.task import Advance, CellsFailed, Failure, Task, Waiting
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
+from tl_crossenc.results.process_record import record_of
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import StoreError
 from tl_crossenc.store.keys import CellKey
@@ -85,20 +86,27 @@ class Executor(AbstractContextManager["Executor"]):
         own = self._own(once(tasks))
         todo = [left for task in own if (left := task.only(absent)) is not None]
         todo = self._shares(model, todo) if todo else []
-        done, total = 0, sum(task.cost for task in todo)
+        done, total, record = 0, sum(task.cost for task in todo), record_of(store)
+        record.plans(
+            repr(self), sum(len(task.keys) for task in own), [key for task in todo for key in task.keys], total
+        )
 
         def advance(count: int) -> None:
             nonlocal done
             done = min(done + count, total)  # what was lost with a process is run again
+            record.advances(count)
             if progress is not None:
                 progress(done, total)
 
         failures = self._compute(model, todo, store, advance) if todo else []
+        record.closes((failure.task.keys, failure.reason) for failure in failures)
         if failures:
             raise CellsFailed(failures) from failures[0].cause
         others = store.missing(absent - {key for task in own for key in task.keys})
         if others:
-            raise Waiting(len(others), others[0].kind)
+            waiting = Waiting(len(others), others[0].kind)
+            record.leaves(str(waiting))
+            raise waiting
         return todo
 
     def _own(self, tasks: Sequence[OneTask]) -> Sequence[OneTask]:
@@ -127,6 +135,7 @@ class InProcess(Executor):
     ) -> list[Failure]:
         failures = []
         for task in todo:
+            record_of(store).starts(task.keys)
             try:
                 for cell in task.cells(model, advance):
                     store.write(*cell)

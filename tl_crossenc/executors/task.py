@@ -67,6 +67,11 @@ class Failure(NamedTuple):
     task: Task
     cause: BaseException
 
+    @property
+    def reason(self) -> str:
+        """The cause in words."""
+        return str(self.cause) or type(self.cause).__name__
+
 
 class CellsFailed(Unavailable):
     """Some cells could not be computed; all others of the run are stored.
@@ -78,7 +83,7 @@ class CellsFailed(Unavailable):
     def __init__(self, failures: Sequence[Failure]) -> None:
         self.failures = tuple(failures)
         cells = Counter(key.kind for failure in failures for key in failure.task.keys)
-        causes = list(dict.fromkeys(str(failure.cause) or type(failure.cause).__name__ for failure in failures))
+        causes = list(dict.fromkeys(failure.reason for failure in failures))
         more = "" if len(causes) == 1 else f" (and {len(causes) - 1} other cause{'s' if len(causes) > 2 else ''})"
         many = ", ".join(f"{n:,} cell{'s' if n > 1 else ''} of {kind!r}" for kind, n in cells.items())
         super().__init__(f"{causes[0]}{more}; {many} could not be computed, what else was asked for is stored")

@@ -17,6 +17,7 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import check_sides, relevant_grades
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.job import heads_source, model_source
+from tl_crossenc.results.process_record import titled
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.results.work import Work, at_work, prepare
 from tl_crossenc.store.cells import Store
@@ -132,6 +133,7 @@ def compute_shard(
     """
     with main_job(settings, shard, wait, shared=True) as (chosen, model, _, (folder, pools, store)):
         results: dict[str, Any] = {}
+        progress = titled(progress, store)
         try:
             with progress("Table 1") as advance:
                 run_first(chosen, model, pools, store, shard, advance)

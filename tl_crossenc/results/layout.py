@@ -8,6 +8,7 @@
       job.json, pools/              of which job the folder is; its pools, drawn once
       summaries/                    what of a result is no table, one JSON file an artefact
     .lock                           held while a process is at work in the folder, by this version or an earlier one
+    .status-*.json                  of each process that is at work, or ended with something left: how far it is
 
 The layout before this one had tables, summaries and machinery at the top. Such a folder is read where things lie (`located`), and
 brought into this layout by the first job that works in it (`former`).

@@ -16,6 +16,7 @@ from tl_crossenc.results.job import Job, claim, refuse_another, refuse_two_jobs
 from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title
 from tl_crossenc.results.layout import CELLS, FOLDERS, POOLS, former_name, is_former, located
 from tl_crossenc.results.outputs import versions
+from tl_crossenc.results.process_record import ProcessRecord, RecordedStore, recorded
 from tl_crossenc.store.cells import MACHINERY, MARKER, Store
 from tl_crossenc.store.files import explained, irregular, is_temporary, sweep
 from tl_crossenc.store.locks import WAIT, LockedFolder, locked
@@ -58,15 +59,17 @@ def prepare(folder: Path) -> None:
     refuse_two_jobs(folder)
 
 
-def open_store(folder: Path) -> Store:
-    """The store of a folder of results; where cells of the former layout lie, until they are moved.
+def open_store(folder: Path, record: ProcessRecord | None = None) -> Store:
+    """The store of a folder of results, whose writes are told where there is a record; where cells of the former layout lie,
+    until they are moved.
 
     Raises:
         ValueError, StoreError: see `Store`.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"expected a folder for the results, {folder} is a file: choose another --out")
-    return Store(folder if is_former(folder) else folder / MACHINERY, versions={"torch": versions()["torch"]})
+    root, own = folder if is_former(folder) else folder / MACHINERY, {"torch": versions()["torch"]}
+    return Store(root, versions=own) if record is None else RecordedStore(root, record, versions=own)
 
 
 @contextmanager
@@ -110,7 +113,8 @@ def at_work(
         for name, pool in zip(collections, pools, strict=True):
             keep_pool(name, pool, folder / POOLS)
         claim(folder, job, shared=shared)
-        work = Work(held, pools, open_store(folder))
-        if shared:
-            stack.close()
-        yield work
+        with recorded(folder) as record:
+            work = Work(held, pools, open_store(folder, record))
+            if shared:
+                stack.close()
+            yield work

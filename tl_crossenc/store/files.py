@@ -23,6 +23,7 @@ __all__ = [
     "StoreError",
     "explained",
     "irregular",
+    "is_gone",
     "make_folder",
     "read_regular",
     "regular",
@@ -213,11 +214,16 @@ def _is_orphan(path: Path) -> bool:
         return False
     if time.time() - path.stat().st_mtime > STALE_SECONDS:
         return True
-    if match[1] != _HERE or os.name == "nt":
+    if match[1] != _HERE:
         return False
     process = int(match[2])
-    if process == os.getpid():  # an earlier process with our number
-        return True
+    return process == os.getpid() or is_gone(process)  # else an earlier process with our number
+
+
+def is_gone(process: int) -> bool:
+    """Whether no process of this machine has the number; False where that cannot be told."""
+    if os.name == "nt":
+        return False
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
