@@ -1,6 +1,5 @@
 """The file of a process at work: when it is there, what it says after each end, and that it costs no run anything."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import time
 
 import pyarrow as pa
 import pytest
+from told_processes import place
 
 from tl_crossenc.results import process_record as module
 from tl_crossenc.results.process_record import read_records, record_of, recorded, titled
@@ -95,15 +95,6 @@ def test_a_process_with_the_same_executor_takes_the_place_of_a_dead_one(tmp_path
 def test_silence_on_another_host_is_death(tmp_path, seconds, state):
     place(tmp_path, host="elsewhere", beat=time.time() - seconds)
     assert read_records(tmp_path)[0]["state"] == state
-
-
-def place(folder, **changes):
-    """A file as another process would have written it."""
-    said = {
-        "format": 1, "host": "elsewhere", "process": 7, "how": "InProcess()", "state": "running", "cause": "",
-        "now": "Table 1", "left": "", "started": 0.0, "beat": time.time(), "experiments": {}, **changes,
-    }  # fmt: skip
-    (folder / ".status-elsewhere-7-00c0ffee.json").write_text(json.dumps(said))
 
 
 def test_a_live_process_elsewhere_is_left_alone_by_one_that_ends_well(tmp_path):

@@ -107,7 +107,7 @@ def refuse_another(folder: Path, job: Job, *, at_once: bool = False, shared: boo
     Raises:
         ValueError: it holds the results of another job, or of a version that did not say of which; the first difference is named.
     """
-    there = _read(folder)
+    there = job_record(folder)
     if there is None:
         shown = [name for name in SHOWN if located(folder, name).is_file()]
         if shown:
@@ -140,7 +140,7 @@ def claim(folder: Path, job: Job, *, shared: bool = False) -> None:
         StoreError: the folder cannot be written.
     """
     refuse_another(folder, job, shared=shared)
-    if _read(folder) != job.record():
+    if job_record(folder) != job.record():
         write_json(folder / JOB, job.record())
 
 
@@ -208,11 +208,17 @@ def refuse_two_jobs(folder: Path) -> None:
 
 def command_of(folder: Path) -> str | None:
     """The command of the job that a folder is of; None where it is nobody's yet."""
-    record = _read(folder)
+    record = job_record(folder)
     return None if record is None else record.get("command")
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def job_record(folder: Path) -> dict[str, Any] | None:
+    """The job that a folder is of, as `Job.record` gives it; None where it is nobody's yet.
+
+    Raises:
+        ValueError: it cannot be read.
+        StoreError: it may not be read.
+    """
     return _read_at(located(folder, JOB))
 
 

@@ -232,7 +232,7 @@ class ProcessRecord(Watch):
     def _write(self) -> None:
         """Whole or not at all; a folder that was moved away is not made anew, and a full disk fails nobody."""
         self._changed = False
-        data = json.dumps(self.content(), indent=1, sort_keys=True).encode()
+        data = json.dumps(self.content(), indent=1).encode()
         with suppress(OSError), staged(self.path, data) as temporary:
             rename(temporary, self.path)
 
@@ -294,7 +294,10 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         for name in sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name)):
             with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):  # going at this moment, or damaged
                 record = json.loads(regular(folder / name).read_bytes())
-                experiments = {str(key): Experiment(**value) for key, value in record["experiments"].items()}
+                experiments = {
+                    str(name): Experiment(**{**own, "causes": [(int(cells), str(why)) for cells, why in own["causes"]]})
+                    for name, own in record["experiments"].items()
+                }
                 if record["format"] == FORMAT:
                     state = STOPPED if record["state"] == RUNNING and _is_dead(record) else record["state"]
                     found.append({**record, "state": state, "experiments": experiments, "file": name})
