@@ -34,9 +34,9 @@ from tl_crossenc.results.job import heads_source
 from tl_crossenc.results.kept_pools import Cut, count_cut
 from tl_crossenc.results.layout import RUN
 from tl_crossenc.results.outputs import write_json
-from tl_crossenc.results.process_record import titled
 from tl_crossenc.results.record import run_record
 from tl_crossenc.results.saving import save_all
+from tl_crossenc.results.watch import titled
 from tl_crossenc.results.work import Work
 from tl_crossenc.statistics.published import (
     VAST_2025,

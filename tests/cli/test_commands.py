@@ -473,7 +473,9 @@ def test_a_full_disk_at_any_moment_harms_nothing_and_a_rerun_completes(
     write, left = os.write, [writes]
 
     def full(handle, data):
-        left[0] -= threading.current_thread() is threading.main_thread()  # another says how far the job is, as time goes
+        left[0] -= (
+            threading.current_thread() is threading.main_thread()
+        )  # another says how far the job is, as time goes
         if left[0] < 0:
             if len(data) > 1 and left[0] == -1:
                 write(handle, data[: len(data) // 2])  # the disk takes the first half

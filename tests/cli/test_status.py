@@ -99,7 +99,8 @@ def test_no_folder_of_results(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.1, "1 s"), (59.4, "59 s"), (59.6, "1 min"), (61, "1 min"), (3599, "1 h 0 min"), (172_800, "2 d 0 h")]
+    ("seconds", "text"),
+    [(0.1, "1 s"), (59.4, "59 s"), (59.6, "1 min"), (61, "1 min"), (3599, "1 h 0 min"), (172_800, "2 d 0 h")],
 )
 def test_times_as_one_plans_with_them(seconds, text):
     assert duration(seconds) == text

@@ -10,8 +10,9 @@ import pytest
 from told_processes import place
 
 from tl_crossenc.results import process_record as module
-from tl_crossenc.results.process_record import read_records, record_of, recorded, titled
+from tl_crossenc.results.process_record import read_records, recorded
 from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.results.watch import UNWATCHED, record_of, titled
 from tl_crossenc.results.work import open_store
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
@@ -119,6 +120,13 @@ def test_a_folder_that_cannot_be_written_or_is_gone_fails_nobody(tmp_path, monke
         record.plans("InProcess()", 3, KEYS, 30)
         record.advances(30)
         record.closes()
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "EVERY", 0.02)
+    record = module.ProcessRecord(tmp_path)
+    until(lambda: read_records(tmp_path))
+    monkeypatch.setattr(module, "staged", full)
+    record.end(OSError(28, "No space left on device"))
+    assert files(tmp_path) == []  # rather than one that says that this process is still at work
     gone = tmp_path / "gone"
     with recorded(gone) as record:
         record.leaves("something")
@@ -137,7 +145,7 @@ def test_writes_through_the_store_are_told_and_bars_name_what_begins(tmp_path):
             store.write(KEYS[1], pa.table({"x": [1]}))
             store.write(CellKey.of("scores", number=9), pa.table({"x": [1]}))
         assert record.experiments["Figure 2"].done == 1
-    assert record_of(Store(tmp_path / "plain")) is module.UNWATCHED
+    assert record_of(Store(tmp_path / "plain")) is UNWATCHED
 
 
 def test_nothing_is_written_more_often_than_it_says(tmp_path, monkeypatch):

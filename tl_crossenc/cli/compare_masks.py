@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.job import Job, model_source
     from tl_crossenc.results.kept_pools import count_cut
     from tl_crossenc.results.outputs import default_folder
-    from tl_crossenc.results.process_record import record_of
     from tl_crossenc.results.unavailable import Unavailable
+    from tl_crossenc.results.watch import record_of
     from tl_crossenc.results.work import at_work
 
     executor = executor_of(arguments)

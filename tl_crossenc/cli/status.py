@@ -41,7 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if found.all_done else 1
     job = f"{found.command} of {short_name(found.model)}" if found.command else "no job yet"
     say(f"{found.folder}: {job}: {found.state}")
-    tables = [_experiments(found)] * bool(found.experiments) + [_processes(found)] * bool(found.processes)
+    at_work = any(process.state != "ended" for process in found.processes)
+    tables = [_experiments(found)] * bool(found.experiments) + [_processes(found)] * at_work
     for table in tables:
         Console().print()
         Console().print(table)
@@ -85,6 +86,8 @@ def _experiments(found: Status) -> Table:
 def _processes(found: Status) -> Table:
     table = _table("process", "state", "at", "done", "time left")
     for one in found.processes:
+        if one.state == "ended":
+            continue
         left = "" if one.state != "running" else "unknown" if one.seconds_left is None else duration(one.seconds_left)
         share = "" if one.share is None else f"{100 * one.share:.0f} %"
         who = f"{one.process} on {one.host}" + (f", {one.executor}" if one.executor not in ("", "InProcess()") else "")

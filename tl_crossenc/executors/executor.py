@@ -13,7 +13,7 @@ from typing import TypeVar
 from tl_crossenc.executors.task import Advance, CellsFailed, Failure, Task, Waiting
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
-from tl_crossenc.results.process_record import record_of
+from tl_crossenc.results.watch import record_of
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import StoreError
 from tl_crossenc.store.keys import CellKey

@@ -17,8 +17,8 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import check_sides, relevant_grades
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.job import heads_source, model_source
-from tl_crossenc.results.process_record import titled
 from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.results.watch import titled
 from tl_crossenc.results.work import Work, at_work, prepare
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.locks import WAIT

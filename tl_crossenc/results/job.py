@@ -144,11 +144,20 @@ def claim(folder: Path, job: Job, *, shared: bool = False) -> None:
         write_json(folder / JOB, job.record())
 
 
-def first_difference(there: Mapping[str, Any], job: Job, *, at_once: bool = False) -> str | None:
-    """`the gain (--gain) there is 'linear', here 'exponential'`; None where a run of `job` may follow."""
+def first_difference(
+    there: Mapping[str, Any], job: Job, *, at_once: bool = False, places: tuple[str, str] = ("there", "here")
+) -> str | None:
+    """`the gain (--gain) there is 'linear', here 'exponential'`; None where a run of `job` may follow.
+
+    Args:
+        there: a job's record.
+        job: the other.
+        at_once: whether what is free has to be the same too.
+        places: what the two are called.
+    """
     here = job.record()
     if there.get("command") != here["command"]:
-        return f"there it is {there.get('command')!r}, here {here['command']!r}"
+        return f"{places[0]} it is {there.get('command')!r}, {places[1]} {here['command']!r}"
     parts = ["fixed", *(["free"] if at_once else [])]
     for part in parts:
         old, new = there.get(part, {}), here[part]
@@ -160,7 +169,7 @@ def first_difference(there: Mapping[str, Any], job: Job, *, at_once: bool = Fals
                 if name in ("weights", "tokenizer") or name.startswith("model."):
                     names = str(there.get("model")), here["model"]
                     ends = [f"{end} ({label})" for end, label in zip(ends, names, strict=True)]
-                return f"{_words(name)} there is {ends[0]}, here {ends[1]}"
+                return f"{_words(name)} {places[0]} is {ends[0]}, {places[1]} {ends[1]}"
     return None if job.pools is None else _pool_difference(there.get("pools", []), here["pools"], at_once)
 
 

@@ -16,17 +16,15 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event, RLock, Thread
 from typing import Any
 
-import pyarrow as pa
-
 from tl_crossenc.results.unavailable import Unavailable
-from tl_crossenc.store.cells import Store
+from tl_crossenc.results.watch import Watch
 from tl_crossenc.store.files import is_gone, regular, rename, staged
 from tl_crossenc.store.keys import CellKey
 
@@ -38,33 +36,6 @@ RUNNING, ENDED, FAILED, STOPPED = "running", "ended", "failed", "stopped"
 _NAME = re.compile(r"\.status-.+-[0-9]+-[0-9a-f]{8}\.json")
 MOST_CAUSES = 20
 """Of failures that are told of one experiment."""
-
-Progress = Callable[[int, int], object]
-
-
-class Watch:
-    """What a process tells of its work; here nobody listens."""
-
-    def begins(self, experiment: str) -> None:
-        """What is asked for from here on is this experiment's."""
-
-    def plans(self, how: str, cells: int, missing: Collection[CellKey], cost: int) -> None:
-        """So many cells are this process's to compute, by that executor; those missing cost so many layer runs."""
-
-    def starts(self, keys: Iterable[CellKey]) -> None:
-        """These cells are being computed now."""
-
-    def wrote(self, key: CellKey) -> None:
-        """A cell is stored."""
-
-    def advances(self, count: int) -> None:
-        """So many layer runs were done."""
-
-    def closes(self, failures: Iterable[tuple[Collection[CellKey], str]] = ()) -> None:
-        """What was planned last is over; some cells failed, with their causes."""
-
-    def leaves(self, what: str) -> None:
-        """Something is left for others to do, so that all is not done when this process ends."""
 
 
 @dataclass
@@ -96,13 +67,16 @@ class ProcessRecord(Watch):
 
     Args:
         folder: of the results, which exists.
+        how: what computes, where it is known; see `plans`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, how: str = "") -> None:
+        if how:
+            remove_dead(folder, how)
         host = re.sub(r"[^\w.]+", "-", platform.node())[:60] or "host"
         self.path = folder / f".status-{host}-{os.getpid()}-{secrets.token_hex(4)}.json"
         self.state, self.cause = RUNNING, ""
-        self.how, self.now, self.left = "", "", ""
+        self.how, self.now, self.left = how, "", ""
         self.experiments: dict[str, Experiment] = {}
         self._started = time.time()
         self._missing: set[CellKey] = set()
@@ -183,12 +157,12 @@ class ProcessRecord(Watch):
             else:
                 self.state, self.cause = FAILED if failed else ENDED, str(error or "")[:500]
             self.closes()
-        if self.state == ENDED and error is None and not self.left:
+        well = self.state == ENDED and error is None and not self.left
+        if well or not self._write():  # the disk is full: no word is better than that it still runs
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
+        if well:
             remove_dead(self.path.parent)
-        else:
-            self._write()
 
     def content(self) -> dict[str, Any]:
         """What the file says."""
@@ -229,62 +203,26 @@ class ProcessRecord(Watch):
             if self._over.wait(EVERY):
                 return
 
-    def _write(self) -> None:
-        """Whole or not at all; a folder that was moved away is not made anew, and a full disk fails nobody."""
+    def _write(self) -> bool:
+        """Whole or not at all, and which; a folder that was moved away is not made anew, and a full disk fails nobody."""
         self._changed = False
         data = json.dumps(self.content(), indent=1).encode()
         with suppress(OSError), staged(self.path, data) as temporary:
             rename(temporary, self.path)
-
-
-class RecordedStore(Store):
-    """A store in a folder of results whose writes are told.
-
-    Args:
-        root, versions: see `Store`.
-        record: who is told.
-    """
-
-    def __init__(self, root: Path, record: Watch, *, versions: Mapping[str, str] | None = None) -> None:
-        super().__init__(root, versions=versions)
-        self.record = record
-
-    def write(self, key: CellKey, table: pa.Table, meta: Mapping[str, object] | None = None) -> None:
-        """See `Store`."""
-        super().write(key, table, meta)
-        self.record.wrote(key)
-
-
-UNWATCHED = Watch()
-
-
-def record_of(store: Store) -> Watch:
-    """Who is told of the work on a store."""
-    return store.record if isinstance(store, RecordedStore) else UNWATCHED
+            return True
+        return False
 
 
 @contextmanager
-def recorded(folder: Path) -> Iterator[ProcessRecord]:
+def recorded(folder: Path, how: str = "") -> Iterator[ProcessRecord]:
     """A record of this process in a folder for the time of the block, ended as the block ends."""
-    record = ProcessRecord(folder)
+    record = ProcessRecord(folder, how)
     try:
         yield record
     except BaseException as error:
         record.end(error)
         raise
     record.end()
-
-
-def titled(
-    progress: Callable[[str], AbstractContextManager[Progress]], store: Store
-) -> Callable[[str], AbstractContextManager[Progress]]:
-    """What makes bars, each of which begins the experiment that it is titled after."""
-
-    def begun(what: str) -> AbstractContextManager[Progress]:
-        record_of(store).begins(what)
-        return progress(what)
-
-    return begun
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from tl_crossenc.results.job import Job, claim, refuse_another, refuse_two_jobs
 from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title
 from tl_crossenc.results.layout import CELLS, FOLDERS, POOLS, former_name, is_former, located
 from tl_crossenc.results.outputs import versions
-from tl_crossenc.results.process_record import ProcessRecord, RecordedStore, recorded
+from tl_crossenc.results.process_record import ProcessRecord, recorded
+from tl_crossenc.results.watch import RecordedStore
 from tl_crossenc.store.cells import MACHINERY, MARKER, Store
 from tl_crossenc.store.files import explained, irregular, is_temporary, sweep
 from tl_crossenc.store.locks import WAIT, LockedFolder, locked

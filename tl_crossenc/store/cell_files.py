@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import StoreError, explained, irregular, make_folder, rename, staged, sync_folder
+from .files import StoreError, explained, irregular, make_folder, place_copy, rename, staged, sync_folder
 from .keys import CellKey, canonical_json
 
 FORMAT = 1
@@ -104,6 +104,24 @@ class CellFiles:
                     sync_folder(path.parent)
                 rename(new_table, self.table)
                 rename(new_manifest, path)
+
+    def take(self, other: "CellFiles") -> bool | None:
+        """See `Store.take`."""
+        if not other.stored(verify=True):
+            return None
+        if self.stored(verify=True):
+            if self.read_manifest()["sha256"] == other.read_manifest()["sha256"]:
+                return False
+            raise ValueError(
+                f"expected one result a cell, but {self.table} and {other.table} are different ones of {self.key.canonical}: "
+                "which is right cannot be told; remove one of them, its .json beside it first, and run again"
+            )
+        with explained(self.table):
+            make_folder(self.manifest.parent)
+            self.manifest.unlink(missing_ok=True)  # a damaged cell's, which must never stand beside the new table
+            place_copy(other.table, self.table)
+            place_copy(other.manifest, self.manifest)
+        return True
 
     def stored(self, *, verify: bool) -> bool:
         """Whether the cell is stored and, with `verify`, whole; warns of a damaged one."""

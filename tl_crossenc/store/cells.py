@@ -29,7 +29,7 @@ import pyarrow as pa
 import tl_crossenc
 
 from .cell_files import FORMAT, CellFiles, pretty_json
-from .files import StoreError, explained, irregular, is_temporary, regular, sweep, write_atomic
+from .files import StoreError, explained, irregular, is_temporary, regular, sweep, sync_folder, write_atomic
 from .keys import CellKey
 
 MARKER = "tl_crossenc.json"
@@ -109,6 +109,25 @@ class Store:
         if self.read_only:
             raise StoreError(f"{self.root} was opened for reading only: open it for writing to store cells")
         self._files(key).write(table, meta or {}, self.versions)
+
+    def take(self, key: CellKey, other: "Store") -> bool | None:
+        """Store another store's cell too; call `settle` when all are taken.
+
+        Returns:
+            Whether it was not here yet; None where it is not whole there, which is warned of.
+
+        Raises:
+            ValueError: the cell is here and its table is another one.
+            StoreError: see `write`.
+        """
+        return self._files(key).take(other._files(key))
+
+    def settle(self, kind: str) -> None:
+        """Wait until the cells of a kind that were taken are on the disk."""
+        folder = self.root / "cells" / kind
+        with explained(folder):
+            if folder.is_dir():
+                sync_folder(folder)
 
     def keys(self, kind: str, most: int | None = None) -> list[CellKey]:
         """Return the keys of the stored cells of a kind, sorted by their canonical text; with `most`, of at most so many, any."""

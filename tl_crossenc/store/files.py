@@ -25,6 +25,7 @@ __all__ = [
     "irregular",
     "is_gone",
     "make_folder",
+    "place_copy",
     "read_regular",
     "regular",
     "rename",
@@ -161,9 +162,7 @@ def explained(path: Path, doing: str = "write") -> Iterator[None]:
 @contextmanager
 def staged(path: Path, data: bytes) -> Iterator[Path]:
     """Yield a temporary file beside `path` that durably holds the data; remove it unless it was renamed."""
-    temporary = path.with_name(f".{path.name[:40]}.tmp-{_HERE}-{os.getpid()}-{secrets.token_hex(8)}")
-    _in_flight.add(temporary.name)
-    try:
+    with _named_beside(path) as temporary:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             rest = memoryview(data)
@@ -172,6 +171,32 @@ def staged(path: Path, data: bytes) -> Iterator[Path]:
             os.fsync(handle)
         finally:
             os.close(handle)
+        yield temporary
+
+
+def place_copy(source: Path, path: Path) -> None:
+    """Put a file of ours at another place too, whole or not at all: by a hard link where the file system has them.
+
+    Both may be the same file then, and neither is ever written in place. The folder is not synced yet (`sync_folder`).
+    """
+    with _named_beside(path) as temporary:
+        try:
+            if source.is_symlink():
+                raise OSError(errno.ELOOP, "a link is read, not linked to")
+            os.link(source, temporary)
+        except OSError:  # another file system, one without hard links, or a file of somebody else's
+            with staged(path, source.read_bytes()) as copy:
+                os.replace(copy, path)
+        else:
+            os.replace(temporary, path)
+
+
+@contextmanager
+def _named_beside(path: Path) -> Iterator[Path]:
+    """The name of a temporary file beside `path`; what has that name in the end is removed."""
+    temporary = path.with_name(f".{path.name[:40]}.tmp-{_HERE}-{os.getpid()}-{secrets.token_hex(8)}")
+    _in_flight.add(temporary.name)
+    try:
         yield temporary
     finally:
         with suppress(OSError):
