@@ -372,4 +372,4 @@ def test_a_folder_at_work_gives_what_it_has_and_that_is_said(tmp_path, caplog):
         merge([a], tmp_path / "out")
     assert f"{a} is being written: what is there now is taken; merge again when it is done" in caplog.text
     (left,) = read_records(tmp_path / "out")
-    assert (left["state"], left["left"]) == ("ended", "what was merged is not drawn yet")
+    assert (left["state"], left["left"]) == ("ended", "what was joined is not drawn yet")

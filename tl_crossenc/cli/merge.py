@@ -44,14 +44,17 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"Note: {note}.")
     new = sum(own.new for own in merged.joined.values())
     out = arguments.out
-    say(
-        f"Collections: {', '.join(merged.collections) or 'none'}; {len(merged.pools):,} pools and {new:,} cells are new in {out}/"
-    )
+    say(f"Collections: {', '.join(merged.collections) or 'none'}.")
+    say(f"New in {out}/: {_many(new, 'cell')}, {_many(len(merged.pools), 'pool')}.")
     damaged = sum(own.damaged for own in merged.joined.values())
     if damaged:
-        say(f"Left out as damaged: {damaged:,}; they will be computed anew.")
+        say(f"Left out as damaged: {_many(damaged, 'cell')}, to be computed anew.")
     command = f"tl-crossenc {merged.command}" if merged.command in ("reproduce", "compare-masks") else "the job"
     say(
         f"Next: {command} with the shards' own options and --out {out}: it finds all of this, computes what is missing and draws."
     )
     return 0
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)

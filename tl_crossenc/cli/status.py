@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from tl_crossenc.results.status import Status
 
+PLAIN = ("", "InProcess()")
+"""Executors that say no more than the process."""
 HELP = "show what of a results folder is done, running, failed and left"
 
 
@@ -52,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"Failed: {_cells(failed.cells)} of {failed.experiment or 'the job'}: {failed.why}")
     for process in found.processes:
         if process.why and process.why not in {failed.why for failed in found.failures}:
-            say(f"Process {process.process} {process.state}: {process.why}")
+            who = process.executor if process.executor not in PLAIN else f"Process {process.process}"
+            say(f"{who} {process.state}: {process.why}")
     kinds = ", ".join(f"{count:,} of {kind}" for kind, count in found.cells.items())
     say(f"Cells stored: {kinds or 'none'}.")
     say(_last_line(found))
@@ -90,7 +93,7 @@ def _processes(found: Status) -> Table:
             continue
         left = "" if one.state != "running" else "unknown" if one.seconds_left is None else duration(one.seconds_left)
         share = "" if one.share is None else f"{100 * one.share:.0f} %"
-        who = f"{one.process} on {one.host}" + (f", {one.executor}" if one.executor not in ("", "InProcess()") else "")
+        who = f"{one.process} on {one.host}" + (f", {one.executor}" if one.executor not in PLAIN else "")
         table.add_row(shown(who), one.state, shown(one.now), share, left)
     return table
 

@@ -102,7 +102,7 @@ def merge(folders: Sequence[Path], out: Path, *, wait: int | float = WAIT) -> Me
         if job_record(out) != job:
             write_json(out / JOB, job)
         joined = _take_cells([source for source in together if not _same(source.folder, out)], out)
-        record.leaves("what was merged is not drawn yet")
+        record.leaves("what was joined is not drawn yet")
         names = tuple(pool["collection"] for pool in job["pools"])
         return Merged(str(job["command"]), names, joined, tuple(pools), tuple(notes))
 
