@@ -57,6 +57,10 @@ def test_scores_within_the_tolerance_tie():
     assert reciprocal_rank([1.0, 1.0 + 1e-7], [1, 0]) == 0.75
     assert reciprocal_rank([1.0, 1.0 + 1e-4], [1, 0]) == 0.5
     assert reciprocal_rank([1.0, 1.0 + 1e-4], [1, 0], scale=100.0) == 0.75
+    of_queries = ["a", "a", "b", "b"], [1, 0, 1, 0], [1.0, 1.0 + 1e-4, 100.0, 0.0]
+    assert per_query_reciprocal_rank(*of_queries)["rr"].tolist() == [0.75, 1.0]  # the scale is that of all
+    assert per_query_reciprocal_rank(*of_queries, scale=1.0)["rr"].tolist() == [0.5, 1.0]
+    assert per_query_reciprocal_rank(*of_queries, dtype="float64")["rr"].tolist() == [0.5, 1.0]
 
 
 def test_what_has_no_rank_is_said():
@@ -66,3 +70,5 @@ def test_what_has_no_rank_is_said():
         reciprocal_rank([1.0, 2.0], [1])
     with pytest.raises(ValueError, match="expected as many query ids, truth values and scores but got 2, 1, 1"):
         per_query_reciprocal_rank(["a", "b"], [1], [1.0])
+    with pytest.raises(ValueError, match=r"expected a dtype of float64, float32, .* but got 'int8'"):
+        per_query_reciprocal_rank(["a"], [1], [1.0], dtype="int8")

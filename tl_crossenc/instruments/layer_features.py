@@ -161,11 +161,13 @@ def require_finite(values: np.ndarray) -> None:
 def _pooled(
     stream: Float[Tensor, "pair pos d_model"], members: Bool[Tensor, "pair set pos"], pooling: str
 ) -> Float[Tensor, "pair set d_model"]:
-    """The pooled states; 0 where a set is empty."""
+    """The pooled states; 0 where a set is empty. Each set by itself: its bits do not depend on which others are asked for."""
     precise = torch.promote_types(stream.dtype, torch.float32)
-    if pooling == "mean":
-        shares = members.to(precise) / members.sum(-1, keepdim=True).clamp(min=1)
-        real = members.any(1)[..., None]  # what stands elsewhere takes no part, be it infinite
-        return torch.einsum("psr,prd->psd", shares, stream.to(precise).masked_fill(~real, 0))
-    found = [stream.masked_fill(~own[..., None], -torch.inf).amax(1) for own in members.unbind(1)]
-    return torch.stack(found, 1).masked_fill(~members.any(-1, keepdim=True), 0).to(precise)
+    found = []
+    for own in members.unbind(1):
+        if pooling == "max":
+            found.append(stream.masked_fill(~own[..., None], -torch.inf).amax(1).to(precise))
+        else:  # what stands elsewhere takes no part, be it infinite
+            shares = own.to(precise) / own.sum(-1, keepdim=True).clamp(min=1)
+            found.append(torch.einsum("pr,prd->pd", shares, stream.to(precise).masked_fill(~own[..., None], 0)))
+    return torch.stack(found, 1).masked_fill(~members.any(-1, keepdim=True), 0)

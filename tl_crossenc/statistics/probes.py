@@ -77,7 +77,8 @@ def ridge_probe(
         queries: the query of each pair.
         folds: the fold of each pair, from `query_folds`.
         penalties: to choose from, all above 0.
-        tolerance: columns that vary by no more than this, relative to their size, are constant (`ties.py`).
+        tolerance: columns that vary by no more than this share of their own size, or of the mean size of all, are constant
+            (`ties.py`).
 
     Raises:
         ValueError: lengths that differ, numbers that are not finite, a query in two folds, a penalty that is not positive.
@@ -176,7 +177,7 @@ def _out_of_fold(
 
 def _moments(states: States, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every column, 0 where what varies is rounding."""
-    size = np.maximum(np.abs(states).max(0), float(np.median(np.abs(states))) if states.size else 0.0)
+    size = np.maximum(np.abs(states).max(0), np.abs(states).mean())
     deviation = states.std(0)
     return states.mean(0), np.where(deviation > tolerance * size, deviation, 0.0)
 
@@ -198,11 +199,11 @@ def _ridge(
     seen = U.T @ centred  # [direction, target]
     alphas = np.asarray(penalties)[:, None]
     kept_shares = squares / (squares + alphas)  # [penalty, direction]
-    left = centred - np.einsum("nr,ar,rt->ant", U, kept_shares, seen, optimize=True)
+    left = centred - U @ (kept_shares[:, :, None] * seen)  # [penalty, pair, target]
     errors = np.zeros((len(penalties), centred.shape[1]))
     for query in np.unique(own):
         rows = own == query
-        block = np.einsum("ir,ar,jr->aij", U[rows], kept_shares, U[rows], optimize=True) + 1 / n
+        block = (U[rows] * kept_shares[:, None]) @ U[rows].T + 1 / n  # [penalty, own pair, own pair]
         errors += (np.linalg.solve(np.eye(block.shape[1]) - block, left[:, rows]) ** 2).sum(1)
     best = np.argmin(errors, axis=0)
     shrunk = seen / (squares[:, None] + np.asarray(penalties)[best])

@@ -62,10 +62,15 @@ def per_query_reciprocal_rank(
     scores: ArrayLike,
     *,
     cutoff: int = 10,
-    tolerance: float = TIE_TOLERANCE["float32"],
-    scale: float = 0.0,
+    dtype: str = "float32",
+    scale: float | None = None,
 ) -> pd.DataFrame:
     """RR@cutoff of every query; the three inputs hold one entry a pair, in any order.
+
+    Args:
+        query_ids, relevant, scores: `[pair]`.
+        cutoff: k, at least 1.
+        dtype, scale: which scores tie, as in `evaluation.per_query_ndcg`.
 
     Returns:
         Indexed by `query_id`, in the order of first appearance: `rr`; `random`, what is expected of a random ranking.
@@ -80,12 +85,15 @@ def per_query_reciprocal_rank(
             f"expected as many query ids, truth values and scores but got {len(queries)}, {wanted.size}, {values.size}; "
             "give one of each for every pair"
         )
+    if dtype not in TIE_TOLERANCE:
+        raise ValueError(f"expected a dtype of {', '.join(TIE_TOLERANCE)} but got {dtype!r}; choose one")
+    ties = TIE_TOLERANCE[dtype], float(np.abs(values).max(initial=0.0)) if scale is None else scale
     members: dict[str, list[int]] = {}
     for position, query_id in enumerate(queries):
         members.setdefault(query_id, []).append(position)
     rows = [
         {
-            "rr": reciprocal_rank(values[own], wanted[own], cutoff, tolerance, scale),
+            "rr": reciprocal_rank(values[own], wanted[own], cutoff, *ties),
             "random": reciprocal_rank(np.zeros(len(own)), wanted[own], cutoff),
         }
         for own in members.values()
