@@ -4,15 +4,19 @@ A folder of an earlier version is read by its keys. So a change that gives a cel
 model's activations) or its module's `METHOD`, and the line below is taken anew: it is what the failing test prints.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 from small_worlds import tiny_model
 
+from tl_crossenc.executors.executor import IN_PROCESS
 from tl_crossenc.experiments import (
     attention,
     attention_cells,
     head_ranker_cells,
     match_cells,
+    probe_cells,
     qk_alignment,
     qk_cells,
     replacement,
@@ -56,6 +60,11 @@ def some_head_scores(model, store):
     head_ranker_cells.head_scores(model, [POOL], store, content_free="N/A")
 
 
+def some_states(pooling, model, store):
+    given = {"seed": 3, "token_budget": 50, "executor": IN_PROCESS}
+    probe_cells.StateCells(model, POOL, store, ("MATCHED",), pooling, **given)
+
+
 GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the numbers in all of its columns, each times cos(i)
     "scores": (some_scores, scoring, (1, 2), 4.479696840104977),
     "attention": (some_attention, attention_cells, (1, 1), -17.28662634110404),
@@ -65,6 +74,8 @@ GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the num
     "qk-means": (some_alignment, qk_cells, (1, 1), -409.78514531751233),
     "qk-terms": (some_alignment, qk_cells, (1, 1), -63.6504409127549),
     "head_scores": (some_head_scores, head_ranker_cells, (1, 1), -0.979848923357927),
+    "layer-features": (partial(some_states, "mean"), probe_cells, (1, 1), -0.14607209862628673),
+    "layer-tokens": (partial(some_states, None), probe_cells, (1, 1), 3.40261573556105),
     "replaced_scores": (some_replacement, replacement_cells, (1, 1), 4.298783559917925),
 }
 

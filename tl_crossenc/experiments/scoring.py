@@ -200,7 +200,9 @@ def _scores(
     rows = {condition: row for row, condition in enumerate(dict.fromkeys(conditions))}
     stored = (_stored(store, [task.keys[row] for task in tasks], shards) for row in rows.values())
     first = next(stored)
-    values = np.empty((len(rows), len(pool)), first.dtype)  # filled a row at a time: a second copy is the size of the job
+    values = np.empty(
+        (len(rows), len(pool)), first.dtype
+    )  # filled a row at a time: a second copy is the size of the job
     for row, found in enumerate(chain([first], stored)):
         values[row] = found
     return PoolScores(

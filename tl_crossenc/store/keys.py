@@ -62,7 +62,9 @@ class CellKey:
         return self.canonical == other.canonical if isinstance(other, CellKey) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.items))  # of equal keys equal, and taken many times a key: `canonical` is five times dearer
+        return hash(
+            (self.kind, self.items)
+        )  # of equal keys equal, and taken many times a key: `canonical` is five times dearer
 
 
 @lru_cache(maxsize=4096, typed=True)  # True and 1 are two; of floats it would take 0.0 and -0.0 for one
