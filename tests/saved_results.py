@@ -180,6 +180,45 @@ def head_ablation(rng):
     return SimpleNamespace(**ablation(rng, curve=curve, draws=drawn, drawn_queries=queries, seed=11))
 
 
+def head_rankers(rng, n_layers, n_heads):
+    criteria, counts, every = ("core_0.001", "qr", "ndcg"), (1, 2, 4), n_layers * n_heads
+    places = {"direction": CROSS, "layer": range(n_layers), "head": range(n_heads)}
+    heads = frame(rng, places, *criteria, low=0.3, high=0.7)
+    heads["ndcg_low"], heads["ndcg_high"] = heads["ndcg"] - 0.05, heads["ndcg"] + 0.05
+    names = ["direction", "criterion", "k", "chosen_on", "fold", "heads"]
+    rows = list(product(CROSS, criteria, counts, ("other half", "same half"), ("0", "1", "both"), ("0.1",)))
+    rows += list(product(CROSS, ("all heads",), (every,), ("",), ("0", "1", "both"), ("",)))
+    rankings = pd.DataFrame(rows, columns=names).assign(n_queries=len(QUERIES))
+    rankings["mean"] = rng.uniform(0.5, 0.7, len(rankings))
+    rankings = rankings.assign(low=rankings["mean"] - 0.06, high=rankings["mean"] + 0.06)
+    against = ("model", "BM25", "random", "all heads", "same half")
+    rows = [*product(CROSS, criteria, counts, against), *product(CROSS, ("all heads",), (every,), against[:3])]
+    compared_with = pd.DataFrame(rows, columns=["direction", "criterion", "k", "against"])
+    compared_with["difference"] = rng.uniform(-0.2, 0.2, len(rows))
+    p = rng.uniform(0, 0.1, len(rows))
+    bounds = {"low": compared_with["difference"] - 0.1, "high": compared_with["difference"] + 0.1}
+    references = pd.DataFrame({"reference": ["model", "BM25", "random"], "mean": [0.8, 0.6, 0.47]})
+    return SimpleNamespace(
+        heads=heads,
+        rankings=rankings,
+        comparisons=compared_with.assign(**bounds, p=p, p_holm=p),
+        references=references.assign(low=references["mean"] - 0.05, high=references["mean"] + 0.05),
+        per_query=pd.DataFrame({"fold": "0", "model": 0.8}, index=QUERIES),
+        scalars={
+            "n_queries": 7,
+            "n_all_queries": 11,
+            "n_contrasted": 5,
+            "fold_sizes": [4, 3],
+            "n_heads": every,
+            "content_free": "N/A",
+            "temperatures": [0.001],
+            "relevant_grades": [2, 3],
+            "seed": 13,
+            "left_out": {"core_0.1": "no query of one half has hard negatives"},
+        },
+    )
+
+
 def results(n_layers=3, n_heads=5, seed=0):
     """Results of every kind by key."""
     rng = np.random.default_rng(seed)
@@ -200,6 +239,7 @@ def results(n_layers=3, n_heads=5, seed=0):
         "figure2": figure2(rng, n_layers, n_heads),
         "head_ablation": head_ablation(rng),
         "attention": SimpleNamespace(by_direction=frame(rng, by_direction, "mean", "variance")),
+        "head_rankers": head_rankers(rng, n_layers, n_heads),
     }
 
 

@@ -17,6 +17,7 @@ from tl_crossenc.console.shown import short_name
 from tl_crossenc.executors.executor import IN_PROCESS, Executor
 from tl_crossenc.executors.sharded import Shard, ShardRun
 from tl_crossenc.executors.task import CellsFailed, failed_ones
+from tl_crossenc.experiments.head_rankers import HeadRankers
 from tl_crossenc.experiments.main_job import compute_shard, main_job, run_first, run_rest
 from tl_crossenc.experiments.matching import passing_heads
 from tl_crossenc.experiments.paper import ProgressFactory, no_progress
@@ -221,6 +222,10 @@ def _reproduce_rest(
         about = {"model": found.model_label, "collections": found.collection_label, "test": "Figure 1b, Holm, p <= .05"}
         heads = passing_heads(results["figure1b"])
         save_heads(settings.out, "matching", heads, about, heads_source(source, found.pools))
+    rankers = results.get("head_rankers")
+    if isinstance(rankers, HeadRankers):
+        about = {"model": found.model_label, "collections": found.collection_label, "test": "CoRe score, all queries"}
+        save_heads(settings.out, "rankers", rankers.strongest, about, heads_source(source, found.pools))
     record = _record(found, model)
     write_json(settings.out / RUN, record)
     draw_figures(settings.out)

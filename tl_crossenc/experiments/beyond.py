@@ -83,7 +83,18 @@ def _adapter_updates(bench: Bench, advance: Progress) -> Any:
     return run_adapter_updates(**bench.ranking, progress=advance)
 
 
-METHODS: tuple[Method, ...] = (Method("adapter_updates", "Adapter updates", _adapter_updates),)
+def _head_rankers(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.head_rankers import SAMPLED_QUERIES, run_head_rankers
+
+    queries = SAMPLED_QUERIES if bench.sampled else None
+    chosen: dict[str, Any] = {"relevant_grades": bench.relevant_grades, "queries": queries, "seed": bench.seed}
+    return run_head_rankers(**bench.ranking, **chosen, progress=advance)
+
+
+METHODS: tuple[Method, ...] = (
+    Method("adapter_updates", "Adapter updates", _adapter_updates),
+    Method("head_rankers", "Heads as rankers", _head_rankers, usual=True),
+)
 """In the order in which they run."""
 
 

@@ -43,6 +43,8 @@ from tl_crossenc.store.cells import Store
 COUNTS = (1, 2, 4, 8, 16)
 KEPT = 16
 """Heads in the list that is kept, as many as QRHead takes."""
+SAMPLED_QUERIES = 30
+"""Of a run of minutes; the embedded collection has fewer."""
 ALL_HEADS = "all heads"
 OTHER_HALF, SAME_HALF = "other half", "same half"
 BOTH = "both"

@@ -15,5 +15,17 @@ BEYOND: tuple[Artefact, ...] = (
         ),
         beyond=True,
     ),
+    Artefact(
+        "head_rankers",
+        "Heads as rankers",
+        tables(
+            heads="head_rankers.csv",
+            rankings="head_rankers_best.csv",
+            comparisons="head_rankers_compared.csv",
+            references="head_rankers_references.csv",
+            per_query="head_rankers_per_query.csv",
+        ),
+        beyond=True,
+    ),
 )
 """In the order in which a report shows them, after the paper's; each `beyond=True`, its key that of its method or its `source`."""
