@@ -166,7 +166,7 @@ def test_advice_names_options_that_work(model, tmp_path, undrawn):
 
 @pytest.mark.parametrize("arguments", [["--relevant-grades", "0,1", "--against", "0"], ["--against", "3"]])
 def test_a_grade_on_both_sides_is_refused_before_any_work(model, tmp_path, arguments, capsys, monkeypatch):
-    monkeypatch.setattr("tl_crossenc.reproduce.run_table1", None)
+    monkeypatch.setattr("tl_crossenc.experiments.main_job.run_table1", None)
     folder = collection_folder(tmp_path / "c", n_queries=2)
     places = ["reproduce", "--model", str(model), "--collection", str(folder), "--out", str(tmp_path / "out")]
     assert main([*places, *arguments]) == 2

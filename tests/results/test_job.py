@@ -15,6 +15,7 @@ from small_worlds import collection_folder, model_folder, snapshot
 
 from tl_crossenc import reproduce as module
 from tl_crossenc.cli import main
+from tl_crossenc.experiments import main_job
 from tl_crossenc.experiments.paper import PaperOptions
 from tl_crossenc.pools.pool import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
@@ -187,7 +188,7 @@ def finished(tmp_path_factory, world):
 )
 def test_another_job_is_refused_before_any_work(world, finished, changes, said, monkeypatch):
     before = snapshot(finished)
-    monkeypatch.setattr(module, "run_table1", None)
+    monkeypatch.setattr(main_job, "run_table1", None)
     with pytest.raises(ValueError, match=f"holds another job's: .*{said}"):
         reproduce(settings(world, finished, **changes))
     assert snapshot(finished) == before
