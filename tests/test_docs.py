@@ -43,8 +43,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_five_and_every_block_is_one_that_is_run():
-    assert [page.stem for page in HOWTOS] == ["add-a-family", "collection", "model", "paper", "patching"]
+def test_there_are_six_and_every_block_is_one_that_is_run():
+    assert [page.stem for page in HOWTOS] == ["add-a-family", "collection", "many-machines", "model", "paper", "patching"]
     found = [block for page in HOWTOS for block in blocks(page)]
     assert {block.language for block in found} == {"bash", "python", "text"}
     assert sum(page.read_text(encoding="utf-8").count("\n```") for page in HOWTOS) == 2 * len(found)
