@@ -44,7 +44,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_there_are_six_and_every_block_is_one_that_is_run():
-    assert [page.stem for page in HOWTOS] == ["add-a-family", "collection", "many-machines", "model", "paper", "patching"]
+    assert [page.stem for page in HOWTOS] == [
+        "add-a-family",
+        "collection",
+        "many-machines",
+        "model",
+        "paper",
+        "patching",
+    ]
     found = [block for page in HOWTOS for block in blocks(page)]
     assert {block.language for block in found} == {"bash", "python", "text"}
     assert sum(page.read_text(encoding="utf-8").count("\n```") for page in HOWTOS) == 2 * len(found)

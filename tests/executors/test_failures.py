@@ -29,7 +29,8 @@ def _quick():
 def model(tmp_path_factory):
     config = small_config(2, max_position_embeddings=CONTEXT)
     state = random_weights(config, 2, seed=2)
-    state["bert.embeddings.word_embeddings.weight"][VOCABULARY.index(BAD)] = 3e38
+    vector = state["bert.embeddings.word_embeddings.weight"][VOCABULARY.index(BAD)]
+    vector[::2], vector[1::2] = 3e38, -3e38
     return model_folder(tmp_path_factory.mktemp("model") / "tiny", config=config, state=state)
 
 
@@ -135,7 +136,7 @@ def test_memory_that_runs_out_comes_with_what_to_do(model, tmp_path, capsys, mon
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     monkeypatch.setattr(scoring, "run_conditions", full)
-    two = [str(collection(tmp_path / name)) for name in ("one", "two")]
+    two = [str(collection(tmp_path / name, judged=name)) for name in ("do", "lay")]
     given = [
         command,
         "--model",
@@ -164,7 +165,7 @@ def test_a_mistake_in_the_program_ends_it_at_once(model, tmp_path, capsys, monke
         raise TypeError("a mistake")
 
     monkeypatch.setattr(scoring, "run_conditions", wrong)
-    two = [collection(tmp_path / name) for name in ("one", "two")]
+    two = [collection(tmp_path / name, judged=name) for name in ("do", "lay")]
     assert reproduce(model, tmp_path / "out", *two) == 2
     assert one_sentence(capsys.readouterr().err) == "tl-crossenc: a mistake"
     assert len(tried) == 1
