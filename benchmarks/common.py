@@ -29,6 +29,8 @@ from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.porting import config_from_checkpoint, port_weights
+from tl_crossenc.model.tokenizers import load_tokenizer
+from tl_crossenc.pools.spec import PoolPair
 
 SHAPES = {
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
@@ -37,6 +39,14 @@ SHAPES = {
     "tiny": {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 96},
 }
 """minilm is the demo model with its own weights; base, large (MonoBERT's) and tiny (for --smoke) have random weights."""
+
+TREC_LENGTHS = (
+    22, 52, 59, 63, 67, 70, 73, 76, 79, 82, 85, 90, 96, 103, 110, 119, 128, 136, 147, 162, 286,
+)  # fmt: skip
+"""Tokens of a pair at every twentieth of the pairs: the first 100 passages of BM25 for the queries of TREC DL 2019 and 2020, for
+which the passages are at hand, in BERT's uncased vocabulary (`hours.py --collection FOLDER --run FILE` prints them)."""
+TREC_QUERY = 7
+"""Tokens of the middle query."""
 
 Job = Callable[[], float | None]
 
@@ -146,16 +156,34 @@ def subjects(
 
 def real_pairs(collection: str, n_pairs: int) -> EncodedPairs:
     """`n_pairs` judged pairs of a collection's default pool, spread evenly over it, encoded with BERT's uncased vocabulary."""
-    from tl_crossenc.model.tokenizers import load_tokenizer
     from tl_crossenc.pools.collections import load_collection
     from tl_crossenc.pools.pool import build_pool
 
     pool = build_pool(load_collection(collection)).ranked.pairs
-    chosen = [pool[i] for i in np.unique(np.linspace(0, len(pool) - 1, min(n_pairs, len(pool))).astype(int))]
+    return encoded([pool[i] for i in np.unique(np.linspace(0, len(pool) - 1, min(n_pairs, len(pool))).astype(int))])
+
+
+def encoded(pairs: Sequence[PoolPair]) -> EncodedPairs:
+    """Pairs of a pool in BERT's uncased vocabulary."""
     checkpoint = open_model("demo")
     cfg = config_from_checkpoint(checkpoint, torch.float32)
     reader = HookedCrossEncoder(cfg, load_tokenizer(checkpoint, cfg, None))
-    return reader.encode_pairs([pair.query for pair in chosen], [pair.text for pair in chosen])
+    return reader.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
+
+
+def random_pairs(lengths: Sequence[int], query: int = TREC_QUERY) -> EncodedPairs:
+    """Pairs of random tokens with these lengths, separators counted, and queries of `query` tokens."""
+    parts = np.concatenate([[0] + [1] * query + [2] + [3] * (n - query - 3) + [4] for n in lengths]).astype(np.int8)
+    tokens = np.random.default_rng(0).integers(1000, 30000, len(parts)).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return EncodedPairs(tokens, (parts >= 3).astype(np.int8), parts, offsets, np.zeros(len(lengths), bool), 0)
+
+
+def trec_pairs(n_pairs: int) -> EncodedPairs:
+    """Pairs of random tokens with the lengths of TREC's, spread evenly over them and then shuffled: no text is needed."""
+    middles = (np.arange(n_pairs) + 0.5) / n_pairs
+    lengths = np.interp(middles, np.linspace(0, 1, len(TREC_LENGTHS)), TREC_LENGTHS).round().astype(int)
+    return random_pairs(np.random.default_rng(0).permutation(lengths))
 
 
 def sample(pairs: EncodedPairs, n_pairs: int) -> EncodedPairs:
@@ -188,7 +216,7 @@ def run_hf(model: Any, given: Sequence[PairBatch]) -> list[torch.Tensor]:
     ]
 
 
-def compiled_forward(model: HookedCrossEncoder) -> Callable[[PairBatch], torch.Tensor]:
+def compiled_forward(model: HookedCrossEncoder, backend: str = "inductor") -> Callable[[PairBatch], torch.Tensor]:
     """The unablated pass as one graph, without breaks, for any batch shape."""
 
     def run(tokens, types, mask, bias, codes):
@@ -199,7 +227,7 @@ def compiled_forward(model: HookedCrossEncoder) -> Callable[[PairBatch], torch.T
             resid = model.run_layer(layer, resid, given, only_cls=layer == model.cfg.n_layers - 1)
         return model.run_head(resid)
 
-    graph = torch.compile(run, fullgraph=True, dynamic=True)
+    graph = torch.compile(run, fullgraph=True, dynamic=True, backend=backend)
 
     def forward(batch):
         given = model.attention_input(batch.attention_mask, batch.parts)

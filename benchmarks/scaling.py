@@ -3,6 +3,7 @@
 Memory is the peak resident size beyond what it was when model and pairs were loaded. Linear in pairs, flat memory: expected.
 
     python benchmarks/scaling.py
+    python benchmarks/scaling.py --cost-model      # seconds a token and layer, by family; see cost_model.py
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import SHAPES, parse, parser, ported, print_machine, print_table, random_checkpoint
+from common import SHAPES, parse, parser, ported, print_machine, print_table, random_checkpoint, random_pairs
+from cost_model import FAMILIES as COSTED
+from cost_model import measure
+from families import FAMILIES
 
 from tl_crossenc.experiments.layers import sweep_conditions
 from tl_crossenc.inputs.pairs import EncodedPairs
@@ -38,11 +42,7 @@ SWEEPS = {
 def make_pairs(n_pairs: int, length: int) -> EncodedPairs:
     """Pairs of random tokens, `length` long on average, with queries of 8 tokens."""
     rng = np.random.default_rng(0)
-    lengths = np.clip(rng.normal(length, length / 5, n_pairs), 16, 512).astype(int)
-    parts = np.concatenate([[0] + [1] * 8 + [2] + [3] * (n - 11) + [4] for n in lengths]).astype(np.int8)
-    tokens = rng.integers(1000, 30000, len(parts)).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return EncodedPairs(tokens, (parts >= 3).astype(np.int8), parts, offsets, np.zeros(n_pairs, bool), 0)
+    return random_pairs(np.clip(rng.normal(length, length / 5, n_pairs), 16, 512).astype(int), query=8)
 
 
 def peak_memory(reset: bool = False) -> float:
@@ -74,6 +74,9 @@ def point(sizes: dict[str, int], shape: str, token_budget: int) -> dict[str, flo
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = parser(__doc__, pairs=64)
+    options.add_argument("--cost-model", action="store_true", help="seconds of a layer, by family")
+    options.add_argument("--family", nargs="+", choices=tuple(FAMILIES), default=list(COSTED), help="of the cost model")
+    options.add_argument("--device", default="cpu", help="of the cost model (default: cpu)")
     options.add_argument("--point", help=argparse.SUPPRESS)
     given = parse(options, argv)
     if given.point:
@@ -81,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(point(asked["sizes"], asked["shape"], asked["budget"])))
         return
     print_machine()
+    if given.cost_model:
+        measure(given, given.device)
+        return
     shape = given.shape[0]
     for name, values in SWEEPS.items():
         rows = []

@@ -323,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for cells in map(int, [222] if given.smoke else given.cells):
             command = [sys.executable, "-W", "ignore", __file__, "--point", "--part", part, "--cells", str(cells)]
             command += ["--folder", given.folder] if given.folder else []
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found = json.loads(done.stdout.splitlines()[-1])
             rows += rows_of(part, found)
             if "files" in found:

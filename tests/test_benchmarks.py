@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-HELPERS = ("common", "jobs", "tl39")
+HELPERS = ("common", "cost_model", "jobs", "tl39")
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in HELPERS)
-MORE = {"gpu": ["--device", "cpu", "--no-compile"], "ceiling": ["--profile"]}
+MORE = {"gpu": ["--device", "cpu", "--compile-backend", "eager"], "ceiling": ["--profile"]}
 
 
 def test_there_are_scripts():
