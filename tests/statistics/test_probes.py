@@ -8,8 +8,8 @@ from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.preprocessing import StandardScaler
 
 from tl_crossenc.statistics.explained import explained
+from tl_crossenc.statistics.folds import dealt, query_folds, shuffled_within
 from tl_crossenc.statistics.probes import PENALTIES, STRENGTHS, logistic_probe, ridge_probe
-from tl_crossenc.statistics.query_folds import dealt, query_folds, shuffled_within
 
 
 def world(n_queries=7, d=11, seed=0, noise=0.5, sizes=(3, 5, 4)):

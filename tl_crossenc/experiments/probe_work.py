@@ -18,8 +18,8 @@ from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.pools.retrieval_features import FEATURES
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.explained import explained
+from tl_crossenc.statistics.folds import query_folds, shuffled_within
 from tl_crossenc.statistics.probes import logistic_probe, ridge_probe
-from tl_crossenc.statistics.query_folds import query_folds, shuffled_within
 
 MODEL, SHUFFLED, UNTRAINED, LENS = "model", "shuffled", "untrained", "lens"
 SOURCES = (MODEL, SHUFFLED, UNTRAINED, LENS)

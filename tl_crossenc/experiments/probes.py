@@ -52,7 +52,7 @@ from tl_crossenc.model.untrained import untrained_twin
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.pools.retrieval_features import FEATURES, retrieval_features
 from tl_crossenc.results.unavailable import Unavailable
-from tl_crossenc.statistics.query_folds import FOLDS
+from tl_crossenc.statistics.folds import FOLDS
 from tl_crossenc.store.cells import Store
 
 logger = logging.getLogger(__name__)

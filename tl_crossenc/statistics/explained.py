@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tl_crossenc.statistics.query_folds import numbered
+from tl_crossenc.statistics.folds import numbered
 from tl_crossenc.statistics.significance import ROUNDING
 
 DRAWS = 1000

@@ -27,7 +27,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 from sklearn.linear_model import LogisticRegression
 
-from tl_crossenc.statistics.query_folds import dealt, numbered
+from tl_crossenc.statistics.folds import dealt, numbered
 from tl_crossenc.statistics.ties import TIE_TOLERANCE
 
 PENALTIES = tuple(10.0**power for power in range(6, -2, -1))
