@@ -132,9 +132,6 @@ def test_the_published_shape_is_kept(found):
     assert found.scalars["bytes_per_pair"] == 5 * 140 * 4 * 5
     assert found.scalars["bm25"]["graded"]["passages"] == 17 * 15  # easy negatives are passages of the collection, too
     assert list(found.features["feature"].unique()) == list(FEATURES)
-    assert found.scalars["constant_features"] == ["query_terms", "passage_terms"]
-    constant = found.features[found.features["feature"].isin(["query_terms", "passage_terms"])]
-    assert constant[["r2", "low", "high", "within"]].isna().all(axis=None)
     pickle.dumps(found)
 
 
@@ -221,8 +218,13 @@ def test_what_is_read_is_what_the_instrument_gives_in_the_pools_order(tiny, word
     np.testing.assert_allclose(single.values, by_hand.values, atol=1e-5)
 
 
-def test_sets_that_some_pairs_lack(tiny, words, tmp_path):
+def test_sets_that_some_pairs_lack_and_a_feature_that_all_have(tiny, words, tmp_path, caplog):
     found = run_probes(tiny, [words], Store(tmp_path), n_folds=3, n_shuffles=1)
+    assert found.scalars["constant_features"] == ["query_words"]  # every query has four
+    assert "no R² of query_words: the same for every pair" in caplog.text
+    constant = found.features[found.features["feature"] == "query_words"]
+    assert constant[["r2", "low", "high", "within"]].isna().all(axis=None)
+    assert found.features[found.features["feature"] == "bm25"]["r2"].notna().all()
     pieces = {text: set(tiny.tokenizer.tokenize(text)) for pair in words.pairs for text in (pair.query, pair.text)}
     lacking = [pair for pair in words.ranked.pairs if not pieces[pair.text] & pieces[pair.query]]
     assert 3 < len(lacking) < len(words.ranked) - 3

@@ -101,3 +101,9 @@ def relevance_frame(per_query: pd.DataFrame, left_out: Mapping[str, int]) -> pd.
 def constant_features(values: np.ndarray, names: Sequence[str]) -> list[str]:
     """The features that do not vary over the pairs that have them."""
     return [name for name, column in zip(names, values.T, strict=True) if np.unique(column[~np.isnan(column)]).size < 2]
+
+
+def rows_of(sample: Pool, whole: Pool, values: np.ndarray) -> np.ndarray:
+    """The rows of a sample's pairs, of values `[pair of the whole pool, ...]`."""
+    place = {(pair.query_id, pair.doc_id): i for i, pair in enumerate(whole.pairs)}
+    return np.asarray(values[[place[pair.query_id, pair.doc_id] for pair in sample.pairs]])

@@ -9,6 +9,7 @@ import pandas as pd
 
 from tl_crossenc.experiments.probe_cells import StateCells
 from tl_crossenc.experiments.probe_frames import Rankings
+from tl_crossenc.experiments.query_folds import of_queries
 from tl_crossenc.experiments.ranking import one_ideal
 from tl_crossenc.instruments.token_probe import TokenProbeSettings, fit_token_probe, token_probe_scores
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -203,19 +204,18 @@ def sample_queries(pools: Sequence[Pool], max_pairs: int, seed: int) -> tuple[li
         raise ValueError("expected at least one pool, got none")
     one_ideal(pools)
     require_distinct([pool.collection for pool in pools])
-    ranked = [pool.ranked for pool in pools]
-    every = [(i, query_id, len(own)) for i, pool in enumerate(ranked) for query_id, own in pool.by_query().items()]
+    ranked = [pool.ranked for pool in pools if len(pool.ranked)]
+    every = [((pool.collection, query_id), len(own)) for pool in ranked for query_id, own in pool.by_query().items()]
     if not every:
         raise ValueError(f"expected passages to rank, got {len(pools)} pools without: check the qrels")
-    if sum(n for _, _, n in every) <= max_pairs:
-        return [pool for pool in ranked if len(pool)], len(every)
-    taken: list[list[str]] = [[] for _ in pools]
-    left = max_pairs
+    if sum(n for _, n in every) <= max_pairs:
+        return ranked, len(every)
+    taken, left = [], max_pairs
     for place in np.random.default_rng([seed, len(every)]).permutation(len(every)):
-        i, query_id, n = every[place]
+        query, n = every[place]
         if n <= left:
-            taken[i].append(query_id)
+            taken.append(query)
             left -= n
-    if not any(taken):
+    if not taken:
         raise ValueError(f"expected max_pairs of a query's passages at least, got {max_pairs}")
-    return [pool.select(own) for pool, own in zip(ranked, taken, strict=True) if own], len(every)
+    return of_queries(ranked, taken), len(every)

@@ -14,7 +14,7 @@ ranking measured by nDCG@k and MRR@k, ties expected. Beside it, in the column `s
 and the random ranking of the same passages, the floor. CLS at layer 0 is the same vector for every pair, so its predictions tie and
 its ranking is the floor exactly.
 
-**Features.** R² by layer of ridge regression on what `retrieval_features` has: BM25, tf-idf, covered terms, lengths, exact matches.
+**Features.** R² by layer of ridge regression on what `retrieval_features` has: BM25, tf-idf, covered words, lengths, exact matches.
 
 A set without tokens has no state. Such pairs are left out of fit and ranking, and counted; the floor is that of the others.
 
@@ -35,7 +35,7 @@ import pandas as pd
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.probe_cells import StateCells
-from tl_crossenc.experiments.probe_frames import constant_features, relevance_frame
+from tl_crossenc.experiments.probe_frames import constant_features, relevance_frame, rows_of
 from tl_crossenc.experiments.probe_work import (
     MODEL,
     PROBES,
@@ -58,7 +58,7 @@ from tl_crossenc.store.cells import Store
 logger = logging.getLogger(__name__)
 
 SHUFFLES = 3
-MOST_PAIRS = 1000
+MOST_PAIRS = 2000
 """Pairs that are probed: whole queries, drawn with the seed, as many as fit."""
 
 
@@ -140,8 +140,10 @@ def run_probes(
         )
     sampled, of_queries = sample_queries(pools, max_pairs, seed)
     wholes = {pool.collection: pool for pool in pools}
-    features = [retrieval_features(pool, wholes[pool.collection]) for pool in sampled]
-    targets = np.concatenate([found.values for found in features])
+    features = {pool.collection: retrieval_features(wholes[pool.collection]) for pool in sampled}
+    targets = np.concatenate(
+        [rows_of(pool, wholes[pool.collection], features[pool.collection].values) for pool in sampled]
+    )
     constant = constant_features(targets, FEATURES)
     work = ProbeWork(
         sampled, targets, relevant_grades, cutoff=cutoff, gain=gain, n_folds=n_folds, n_shuffles=n_shuffles, probe=probe,
@@ -194,7 +196,7 @@ def run_probes(
         "probe": probe, "pooling": pooling, "n_folds": n_folds, "n_shuffles": n_shuffles, "seed": seed, "cutoff": cutoff,
         "gain": gain, "queries": len(set(work.queries)), "of_queries": of_queries, "pairs": len(work.queries),
         "relevant_grades": work.grades, "left_out": left_out, "constant_features": constant,
-        "bm25": {pool.collection: found.about for pool, found in zip(sampled, features, strict=True)},
+        "bm25": {pool.collection: features[pool.collection].about for pool in sampled},
         "bytes_per_pair": (model.cfg.n_layers + 1) * model.cfg.d_model * 4 * len(chosen),
     }  # fmt: skip
     columns = ["source", "set", "layer", "collection", "query_id"]

@@ -40,7 +40,7 @@ def bm25_scores(pool: Pool, k1: float = K1, b: float = B) -> Float[np.ndarray, "
         raise ValueError(f"expected k1 from 0 on and b from 0 to 1, got {k1} and {b}: {K1} and {B} are usual")
     texts = list(dict.fromkeys(pair.text for pair in pool.pairs))
     place = {text: i for i, text in enumerate(texts)}
-    words = _words(texts)
+    words = words_of(texts)
     scores = np.zeros(len(pool.pairs))
     if not any(words):
         return scores
@@ -48,7 +48,7 @@ def bm25_scores(pool: Pool, k1: float = K1, b: float = B) -> Float[np.ndarray, "
     index.index(words, show_progress=False)
     by_query = pool.by_query()
     queries = [pool.pairs[members[0]].query for members in by_query.values()]
-    for members, own in zip(by_query.values(), _words(queries), strict=True):
+    for members, own in zip(by_query.values(), words_of(queries), strict=True):
         known = [word for word in own if word in index.vocab_dict]
         if known:
             found = index.get_scores(known)
@@ -56,7 +56,8 @@ def bm25_scores(pool: Pool, k1: float = K1, b: float = B) -> Float[np.ndarray, "
     return scores
 
 
-def _words(texts: Sequence[str]) -> list[list[str]]:
+def words_of(texts: Sequence[str]) -> list[list[str]]:
+    """The words of each text as `bm25_scores` has them, in order."""
     import bm25s
 
     return bm25s.tokenize(list(texts), return_ids=False, show_progress=False) if texts else []
