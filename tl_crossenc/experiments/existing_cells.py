@@ -72,9 +72,12 @@ class ExistingCells:
 
 def existing_cells(model: HookedCrossEncoder, pools: Sequence[Pool]) -> ExistingCells | None:
     """The cells that each layer has in the ranked passages of the pools; None for a model whose layers have no window."""
-    windows = model.cfg.windows or ()
-    if all(window is None for window in windows):
-        return None
+    return None if all(window is None for window in model.cfg.windows or ()) else count_cells(model, pools)
+
+
+def count_cells(model: HookedCrossEncoder, pools: Sequence[Pool]) -> ExistingCells:
+    """The cells that each layer has in the ranked passages of the pools, windows or not."""
+    windows = model.cfg.windows or (None,) * model.cfg.n_layers
     counts = {window: np.zeros((N_PARTS, N_PARTS), dtype=np.int64) for window in (None, *windows)}
     for pool in pools:
         ranked = pool.ranked

@@ -1,0 +1,206 @@
+"""Circuits: the planted one found exactly, and every number of a circuit recomputed by hand."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted_texts import graded_pool
+from small_worlds import forbid_model_work, pool_of_words, tiny_model
+from type_checks import unchecked
+
+from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
+from tl_crossenc.experiments import circuits
+from tl_crossenc.experiments.circuit_search import Found, search
+from tl_crossenc.experiments.circuit_units import Unit, costs_of, keep_only, units_of, without
+from tl_crossenc.experiments.circuits import run_circuits
+from tl_crossenc.inputs.parts import Part
+from tl_crossenc.interventions.conditions import Condition
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.statistics.dcg import ndcg
+from tl_crossenc.store.cells import Store
+
+WORDS = ("how", "do", "flea", "lay", "egg", "the", "bread", "rise")
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return HookedCrossEncoder.from_pretrained("planted", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def found(planted, tmp_path_factory):
+    return run_circuits(planted, [graded_pool(6, 2)], Store(tmp_path_factory.mktemp("store")), shares=(0.9, 0.99))
+
+
+def test_the_planted_circuit_is_found_exactly_on_either_half(found):
+    for _, own in found.units.groupby(["fold", "share"]):
+        assert set(zip(own["layer"], own["head"], own["direction"], strict=True)) == {
+            (*MATCHING_HEAD, "DOC->QUERY"),
+            (*MOVING_HEAD, "CLS->DOC"),
+        }
+    assert len(found.circuits) == 4
+    assert found.circuits["minimal"].all()
+    assert (found.circuits["n_units"] == 2).all()
+
+
+def test_the_planted_circuit_is_faithful_and_complete_on_the_other_half(found):
+    rows = found.circuits
+    np.testing.assert_allclose(rows["faithfulness"], 1, atol=1e-9)
+    np.testing.assert_allclose(rows["completeness"], 1, atol=1e-9)  # all scores tie: the value of a random ranking
+    np.testing.assert_allclose(rows["drawn"], rows["random"], atol=1e-9)
+    assert set(found.per_query.query("fold == 0")["query_id"]).isdisjoint(
+        found.per_query.query("fold == 1")["query_id"]
+    )
+
+
+def test_conditions_remove_what_they_say():
+    every = [
+        Unit(layer, head, a, b) for layer, head, a, b in product(range(2), range(2), (Part.CLS, Part.DOC), (Part.DOC,))
+    ]
+    kept = [Unit(1, 0, Part.CLS, Part.DOC), Unit(0, 1, Part.DOC, Part.DOC)]
+    expected = (
+        "zero(CLS->DOC; layers=0; heads=0,1) + zero(CLS->DOC; layers=1; heads=1) + zero(DOC->DOC; layers=0; heads=0) + "
+        "zero(DOC->DOC; layers=1; heads=0,1)"
+    )
+    assert keep_only(kept, every, "zero") == Condition.parse(expected)
+    assert without(kept, "mask") == Condition.parse(
+        "mask(CLS->DOC; layers=1; heads=0) + mask(DOC->DOC; layers=0; heads=1)"
+    )
+    assert keep_only(every, every, "zero") == Condition()
+
+
+@pytest.fixture(scope="module")
+def pool():
+    queries = {f"q{i}": " ".join(WORDS[i : i + 3]) for i in range(5)}
+    grades = {query: [3, 0, 1, 0, 2][: 3 + i % 3] for i, query in enumerate(queries)}
+    return pool_of_words("words", queries, grades, WORDS)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model(tmp_path_factory.mktemp("model"), seed=11)
+
+
+def test_costs_are_shares_of_the_cells_that_the_score_needs(model, pool):
+    units, counts = units_of(model), dict.fromkeys(units_of(model), 0)
+    for pair in pool.pairs:
+        n = dict.fromkeys(Part, 0)
+        for code in model.encode_pairs([pair.query], [pair.text]).batch(np.arange(1)).parts.codes[0].tolist():
+            n[Part(code)] += 1
+        for unit in units:
+            counts[unit] += n[unit.attender] * n[unit.attended]
+    total, found = sum(counts.values()), costs_of(model, [pool], units)
+    assert {unit.attender for unit in units if unit.layer == model.cfg.n_layers - 1} == {Part.CLS}
+    for unit in units:
+        assert found[unit] == pytest.approx(counts[unit] / total, rel=1e-12)
+
+
+@pytest.fixture(scope="module")
+def store_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cells")
+
+
+@pytest.fixture(scope="module")
+def any_circuits(model, pool, store_folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(circuits, "_require_better", lambda whole, random: None)
+        return run_circuits(model, [pool], Store(store_folder), shares=(0.5,), seed=3, most_runs=9, mode="mask")
+
+
+def test_measured_values_are_those_of_the_conditions_on_the_other_half(any_circuits, model, pool):
+    units = units_of(model)
+    for fold in (0, 1):
+        rows = any_circuits.units[any_circuits.units["fold"] == fold]
+        kept = [
+            Unit(row.layer, row.head, *(Part[name] for name in row.direction.split("->"))) for row in rows.itertuples()
+        ]
+        per_query = any_circuits.per_query[any_circuits.per_query["fold"] == fold].set_index("query_id")
+        for name, condition in (("kept", keep_only(kept, units, "mask")), ("removed", without(kept, "mask"))):
+            for query, own in pool.by_query().items():
+                if query not in per_query.index:
+                    continue
+                pairs = [pool.pairs[i] for i in own]
+                with model.ablating(condition):
+                    scores = model.score([pair.query for pair in pairs], [pair.text for pair in pairs]).numpy()
+                expected = ndcg(scores, [pair.grade for pair in pairs], tolerance=1e-12)
+                assert per_query.loc[query, name] == pytest.approx(expected, abs=1e-12)
+        row = any_circuits.circuits[any_circuits.circuits["fold"] == fold].iloc[0]
+        means = per_query[["unablated", "random", "kept", "removed"]].mean()
+        over = means["unablated"] - means["random"]
+        if over > 0:
+            assert row["faithfulness"] == pytest.approx((means["kept"] - means["random"]) / over)
+            assert row["completeness"] == pytest.approx(1 - (means["removed"] - means["random"]) / over)
+
+
+def test_the_curve_ends_at_the_whole_model(any_circuits, model):
+    for fold, curve in any_circuits.curve.groupby("fold"):
+        assert list(curve["k"])[:3] == [1, 2, 4]
+        last = curve.iloc[-1]
+        assert last["k"] == len(units_of(model))
+        assert last["kept"] == pytest.approx(
+            any_circuits.circuits.loc[any_circuits.circuits["fold"] == fold, "unablated"].iloc[0]
+        )
+        assert last["multiply_adds"] == pytest.approx(1)
+
+
+def test_a_second_run_computes_nothing(any_circuits, model, pool, store_folder, monkeypatch):
+    forbid_model_work(monkeypatch)
+    monkeypatch.setattr(circuits, "_require_better", lambda whole, random: None)
+    again = run_circuits(model, [pool], Store(store_folder), shares=(0.5,), seed=3, most_runs=9, mode="mask")
+    assert again.circuits.equals(any_circuits.circuits)
+    assert again.units.equals(any_circuits.units)
+
+
+class Bench:
+    """A laboratory in which some units are worth something."""
+
+    mode = "zero"
+
+    def __init__(self, needed):
+        self.needed, self.seen = needed, []
+
+    def ndcg(self, pools, conditions):
+        (condition,) = conditions
+        grid = condition.compile(1, 19)[0]
+        gone = np.zeros(19, bool) if grid is None else grid.zero[:, Part.CLS, Part.DOC]
+        self.seen.append(gone)
+        return pd.DataFrame({str(condition): [1.0 if not gone[self.needed].any() else 0.0]})
+
+
+@pytest.mark.parametrize("needed", [[0], [18], [3, 11], [0, 5, 6, 18]])
+def test_the_search_ends_with_what_is_needed_and_nothing_else(needed):
+    order = [Unit(0, head, Part.CLS, Part.DOC) for head in range(19)]
+    with unchecked():
+        found = search(Bench(needed), [], order, 0.9, 500)
+    assert isinstance(found, Found)
+    assert [unit.head for unit in found.units] == needed
+    assert found.minimal
+    assert found.ndcg == 1.0
+
+
+def test_a_search_that_runs_out_says_so():
+    order = [Unit(0, head, Part.CLS, Part.DOC) for head in range(19)]
+    bench = Bench([0, 5, 6, 18])
+    with unchecked():
+        found = search(bench, [], order, 0.9, 4)
+    assert not found.minimal
+    assert found.runs == 4
+    assert {0, 5, 6, 18} <= {unit.head for unit in found.units}
+
+
+def test_too_few_queries_and_rankings_no_better_than_random_are_said(model, planted, pool, tmp_path):
+    few = pool.select(["q0", "q1", "q2"])
+    with pytest.raises(Unavailable, match="fewer than 4 queries"):
+        run_circuits(model, [few], Store(tmp_path))
+    same = pool_of_words("same", {f"q{i}": "flea" for i in range(4)}, {f"q{i}": [1, 0, 0] for i in range(4)}, ["egg"])
+    with pytest.raises(Unavailable, match=r"is not above that of a random ranking, 0\.\d+"):
+        run_circuits(planted, [same], Store(tmp_path))
+
+
+def test_bad_shares_and_ablations_are_refused(model, pool, tmp_path):
+    with pytest.raises(ValueError, match=r"expected shares above 0 and at most 1, got \[0\.0\]"):
+        run_circuits(model, [pool], Store(tmp_path), shares=(0.0,))
+    with model.ablating("DOC->QUERY"), pytest.raises(ValueError, match="expected a model with nothing ablated"):
+        run_circuits(model, [pool], Store(tmp_path))
