@@ -27,7 +27,12 @@ def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool]
     found = run_circuits(
         model, pools, store, shares=given.share, mode=given.mode, most_runs=given.most_runs, seed=given.seed
     )
-    for name, frame in (("", found.circuits), ("_units", found.units), ("_curve", found.curve), ("_per_query", found.per_query)):
+    for name, frame in (
+        ("", found.circuits),
+        ("_units", found.units),
+        ("_curve", found.curve),
+        ("_per_query", found.per_query),
+    ):
         write_table(given, f"circuits{name}.csv", frame, index=False)
     print(found.circuits.round(3).to_string(index=False))
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from checkpoints.test_adapters import save_adapter, save_base
+from planted_texts import graded_pool
 from small_worlds import collection_folder, forbid_model_work, model_folder
 from tiny_collections import write_folder
 
@@ -24,7 +25,7 @@ SCRIPTS = {
     "sinks": [],
     "table1": [],
 }
-ELSEWHERE = {"adapter_updates", "common", "patching", "replacement", "train_demo_crossencoder"}
+ELSEWHERE = {"adapter_updates", "circuits", "common", "patching", "replacement", "train_demo_crossencoder"}
 
 
 def run(name, monkeypatch, *arguments):
@@ -50,17 +51,26 @@ def test_adapter_updates_writes_the_files_that_it_names(world, tmp_path, monkeyp
     base = save_base(tmp_path / "base")
     (base / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *helpers.WORDS]) + "\n")
     adapter = save_adapter(tmp_path / "adapter", base)
-    (world / "a").symlink_to(adapter)
-    writes_what_it_names("adapter_updates", "a", world, tmp_path / "out", monkeypatch, capsys)
+    given = ["--model", adapter, "--collection", world / "c"]
+    writes_what_it_names("adapter_updates", given, tmp_path / "out", monkeypatch, capsys)
+
+
+def test_circuits_writes_the_files_that_it_names(world, tmp_path, monkeypatch, capsys):
+    pairs = graded_pool(4, 1).ranked.pairs
+    docs, queries = {pair.doc_id: pair.text for pair in pairs}, {pair.query_id: pair.query for pair in pairs}
+    folder = write_folder(tmp_path / "graded", docs, queries, [(p.query_id, p.doc_id, p.grade) for p in pairs])
+    given = ["--model", "planted", "--collection", folder, "--share", "0.5"]
+    writes_what_it_names("circuits", given, tmp_path / "out", monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_writes_the_files_that_it_names(name, world, tmp_path, monkeypatch, capsys):
-    writes_what_it_names(name, "m", world, tmp_path, monkeypatch, capsys)
+    given = ["--model", world / "m", "--collection", world / "c"]
+    writes_what_it_names(name, given, tmp_path, monkeypatch, capsys)
 
 
-def writes_what_it_names(name, model, world, tmp_path, monkeypatch, capsys):
-    places = ["--model", world / model, "--collection", world / "c", "--out", tmp_path, "--device", "cpu"]
+def writes_what_it_names(name, given, tmp_path, monkeypatch, capsys):
+    places = [*given, "--out", tmp_path, "--device", "cpu"]
     run(name, monkeypatch, *SCRIPTS.get(name, []), *places)
     assert capsys.readouterr().out.strip()
     says = (FOLDER / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]

@@ -91,9 +91,16 @@ def _head_rankers(bench: Bench, advance: Progress) -> Any:
     return run_head_rankers(**bench.ranking, **chosen, progress=advance)
 
 
+def _circuits(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.circuits import run_circuits
+
+    return run_circuits(**bench.ranking, mode=bench.mode, seed=bench.seed, progress=advance)
+
+
 METHODS: tuple[Method, ...] = (
     Method("adapter_updates", "Adapter updates", _adapter_updates),
     Method("head_rankers", "Heads as rankers", _head_rankers, usual=True),
+    Method("circuits", "Circuits", _circuits),
 )
 """In the order in which they run."""
 

@@ -27,5 +27,16 @@ BEYOND: tuple[Artefact, ...] = (
         ),
         beyond=True,
     ),
+    Artefact(
+        "circuits",
+        "Circuits: the fewest directions of heads that suffice",
+        tables(
+            circuits="circuits.csv",
+            units="circuits_units.csv",
+            curve="circuits_curve.csv",
+            per_query="circuits_per_query.csv",
+        ),
+        beyond=True,
+    ),
 )
 """In the order in which a report shows them, after the paper's; each `beyond=True`, its key that of its method or its `source`."""

@@ -70,8 +70,14 @@ def save_tables(folder: Path, key: str, result: Any) -> dict[str, Any]:
 
 
 def save_method(folder: Path, key: str, result: Any) -> dict[str, Any]:
-    """The tables of a method beyond the paper, attributes of its result by their names, and its `scalars`."""
-    _save_tables(folder, key, result, index=("per_query",))
+    """The tables of a method beyond the paper, attributes of its result by their names, and its `scalars`.
+
+    An index that has names is written.
+    """
+    frames = {name: getattr(result, name) for name in ARTEFACTS[key].tables}
+    _save_tables(
+        folder, key, result, index=tuple(name for name, frame in frames.items() if frame.index.names != [None])
+    )
     return dict(result.scalars)
 
 

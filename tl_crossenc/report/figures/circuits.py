@@ -33,7 +33,9 @@ def circuits(circuits: pd.DataFrame, units: pd.DataFrame, curve: pd.DataFrame, *
     for fold, rows in curve.groupby("fold"):
         for name, colour, said in SIDES:
             if name in rows:
-                (line,) = first.plot(rows["k"], rows[name], color=colour, lw=1.1, marker=FOLDS[int(fold)], ms=3.0, mfc="white")
+                (line,) = first.plot(
+                    rows["k"], rows[name], color=colour, lw=1.1, marker=FOLDS[int(fold)], ms=3.0, mfc="white"
+                )
                 hover(line, f"half {int(fold) + 1}: {said}")
     first.set_xscale("log")
     first.set_xlabel("units, most important first")
@@ -45,7 +47,10 @@ def circuits(circuits: pd.DataFrame, units: pd.DataFrame, curve: pd.DataFrame, *
             value, low, high = (getattr(row, f"{name}{end}") for end in ("", "_low", "_high"))
             second.plot([x, x], [low, high], color=colour, lw=1.0)
             (dot,) = second.plot([x], [value], marker=FOLDS[row.fold], ms=3.8, color=colour, mfc="white", ls="")
-            hover(dot, f"half {row.fold + 1}, {row.n_units} of {row.n_all} units: {said} {value:.2f} [{low:.2f}, {high:.2f}]")
+            hover(
+                dot,
+                f"half {row.fold + 1}, {row.n_units} of {row.n_all} units: {said} {value:.2f} [{low:.2f}, {high:.2f}]",
+            )
         base = row.unablated - row.random
         drawn = (row.drawn - row.random) / base if base > 0 else np.nan
         second.plot([shares.index(row.share)], [drawn], marker="x", ms=3.6, color=MUTED, ls="")
