@@ -1,5 +1,6 @@
 """Parts of a job: each cell in exactly one, about even, the same whatever is stored; and what a shard says."""
 
+import weakref
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -177,6 +178,23 @@ def test_a_shard_says_what_failed_and_what_waits(tmp_path):
     results["two"] = Waiting(3, "counted")
     done = shard.done(store, results)
     assert (done.computed, done.others, done.waiting, list(done.failed)) == (0, 6, ("two",), ["one"])
+
+
+def test_what_a_failed_task_held_is_let_go_before_the_next_one(tmp_path):
+    """Else memory that ran out once is never there again."""
+    held, alive = [], []
+
+    class Holding(Counted):
+        def cells(self, model, advance):
+            alive.append([one() is not None for one in held])
+            tensor = np.ones(7)
+            held.append(weakref.ref(tensor))
+            raise MemoryError(tensor.size)
+            yield
+
+    with pytest.raises(CellsFailed):
+        IN_PROCESS.run(MODEL, [Holding((key(n),)) for n in range(3)], Store(tmp_path))
+    assert alive == [[], [False], [False, False]]
 
 
 def test_errors_of_a_program_end_it_at_once(tmp_path):
