@@ -38,3 +38,23 @@ def processes_of(driver):
 def all_end(processes, seconds=60):
     """Whether they all do within that time."""
     return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+@contextmanager
+def two_nodes():
+    """(ray, the cluster, its second node), a CPU each, while the block lasts; this process is a driver on it."""
+    import ray
+    import ray_tasks
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(ray_tasks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        second = nodes.add_node(num_cpus=1)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield ray, nodes, second
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
