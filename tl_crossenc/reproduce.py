@@ -194,7 +194,7 @@ def _reproduce(
     names, cut = ", ".join(pool.collection for pool in pools), tuple(count_cut(model, pool) for pool in pools)
     found = Reproduction(settings, model.cfg.model_name, names, pools, cut, table)
     folder.verify()
-    record = _record(found, model)
+    record = _record(found, model, executor)
     remove_others(settings.out, record)
     write_table1(settings.out, table, found.caption, found.published)
     if settings.only_table1:
@@ -226,13 +226,14 @@ def _reproduce_rest(
     if isinstance(rankers, HeadRankers):
         about = {"model": found.model_label, "collections": found.collection_label, "test": "CoRe score, all queries"}
         save_heads(settings.out, "rankers", rankers.strongest, about, heads_source(source, found.pools))
-    record = _record(found, model)
+    record = _record(found, model, executor)
     write_json(settings.out / RUN, record)
     draw_figures(settings.out)
     return replace(found, report=write_report(settings.out)), record
 
 
-def _record(found: Reproduction, model: HookedCrossEncoder) -> dict[str, Any]:
+def _record(found: Reproduction, model: HookedCrossEncoder, executor: Executor) -> dict[str, Any]:
     table1 = [*TABLE1_FILES, *([] if found.table1.existing_cells is None else [EXISTING_CELLS])]
     listed = [*table1, *([] if found.settings.only_table1 else shown_files(found.unavailable))]
-    return run_record(model, found.pools, found.cut, found.table1.per_query.columns, listed, found.about)
+    columns = found.table1.per_query.columns
+    return run_record(model, found.pools, found.cut, columns, listed, found.about, executor.device(model))

@@ -56,6 +56,10 @@ class Executor(AbstractContextManager["Executor"]):
         """Padded tokens a batch, where the model will run."""
         return model.token_budget(asked)
 
+    def device(self, model: HookedCrossEncoder) -> str:
+        """Where the model will run, as torch names it."""
+        return str(model.device)
+
     def run(
         self,
         model: HookedCrossEncoder,

@@ -101,6 +101,11 @@ class OnRay(Executor):
         """See `Executor`; as an actor says, where nothing is asked for."""
         return model.token_budget(asked) if asked is not None else self._about(model).token_budget
 
+    def device(self, model: HookedCrossEncoder) -> str:
+        """See `Executor`; the kind alone, where it is not this process's."""
+        kind = self._about(model).identity["device"]
+        return str(model.device) if kind == model.device.type else kind
+
     def _about(self, model: HookedCrossEncoder) -> About:
         """What an actor says of the model, once for as long as it has the same content."""
         name, own = _name(model)
@@ -159,8 +164,9 @@ class OnRay(Executor):
             self._ray.init(address=self.address, log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise ClusterError(
-                f"expected a cluster of Ray's at {self.address} ({first_line(error)}): start one with `ray start --head`, or leave "
-                "--address away for one of this machine's"
+                f"expected a cluster of Ray's at {self.address} that lets this process in ({first_line(error)}): start one with "
+                "`ray start --head`, set RAY_AUTH_MODE=token here and on its nodes where it asks for tokens, or leave --address "
+                "away for one of this machine's"
             ) from error
         self._started = True
 

@@ -19,6 +19,7 @@ def run_record(
     conditions: Iterable[str],
     files: Iterable[str],
     about: Mapping[str, Any],
+    device: str,
 ) -> dict[str, Any]:
     """What was run, on what, with which versions, and the files that are of it. No times: a rerun writes the same bytes.
 
@@ -29,6 +30,7 @@ def run_record(
         conditions: which have a run.
         files: of the run, beside the runs.
         about: more, such as the settings and the measure.
+        device: where the model ran.
     """
     runs = run_files(conditions)
     listed = [f"{RUNS}/{file_name(pool.collection)}/{name}" for pool in pools for name in runs.values()]
@@ -49,7 +51,7 @@ def run_record(
             "types_fed": model.types_fed,
             "max_length": model.encoder.max_length if model.encoder else None,
             "dtype": str(model.dtype).removeprefix("torch."),
-            "device": str(model.device),
+            "device": device,
         },
         "pools": [
             {"collection": pool.collection, "digest": pool.digest, "provenance": pool.provenance, "cut": one._asdict()}
