@@ -7,15 +7,18 @@ import time
 from collections import Counter
 
 import pytest
+import torch
 from ray_cluster import cluster
 from ray_tasks import Squares, begun, key_of
-from small_worlds import snapshot
+from small_worlds import pool_of_words, snapshot
 
 from tl_crossenc.executors.crew import ClusterError
 from tl_crossenc.executors.executor import IN_PROCESS
 from tl_crossenc.executors.handout import DEATHS, REFUSALS
 from tl_crossenc.executors.on_ray import OnRay
 from tl_crossenc.executors.task import CellsFailed
+from tl_crossenc.experiments.scoring import score_pool
+from tl_crossenc.model.ablations import as_condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import StoreError
@@ -165,6 +168,26 @@ def test_a_store_that_is_full_harms_nothing(model, executor, squares, tmp_path, 
     assert stored(store, range(18)) == squares_of(range(18))
     again = Counter(n for n, process, state in set(begun(tmp_path)) - first)
     assert not set(again) & {n for n in range(18) if key_of(n) in written}
+
+
+def test_scores_are_those_of_one_process_with_as_many_threads(model, tmp_path):
+    """Byte for byte, through the library's own task."""
+    words = ["guitar", "garden", "piano", "window", "river", "train", "music"]
+    pool = pool_of_words(
+        "w", {"q1": "tune a guitar", "q2": "old river"}, {"q1": [0, 1, 2] * 5, "q2": [1, 0] * 4}, words
+    )
+    chosen = [as_condition(text) for text in ("none", "DOC->QUERY", "zero(CLS->ALL; layers=0-2)")]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        score_pool(model, pool, chosen, Store(tmp_path / "here"))
+        with OnRay(actors=1, patience=120) as two:  # as many as torch has here
+            found = score_pool(model, pool, chosen, Store(tmp_path / "there"), executor=two)
+            assert two._crew._cpus == 2
+    finally:
+        torch.set_num_threads(before)
+    assert found.layers_run > 0
+    assert snapshot(tmp_path / "there") == snapshot(tmp_path / "here")
 
 
 def test_silence_is_an_error(model, squares):

@@ -10,6 +10,7 @@ from typing import Any
 from tl_crossenc.executors.actor import About
 from tl_crossenc.executors.crew import AHEAD, ClusterError, Crew, Given, Place, first_line
 from tl_crossenc.executors.task import Advance, Cell, Failure, Task
+from tl_crossenc.results.watch import UNWATCHED, record_of
 from tl_crossenc.store.cells import Store
 
 DEATHS = 4
@@ -33,6 +34,7 @@ class Handout:
         self._turns = deque(crew.places)
         self._waiting: deque[Given] = deque()
         self._failures: list[Failure] = []
+        self._record = UNWATCHED
         self._heard = time.monotonic()
 
     def about(self) -> About:
@@ -63,6 +65,7 @@ class Handout:
             StoreError: a cell cannot be stored.
             ValueError: an actor would compute something else.
         """
+        self._record = record_of(store)
         self._waiting.extend(Given(task, set(task.keys)) for task in tasks)
         while self._give() or any(place.work for place in self._turns):
             item = self._hear()
@@ -106,6 +109,7 @@ class Handout:
                     if given is not None:
                         self._waiting.remove(given)
                         self._crew.give(place, given)
+                        self._record.starts(given.task.keys)
         return bool(self._waiting)
 
     def _suits(self, given: Given, place: Place) -> bool:
