@@ -93,9 +93,9 @@ def test_what_cannot_be_computed_is_unavailable_and_the_rest_is_drawn(model, tmp
     kinds = {path.name for path in (out / "machinery" / "cells").iterdir()}
     assert {"scores"} <= kinds
     assert not {"qk-means", "match-sums"} & kinds
-    before = snapshot(out)
+    before = {name: data for name, data in snapshot(out).items() if not name.startswith(".")}
     assert reproduce(model, out, folder) == 2  # tried again, failing again
-    assert snapshot(out) == before
+    assert {name: data for name, data in snapshot(out).items() if not name.startswith(".")} == before
 
 
 @pytest.mark.slow
