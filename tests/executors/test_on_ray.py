@@ -20,6 +20,7 @@ from tl_crossenc.executors.task import CellsFailed
 from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.model.ablations import as_condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.results.watch import RecordedStore, Watch
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import StoreError
 
@@ -93,6 +94,20 @@ def test_the_cells_are_those_of_one_process_and_are_computed_once(model, executo
     IN_PROCESS.run(model, given, alone)
     assert snapshot(alone.root) == snapshot(store.root)
     assert executor.run(model, given, store) == []
+
+
+def test_what_is_given_to_actors_is_told(model, executor, squares, tmp_path):
+    class Starts(Watch):
+        def __init__(self):
+            self.keys = set()
+
+        def starts(self, keys):
+            self.keys |= set(keys)
+
+    tasks, _ = squares
+    watch = Starts()
+    executor.run(model, tasks(range(0, 5), range(5, 7)), RecordedStore(tmp_path / "told", watch))
+    assert watch.keys == {key_of(n) for n in range(7)}
 
 
 def test_an_actor_that_is_killed_in_mid_cell_loses_that_cell_alone(model, executor, squares, tmp_path):
