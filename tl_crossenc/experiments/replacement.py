@@ -136,7 +136,7 @@ def _check(
 ) -> list[tuple[Target, ...]]:
     sets = list(dict.fromkeys(as_targets(chosen) for chosen in ([targets] if isinstance(targets, str) else targets)))
     for chosen in sets:
-        check_targets(chosen, model.cfg.n_layers, model.cfg.n_heads)
+        check_targets(chosen, model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_mlp)
         check_apart(chosen)
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown or not kinds or not sets:

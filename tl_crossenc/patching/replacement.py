@@ -47,7 +47,7 @@ def replacing(
         ValueError: targets that the model or `values` does not have, or that share something.
     """
     wanted = as_targets(targets)
-    check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads)
+    check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_mlp)
     check_apart(wanted)
     values.check(wanted)
 

@@ -82,7 +82,7 @@ class ReplacementMeans:
             ValueError: targets that the model does not have, or reference pairs without a part that has to be averaged.
         """
         pairs, wanted = as_encoded(pairs), as_targets(targets)
-        check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads)
+        check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_mlp)
         counts = torch.from_numpy(np.bincount(pairs.parts, minlength=N_PARTS)[:N_PARTS])
         missing = [part.name for part in REAL_PARTS if counts[part] == 0 and any(part in t.rows for t in wanted)]
         if missing:
@@ -153,7 +153,7 @@ class ReplacementSamples:
             ValueError: targets that the model does not have, or no pair to draw from.
         """
         pairs, wanted = as_encoded(pairs), as_targets(targets)
-        check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads)
+        check_targets(wanted, model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_mlp)
         counts = np.stack([np.add.reduceat(pairs.parts == part, pairs.offsets[:-1]) for part in REAL_PARTS], 1)
         donors = np.flatnonzero((counts > 0).all(1)) if len(pairs) else np.zeros(0, np.int64)
         if not len(donors) or max_donors < 1:

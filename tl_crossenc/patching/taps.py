@@ -118,13 +118,31 @@ def _hooks(targets: Sequence[Target], batch: RunningBatch, visit: Visit) -> Iter
     for target in targets:
         at.setdefault(target.hook_name, []).append(target)
     for name, own in at.items():
-        yield name, _visit_z(own, batch, visit) if name.endswith("hook_z") else _visit_whole(own[0], batch, visit)
+        if name.endswith("hook_z"):
+            yield name, _visit_z(own, batch, visit)
+        else:
+            yield name, _visit_neurons(own, batch, visit) if own[0].neurons else _visit_whole(own[0], batch, visit)
 
 
 def _visit_whole(target: Target, batch: RunningBatch, visit: Visit) -> Callable:
     @place_free
     def hook_function(activation: Tensor, hook: object) -> Tensor | None:
         return visit(target, activation, batch)
+
+    return hook_function
+
+
+def _visit_neurons(targets: Sequence[Target], batch: RunningBatch, visit: Visit) -> Callable:
+    @place_free
+    def hook_function(post: Tensor, hook: object) -> Tensor | None:
+        after = post
+        for target in targets:
+            chosen = batch.remember(target, lambda target=target: torch.tensor(target.neurons, device=post.device))
+            new = visit(target, post[:, :, chosen], batch)
+            if new is not None:
+                after = after.clone() if after is post else after
+                after[:, :, chosen] = new
+        return None if after is post else after
 
     return hook_function
 
