@@ -14,8 +14,12 @@ from tl_crossenc.executors.executor import IN_PROCESS
 from tl_crossenc.experiments import (
     attention,
     attention_cells,
+    conductance_cells,
     head_ranker_cells,
     match_cells,
+    neuron_pruning,
+    part_gradient_cells,
+    part_gradients,
     probe_cells,
     qk_alignment,
     qk_cells,
@@ -26,6 +30,7 @@ from tl_crossenc.experiments import (
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model import identity
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
+from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
 
 TEXTS = ("the flea lay eggs", "bread", "how do fleas rise ?", "egg egg 7", "quilt . the egg", "do the fleas lay an egg")
@@ -65,6 +70,16 @@ def some_states(pooling, model, store):
     probe_cells.StateCells(model, POOL, store, ("MATCHED",), pooling, **given)
 
 
+def some_gradients(model, store):
+    part_gradients.run_part_gradients(model, [POOL], store, baselines=["query"], nodes=32)
+
+
+def some_conductance(model, store):
+    grades = {"relevant_grades": (2,), "counts": (3,), "draws": 2, "kinds": ["zero"], "nodes": 32}
+    with pytest.raises(Unavailable, match="a relevant passage in both"):  # once the one cell is stored
+        neuron_pruning.run_neuron_pruning(model, [POOL], store, **grades)
+
+
 GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the numbers in all of its columns, each times cos(i)
     "scores": (some_scores, scoring, (1, 2), 4.479696840104977),
     "attention": (some_attention, attention_cells, (1, 1), -17.28662634110404),
@@ -76,6 +91,8 @@ GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the num
     "head_scores": (some_head_scores, head_ranker_cells, (1, 1), -0.979848923357927),
     "layer-features": (partial(some_states, "mean"), probe_cells, (1, 1), -0.14607209862628673),
     "layer-tokens": (partial(some_states, None), probe_cells, (1, 1), 3.40261573556105),
+    "part-gradients": (some_gradients, part_gradient_cells, (1, 1), -2.052268209144736),
+    "neuron-conductance": (some_conductance, conductance_cells, (1, 1), 5.015773713503202),
     "replaced_scores": (some_replacement, replacement_cells, (1, 1), 4.298783559917925),
 }
 

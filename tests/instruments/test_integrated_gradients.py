@@ -232,11 +232,11 @@ def test_the_weights_are_left_as_they_were(hf):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_adds_up_at_every_layer(name, tmp_path):
-    """Windows, rotary and relative positions, a norm first, a mean over all rows; the random layer 0 makes its path a rough one."""
+    """Windows, rotary and relative positions, a norm first, a mean over all rows; random lower layers make their paths rough."""
     _, model = opened(name, tmp_path)
     pairs = model.encode_pairs("how fleas lay", ["the flea lays its eggs.", "bread"])
     found = integrated_gradients(model, pairs, "query:mask", nodes=64)
-    assert found.relative_error[1:].max() < 5e-3
+    assert found.relative_error[2:].max() < 1e-3
     assert (found.values[0][pairs.parts != 1] == 0).all()
     assert (found.values[-1][pairs.parts != 0] == 0).all() == model.reads_only_first_row
     alone = integrated_gradients(model, model.encode_pairs("how fleas lay", ["bread"]), "query:mask", layers=1)

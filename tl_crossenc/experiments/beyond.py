@@ -97,7 +97,25 @@ def _circuits(bench: Bench, advance: Progress) -> Any:
     return run_circuits(**bench.ranking, mode=bench.mode, seed=bench.seed, progress=advance)
 
 
+def _part_gradients(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.part_gradients import run_part_gradients
+
+    few: dict[str, Any] = {"queries": 6, "passages": 2, "nodes": 32} if bench.sampled else {}
+    given = bench.place | few | {"relevant_grades": bench.relevant_grades, "seed": bench.seed}
+    return run_part_gradients(**given, progress=advance)
+
+
+def _neuron_pruning(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.neuron_pruning import run_neuron_pruning
+
+    few: dict[str, Any] = {"queries": 12, "passages": 1, "kinds": ("zero",)} if bench.sampled else {}
+    given = bench.ranking | few | {"relevant_grades": bench.relevant_grades, "seed": bench.seed}
+    return run_neuron_pruning(**given, progress=advance)
+
+
 METHODS: tuple[Method, ...] = (
+    Method("part_gradients", "Integrated gradients by part", _part_gradients, usual=True),
+    Method("neuron_pruning", "Neurons pruned by conductance", _neuron_pruning),
     Method("adapter_updates", "Adapter updates", _adapter_updates),
     Method("head_rankers", "Heads as rankers", _head_rankers, usual=True),
     Method("circuits", "Circuits", _circuits),

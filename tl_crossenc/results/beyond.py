@@ -6,6 +6,28 @@ from tl_crossenc.results.artefact import Artefact, tables
 
 BEYOND: tuple[Artefact, ...] = (
     Artefact(
+        "part_gradients",
+        "Where a relevance score is, layer by layer: integrated gradients by part",
+        tables(
+            parts="part_gradients.csv",
+            errors="part_gradients_errors.csv",
+            per_query="part_gradients_per_query.csv",
+        ),
+        beyond=True,
+    ),
+    Artefact(
+        "neuron_pruning",
+        "Neurons pruned by conductance",
+        tables(
+            rankings="neuron_pruning.csv",
+            contrasts="neuron_pruning_contrasts.csv",
+            draws="neuron_pruning_draws.csv",
+            neurons="neuron_pruning_neurons.csv",
+            per_query="neuron_pruning_per_query.csv",
+        ),
+        beyond=True,
+    ),
+    Artefact(
         "adapter_updates",
         "Which of the adapter's updates the ranking needs",
         tables(

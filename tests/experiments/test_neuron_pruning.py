@@ -1,0 +1,148 @@
+"""Neurons pruned by conductance: a model whose MLPs write through few neurons, halves by hand, tests by scipy, the store."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from small_worlds import collection_folder, forbid_model_work, identities, tiny_model
+
+from tl_crossenc.experiments.neuron_pruning import run_neuron_pruning
+from tl_crossenc.experiments.query_folds import two_folds
+from tl_crossenc.instruments.conductance import conductance
+from tl_crossenc.interventions.targets import neuron_targets
+from tl_crossenc.patching.replacement import replacing
+from tl_crossenc.pools.collections import load_collection
+from tl_crossenc.pools.pool import PoolSpec, build_pool
+from tl_crossenc.statistics.dcg import ndcg
+from tl_crossenc.statistics.significance import holm
+from tl_crossenc.store.cells import Store
+
+WRITING = [(0, 5), (0, 11), (1, 2), (1, 30)]
+"""The only neurons whose row of W_out is not 0."""
+SETTINGS = {"counts": (4, 7), "draws": 3, "nodes": 32, "seed": 3, "cutoff": 5, "passages": 3}
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    folder = collection_folder(tmp_path_factory.mktemp("c") / "c", n_queries=5, per_grade=(2, 1, 1, 2))
+    return build_pool(load_collection(folder), PoolSpec(10, 2, 0))
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory):
+    model = tiny_model(tmp_path_factory.mktemp("model"), seed=5)
+    for layer in range(2):
+        silent = [neuron for neuron in range(model.cfg.d_mlp) if (layer, neuron) not in WRITING]
+        model.blocks[layer].mlp.W_out[silent] = 0.0
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def found(reranker, pool, folder):
+    return run_neuron_pruning(reranker, [pool], Store(folder), **SETTINGS)
+
+
+def ndcgs(reranker, pool, neurons):
+    """nDCG@5 of every query with neurons at zero, pair by pair."""
+    values = {}
+    for query_id, own in pool.ranked.by_query().items():
+        pairs = [pool.ranked.pairs[i] for i in own]
+        with replacing(reranker, neuron_targets(neurons)), torch.no_grad():
+            scores = [float(reranker.score(pair.query, [pair.text])[0]) for pair in pairs]
+        values[query_id] = ndcg(scores, [pair.grade for pair in pairs], 5, "linear", 1e-9)
+    return values
+
+
+def test_the_writing_neurons_are_chosen_and_pruning_them_is_a_model_without_mlps(found, reranker, pool):
+    top = list(zip(found.neurons["layer"], found.neurons["neuron"], strict=True))
+    assert set(top[:4]) == set(WRITING)
+    assert (found.neurons["conductance"][4:] == 0).all()
+    assert found.scalars["shared"]["4"] == 4
+    whole = [(layer, neuron) for layer in range(2) for neuron in range(reranker.cfg.d_mlp)]
+    without = ndcgs(reranker, pool, whole)
+    for k in (4, 7):  # the others write nothing
+        own = found.per_query[f"zero; k={k}; conductance"]
+        assert {query: value for (_, query), value in own.items()} == pytest.approx(without, abs=1e-12)
+
+
+def test_neurons_are_those_of_the_other_half_s_mean_over_queries(found, reranker, pool):
+    queries = [(pool.collection, query) for query in pool.ranked.by_query()]
+    folds = two_folds(queries, 3)
+    folds_said = found.per_query["fold"]
+    assert dict(folds_said.items()) == {q: str(i) for i, own in enumerate(folds) for q in own}
+    activity = []
+    for _, query_id in folds[1]:
+        rows = [pair for pair in pool.pairs if pair.query_id == query_id and pair.grade >= 2]
+        assert len(rows) <= 3  # so that none is left out
+        encoded = reranker.encode_pairs([pair.query for pair in rows], [pair.text for pair in rows])
+        activity.append(conductance(reranker, encoded, "both:pad", nodes=32).activity.mean(0))
+    order = np.argsort(-np.mean(activity, 0).reshape(-1), kind="stable")[:4]
+    expected = ndcgs(reranker, pool, [divmod(int(i), reranker.cfg.d_mlp) for i in order])
+    for query in folds[0]:
+        value = found.per_query.loc[query, "zero; k=4; activity"]
+        assert value == pytest.approx(expected[query[1]], abs=1e-12)
+
+
+def test_random_neurons_are_the_first_of_seeded_draws_and_their_mean_is_compared(found, reranker, pool):
+    n = 2 * reranker.cfg.d_mlp
+    means = []
+    for draw in range(3):
+        drawn = np.random.default_rng([3, draw, n]).permutation(n)[:7]
+        means.append(ndcgs(reranker, pool, [divmod(int(i), reranker.cfg.d_mlp) for i in drawn]))
+    frame = pd.DataFrame(means)
+    rows = found.draws.query("values == 'zero' and k == 7")
+    np.testing.assert_allclose(rows["mean"], frame.mean(axis=1), atol=1e-12)
+    own = found.per_query["zero; k=7; random"]
+    assert {query: value for (_, query), value in own.items()} == pytest.approx(frame.mean().to_dict(), abs=1e-12)
+    ranking = found.rankings.set_index(["values", "k", "choice"]).loc[("zero", 7, "random")]
+    assert ranking["mean"] == pytest.approx(frame.mean(axis=1).mean())
+    assert (ranking["lowest_draw"], ranking["highest_draw"]) == pytest.approx(
+        (frame.mean(axis=1).min(), frame.mean(axis=1).max())
+    )
+
+
+def test_contrasts_are_paired_tests_with_holm_over_all(found):
+    contrasts = found.contrasts
+    assert len(contrasts) == 2 * 2 * 3
+    for row in contrasts.itertuples():
+        own = found.per_query[f"{row.values}; k={row.k}; conductance"]
+        other = found.per_query["unpruned" if row.against == "unpruned" else f"{row.values}; k={row.k}; {row.against}"]
+        assert row.difference == pytest.approx((own - other).mean(), abs=1e-12)
+        if np.ptp(own - other) > 1e-9:
+            assert row.p == pytest.approx(stats.ttest_rel(own, other).pvalue, rel=1e-6)
+        else:
+            assert row.p in (0.0, 1.0)
+    np.testing.assert_allclose(contrasts["p_holm"], holm(contrasts["p"]), rtol=1e-12)
+
+
+def test_a_second_run_does_no_model_work(found, reranker, pool, folder, monkeypatch):
+    before = identities(folder)
+    forbid_model_work(monkeypatch)
+    again = run_neuron_pruning(reranker, [pool], Store(folder), **SETTINGS)
+    assert again.rankings.equals(found.rankings)
+    assert again.per_query.equals(found.per_query)
+    assert identities(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"counts": ()}, "expected counts from 1 to below the"),
+        ({"counts": (0, 4)}, "expected counts from 1"),
+        ({"counts": (10**6,)}, "expected counts from 1"),
+        ({"draws": 1}, "at least 2 draws"),
+        ({"kinds": ("median",)}, "kinds among zero, mean"),
+        ({"nodes": 3}, "expected at least 32 nodes, got 3"),
+        ({"baseline": "query:pad:"}, "has no such|or a piece of the vocabulary"),
+        ({"queries": 1}, "needs two, got 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(reranker, pool, tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        run_neuron_pruning(reranker, [pool], Store(tmp_path), **{**SETTINGS, **given})
