@@ -113,7 +113,17 @@ def _neuron_pruning(bench: Bench, advance: Progress) -> Any:
     return run_neuron_pruning(**given, progress=advance)
 
 
+def _bottleneck(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.bottleneck import PER_QUERY, run_bottleneck
+
+    chosen: dict[str, Any] = (
+        {"n_queries": 8, "per_query": 2} if bench.sampled else {"n_queries": None, "per_query": PER_QUERY}
+    )
+    return run_bottleneck(**bench.place, **chosen, seed=bench.seed, progress=advance)
+
+
 METHODS: tuple[Method, ...] = (
+    Method("bottleneck", "Bottlenecks", _bottleneck, usual=True),
     Method("part_gradients", "Integrated gradients by part", _part_gradients, usual=True),
     Method("neuron_pruning", "Neurons pruned by conductance", _neuron_pruning),
     Method("adapter_updates", "Adapter updates", _adapter_updates),

@@ -6,6 +6,19 @@ from tl_crossenc.results.artefact import Artefact, tables
 
 BEYOND: tuple[Artefact, ...] = (
     Artefact(
+        "bottleneck",
+        "From how many bits of each token the score can be had",
+        tables(
+            by_layer="bottleneck.csv",
+            matches="bottleneck_matches.csv",
+            positions="bottleneck_positions.csv",
+            scores="bottleneck_scores.csv",
+            per_query="bottleneck_per_query.parquet",
+            pairs="bottleneck_pairs.csv",
+        ),
+        beyond=True,
+    ),
+    Artefact(
         "part_gradients",
         "Where a relevance score is, layer by layer: integrated gradients by part",
         tables(

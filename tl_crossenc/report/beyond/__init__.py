@@ -13,10 +13,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tl_crossenc.report.beyond import adapter_updates, circuits, head_rankers, neuron_pruning, part_gradients
+from tl_crossenc.report.beyond import (
+    adapter_updates,
+    bottleneck,
+    circuits,
+    head_rankers,
+    neuron_pruning,
+    part_gradients,
+)
 from tl_crossenc.report.run_record import Run
 
-MODULES: tuple[ModuleType, ...] = (part_gradients, neuron_pruning, adapter_updates, circuits, head_rankers)
+MODULES: tuple[ModuleType, ...] = (bottleneck, part_gradients, neuron_pruning, adapter_updates, circuits, head_rankers)
 
 DRAWERS: dict[str, Callable[[Path], Callable[[bool], Figure]]] = {
     key: draw for module in MODULES for key, draw in module.DRAWERS.items()

@@ -1,0 +1,48 @@
+"""The figure of information bottlenecks, and what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from tl_crossenc.report.figures.bottleneck import bottleneck
+from tl_crossenc.report.run_record import Run
+from tl_crossenc.report.tables import queries_text
+from tl_crossenc.results.artefacts import load_table
+
+KEY = "bottleneck"
+
+
+def _draw(folder: Path) -> Callable[[bool], Figure]:
+    by_layer, matches, positions = (load_table(folder, KEY, name) for name in ("by_layer", "matches", "positions"))
+    return lambda narrow: bottleneck(by_layer, matches, positions, narrow=narrow)
+
+
+def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
+    by_layer, scores = load_table(folder, KEY, "by_layer"), load_table(folder, KEY, "scores")
+    cls = by_layer[by_layer["part"] == "CLS"].set_index("layer")["share"]
+    drawn = f"a sample drawn with seed {scalars['sample_seed']}" if scalars["sampled"] else "all of them"
+    kept = "kept" if scalars["objective"] == "keep" else "raised"
+    half = scalars["first_half"]
+    where = (
+        "after no layer"
+        if half is None
+        else f"from after layer {half} on"
+        if half < cls.index.max()
+        else "only after the last"
+    )
+    return (
+        f"Information bottlenecks of {run.where}: the bits of each token from which the score can be {kept}, masked after one layer "
+        f"({scalars['pairs']:,} passages of {queries_text(scalars['queries'])}, {drawn}; beta {scalars['beta']:g}, {scalars['steps']} "
+        f"steps; noise as the layer's tokens of other queries are distributed). Bands: 95 % t-intervals over queries. Dotted: half of "
+        f"the bits, which CLS has {where} ({cls.iloc[0]:.0%} after layer {cls.index[0]}, {cls.iloc[-1]:.0%} after layer "
+        f"{cls.index[-1]}); Jiang et al. 2021 say of MonoBERT that CLS mainly gathers information at the last layer. Under the masks "
+        f"scores are {scores['error'].min():.2f} to {scores['error'].max():.2f} standard deviations from the model's own."
+    )
+
+
+DRAWERS = {KEY: _draw}
+CAPTIONS = {KEY: _caption}
