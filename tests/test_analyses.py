@@ -18,6 +18,7 @@ FOLDER = Path(__file__).parents[1] / "analyses"
 SCRIPTS = {
     "attention_by_direction": [],
     "attention_distributions": ["--permutations", "11"],
+    "bottleneck": ["--queries", "3", "--passages", "1", "--steps", "2"],
     "head_ablation": ["--counts", "1", "2", "--draws", "2"],
     "integrated_gradients": ["--queries", "2", "--passages", "1", "--nodes", "32"],
     "layer_sweep": ["--span", "only", "--directions", "DOC->QUERY", "CLS->ALL"],

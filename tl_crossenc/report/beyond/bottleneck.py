@@ -27,20 +27,15 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     drawn = f"a sample drawn with seed {scalars['sample_seed']}" if scalars["sampled"] else "all of them"
     kept = "kept" if scalars["objective"] == "keep" else "raised"
     half = scalars["first_half"]
-    where = (
-        "after no layer"
-        if half is None
-        else f"from after layer {half} on"
-        if half < cls.index.max()
-        else "only after the last"
-    )
+    first, last = cls.index.min(), cls.index.max()
+    where = "after no layer" if half is None else f"after layer {half} first" if half < last else "only after the last"
     return (
-        f"Information bottlenecks of {run.where}: the bits of each token from which the score can be {kept}, masked after one layer "
-        f"({scalars['pairs']:,} passages of {queries_text(scalars['queries'])}, {drawn}; beta {scalars['beta']:g}, {scalars['steps']} "
-        f"steps; noise as the layer's tokens of other queries are distributed). Bands: 95 % t-intervals over queries. Dotted: half of "
-        f"the bits, which CLS has {where} ({cls.iloc[0]:.0%} after layer {cls.index[0]}, {cls.iloc[-1]:.0%} after layer "
-        f"{cls.index[-1]}); Jiang et al. 2021 say of MonoBERT that CLS mainly gathers information at the last layer. Under the masks "
-        f"scores are {scores['error'].min():.2f} to {scores['error'].max():.2f} standard deviations from the model's own."
+        f"Information bottlenecks of {run.where}: the bits of each token from which the score can be {kept}, masked after one "
+        f"layer ({scalars['pairs']:,} passages of {queries_text(scalars['queries'])}, {drawn}; beta {scalars['beta']:g}, "
+        f"{scalars['steps']} steps; noise distributed as the layer's tokens of other queries). Bands: 95 % t-intervals over "
+        f"queries. Dotted: half of the bits, which CLS has {where} ({cls[first]:.0%} after layer {first}, {cls[last]:.0%} after "
+        f"layer {last}); Jiang et al. 2021 say of MonoBERT that CLS mainly gathers information at the last layer. Scores under "
+        f"the masks are {scores['error'].min():.2f} to {scores['error'].max():.2f} standard deviations from the model's own."
     )
 
 

@@ -79,7 +79,8 @@ def bottleneck(
         axis.set_ylabel(label)
     _names(total, [(part, PART_COLOURS[part]) for part in PARTS])
     _names(matched, [(name, colour) for kind, colour, name in KINDS if (matches["kind"] == kind).any()])
-    _names(placed, [(f"after layer {layer}", shade) for layer, shade in shades.items()])
+    placed.set_ylim(top=placed.get_ylim()[1] * 8)  # room for the names
+    _names(placed, [(f"after layer {layer}", shade) for layer, shade in shades.items()], loc="upper left", ncols=2)
     return figure
 
 
@@ -96,9 +97,9 @@ def _line(axis: Axes, at: pd.Series, rows: pd.DataFrame, quantity: str, colour: 
         hover(dot, f"{said.format(value)}{interval_text(below, above)}")
 
 
-def _names(axis: Axes, entries: list[tuple[str, Any]]) -> None:
-    """What the lines are, in their colours, in a corner that the lines leave free."""
+def _names(axis: Axes, entries: list[tuple[str, Any]], loc: str = "best", ncols: int = 1) -> None:
+    """What the lines are, in their colours, where the lines leave room."""
     axis.legend(
-        [Line2D([], [], color=colour, lw=1.6) for _, colour in entries], [name for name, _ in entries],
-        loc="best", frameon=False, fontsize=7, handlelength=1.2, labelspacing=0.3, borderaxespad=0.2, labelcolor="linecolor",
+        [Line2D([], [], color=colour, lw=1.6) for _, colour in entries], [name for name, _ in entries], loc=loc, ncols=ncols,
+        frameon=False, fontsize=7, handlelength=1.2, labelspacing=0.3, borderaxespad=0.2, labelcolor="linecolor",
     )  # fmt: skip
