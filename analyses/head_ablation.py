@@ -3,7 +3,8 @@
 python analyses/head_ablation.py --model demo --collection demo
 python analyses/head_ablation.py --heads @matching:8 --counts 2 4 8 --draws 39
 
-Writes `tables/head_ablation.csv`, `tables/head_ablation_draws.csv` and `tables/head_ablation_per_query.csv`.
+Writes `tables/head_ablation.csv`, `tables/head_ablation_draws.csv` and `tables/head_ablation_per_query.csv`; and, where Figure 1b
+ranks the heads, what those that one half of the queries ranks highest do to the other half: `tables/head_ablation_folds.csv`.
 """
 
 import argparse
@@ -12,8 +13,8 @@ from common import grade_options, grade_settings, run, write_table
 
 from tl_crossenc.experiments.attention import run_attention
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
-from tl_crossenc.experiments.matching import matching_heads
-from tl_crossenc.experiments.paper import ranked_heads
+from tl_crossenc.experiments.head_folds import run_head_folds
+from tl_crossenc.experiments.matching import matching_heads, ranked_heads
 from tl_crossenc.interventions.heads import resolve_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
@@ -31,8 +32,10 @@ def add_options(options: argparse.ArgumentParser) -> None:
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
+    compared = grade_settings(given)
     if given.heads is None:
-        ranking = ranked_heads(matching_heads(run_attention(model, pools, store), **grade_settings(given)))
+        attention = run_attention(model, pools, store)
+        ranking = ranked_heads(matching_heads(attention, **compared))
     else:
         ranking = resolve_heads(given.heads, given.out, heads_source(model_source(model), pools))
     chosen = {"counts": given.counts, "n_draws": given.draws, "draw_queries": given.draw_queries, "seed": given.seed}
@@ -40,6 +43,10 @@ def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool]
     for name, frame in (("", found.curve), ("_draws", found.draws), ("_per_query", found.per_query)):
         write_table(given, f"head_ablation{name}.csv", frame, index=name == "_per_query")
     print(found.curve.round(3).to_string(index=False))
+    if given.heads is None:
+        halves = run_head_folds(model, pools, store, attention, found, seed=given.seed, **compared)
+        write_table(given, "head_ablation_folds.csv", halves.folds, index=False)
+        print(halves.folds.round(3).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -180,6 +180,17 @@ def head_ablation(rng):
     return SimpleNamespace(**ablation(rng, curve=curve, draws=drawn, drawn_queries=queries, seed=11))
 
 
+def head_ablation_folds(rng):
+    axes = {"scope": ("QUERY<->DOC", "whole head"), "k": (1, 2, 4), "fold": ("0", "1", "both")}
+    rows = frame(rng, axes, "difference", "p", "p_holm", "all_difference", low=-0.2, high=0.0)
+    bounds = {"diff_low": rows["difference"] - 0.1, "diff_high": rows["difference"] + 0.1}
+    rows = rows.assign(heads="0.1", n_queries=rows["fold"].map({"0": 4, "1": 3, "both": 7}), **bounds)
+    rows[["p", "p_holm"]] *= -1
+    scalars = {"seed": 11, "n_queries": 7, "fold_sizes": [4, 3], "layers_run": 30}
+    per_query = pd.DataFrame({"fold": "0", "none": 0.8}, index=QUERIES)
+    return SimpleNamespace(folds=rows, per_query=per_query, scalars=scalars)
+
+
 def head_rankers(rng, n_layers, n_heads):
     criteria, counts, every = ("core_0.001", "qr", "ndcg"), (1, 2, 4), n_layers * n_heads
     places = {"direction": CROSS, "layer": range(n_layers), "head": range(n_heads)}
@@ -239,6 +250,7 @@ def results(n_layers=3, n_heads=5, seed=0):
         "figure2": figure2(rng, n_layers, n_heads),
         "head_ablation": head_ablation(rng),
         "attention": SimpleNamespace(by_direction=frame(rng, by_direction, "mean", "variance")),
+        "head_ablation_folds": head_ablation_folds(rng),
         "head_rankers": head_rankers(rng, n_layers, n_heads),
     }
 

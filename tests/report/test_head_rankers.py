@@ -3,9 +3,12 @@
 import pytest
 import saved_results
 
+from tl_crossenc.report import figures
 from tl_crossenc.report.captions import caption
+from tl_crossenc.report.figures.ablation import BESIDE
 from tl_crossenc.report.figures.head_rankers import APART, head_rankers
 from tl_crossenc.report.run_record import Run
+from tl_crossenc.results.unavailable import Unavailable
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +68,25 @@ def test_the_caption_names_sample_seed_tests_and_what_is_left_out(tmp_path, give
         "mean"
     ].max()
     assert f"{best:.3f}" in said.partition("The best of these 20")[2]
+
+
+def test_the_ablation_shows_halves_and_the_caption_says_how_they_fare(tmp_path):
+    given = saved_results.results(n_layers=3, n_heads=5)
+    curve, draws, folds = given["head_ablation"].curve, given["head_ablation"].draws, given["head_ablation_folds"].folds
+    figure = figures.head_ablation(curve, draws, folds, n_drawn=4)
+    for axis, scope in zip(figure.axes, ("QUERY<->DOC", "whole head"), strict=True):
+        for fold, marker in (("both", "s"), ("0", "^"), ("1", "v")):
+            rows = folds[(folds["scope"] == scope) & (folds["fold"] == fold)]
+            marks = [line for line in axis.lines if line.get_marker() == marker]
+            assert [mark.get_ydata()[0] for mark in marks] == rows["difference"].tolist()
+            assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([k / BESIDE for k in rows["k"]])
+    folder = saved_results.save_run(tmp_path / "halves")
+    said = caption(folder, "head_ablation", Run.read(folder))
+    assert "(4 and 3, drawn with seed 11; triangles: each half)" in said
+    four = folds[(folds["k"] == 4) & (folds["fold"] == "both")]
+    for name in ("difference", "all_difference"):
+        for value in four[name]:
+            assert f"−{-value:.3f}" in said.partition("With k = 4")[2]
+    given["head_ablation_folds"] = Unavailable("heads were named.")
+    folder = saved_results.save_run(tmp_path / "named", given)
+    assert "On queries that did not rank them: heads were named." in caption(folder, "head_ablation", Run.read(folder))

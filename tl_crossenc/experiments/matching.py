@@ -175,6 +175,15 @@ def passing_heads(frame: pd.DataFrame) -> tuple[Head, ...]:
     return tuple(dict.fromkeys(Head(layer, head) for layer, head in found))
 
 
+def ranked_heads(figure1b: pd.DataFrame | Unavailable) -> tuple[tuple[int, int], ...]:
+    """Every head once, those that pass Figure 1b's test first, each by its largest difference; none where it is unavailable."""
+    if isinstance(figure1b, Unavailable):
+        return ()
+    order = figure1b.sort_values(["passes", "difference"], ascending=False, kind="stable")
+    pairs = zip(order["layer"].tolist(), order["head"].tolist(), strict=True)
+    return tuple(dict.fromkeys((int(layer), int(head)) for layer, head in pairs))
+
+
 def _compare(direction: Direction, means: QueryMeans) -> pd.DataFrame:
     n_queries, n_layers, n_heads = means.relevant.shape
     relevant, against = means.relevant.reshape(n_queries, -1), means.against.reshape(n_queries, -1)

@@ -10,16 +10,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.executors.task import CellsFailed, Waiting
 from tl_crossenc.experiments.attention import Attention, run_attention
 from tl_crossenc.experiments.beyond import METHODS, Bench, check_methods, usual_methods
-from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, run_head_ablation
+from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, HeadAblation, run_head_ablation
+from tl_crossenc.experiments.head_folds import run_head_folds
 from tl_crossenc.experiments.layers import FIGURE_1A, Span, run_layer_sweep
 from tl_crossenc.experiments.match_distributions import match_groups, run_match_distributions
-from tl_crossenc.experiments.matching import QUANTITY, matching_heads
+from tl_crossenc.experiments.matching import QUANTITY, matching_heads, ranked_heads
 from tl_crossenc.experiments.matching_counts import matching_counts
 from tl_crossenc.experiments.qk_alignment import run_qk_alignment
 from tl_crossenc.experiments.sinks import measure_sinks
@@ -202,9 +201,30 @@ def run_paper(
             **ranking,
         )
 
+    def halves(advance: Progress) -> Any:
+        if chosen.heads:
+            raise Unavailable("the heads to ablate were named (--heads), so that no queries of this run chose them.")
+        whole = results["head_ablation"]
+        if not isinstance(whole, HeadAblation):
+            raise whole
+        return run_head_folds(
+            model,
+            pools,
+            store,
+            trained(),
+            whole,
+            relevant_grades=chosen.relevant_grades,
+            against=chosen.against,
+            quantity=chosen.quantity,
+            seed=chosen.seed,
+            progress=advance,
+            **ranking,
+        )
+
     attempt("figure1c", "Figure 1c", distributions)
     attempt("figure2", "Figure 2", alignment)
     attempt("head_ablation", "Head ablation", ablation)
+    attempt("head_ablation_folds", "Head ablation, halves", halves)
     bench = Bench(
         model=model,
         pools=tuple(pools),
@@ -225,12 +245,3 @@ def run_paper(
         if method.key in asked:
             attempt(method.key, method.title, lambda advance, run=method.run: run(bench, advance))
     return results
-
-
-def ranked_heads(figure1b: pd.DataFrame | Unavailable) -> tuple[LayerHead, ...]:
-    """Every head once, those that pass Figure 1b's test first, each by its largest difference; none where it is unavailable."""
-    if isinstance(figure1b, Unavailable):
-        return ()
-    order = figure1b.sort_values(["passes", "difference"], ascending=False, kind="stable")
-    pairs = zip(order["layer"].tolist(), order["head"].tolist(), strict=True)
-    return tuple(dict.fromkeys((int(layer), int(head)) for layer, head in pairs))

@@ -31,8 +31,11 @@ def two_folds(queries: Sequence[Query], seed: int) -> Folds:
 
 
 def of_queries(pools: Sequence[Pool], queries: Sequence[Query]) -> list[Pool]:
-    """The pools cut down to these queries; without those of which no query is left."""
-    wanted = [[query_id for collection, query_id in queries if collection == pool.collection] for pool in pools]
+    """The pools cut down to these queries; without queries that have no passages, and pools of which no query is left."""
+    own = [{query_id for collection, query_id in queries if collection == pool.collection} for pool in pools]
+    wanted = [
+        [query_id for query_id in pool.by_query() if query_id in ids] for pool, ids in zip(pools, own, strict=True)
+    ]
     return [pool.select(own) for pool, own in zip(pools, wanted, strict=True) if own]
 
 

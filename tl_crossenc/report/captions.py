@@ -13,6 +13,7 @@ from tl_crossenc.report.captions_matching import ALPHA_TEXT, figure1b, figure1b_
 from tl_crossenc.report.figures.ablation import SPAN_LABELS
 from tl_crossenc.report.figures.alignment import CEILING, FLOOR
 from tl_crossenc.report.figures.distributions import GROUP_NAMES, KIND_NAMES, ordered_groups
+from tl_crossenc.report.figures.style import signed
 from tl_crossenc.report.run_record import Run
 from tl_crossenc.report.table1_files import EXISTING_CELLS
 from tl_crossenc.report.tables import (
@@ -209,7 +210,31 @@ def _head_ablation(folder: Path, scalars: dict, run: Run) -> str:
             if len(random)
             else "No layer has enough other heads to draw from, so nothing is tested."
         )
+        + _halves(folder)
         + run.one_gain
+    )
+
+
+def _halves(folder: Path) -> str:
+    """What heads do to queries that did not rank them, or why that is not known."""
+    key = "head_ablation_folds"
+    reason = load_unavailable(folder).get(key)
+    if reason is not None:
+        return f" On queries that did not rank them: {reason}"
+    folds, scalars = load_table(folder, key, "folds"), load_scalars(folder, key)
+    first, second = scalars["fold_sizes"]
+    both = folds[folds["fold"].astype(str) == "both"]
+    largest = both[both["k"] == both["k"].max()]
+    changes = "; ".join(
+        f"{row['scope'].replace('<->', '↔')} {signed(row['difference'])}"
+        f"{interval_text(row['diff_low'], row['diff_high'], '+').replace('-', '−')}, p = {row['p_holm']:.3f}, against "
+        f"{signed(row['all_difference'])}"
+        for row in largest.to_dict("records")
+    )
+    return (
+        f" Blue: ranked anew on one half of the queries and removed on the other ({first} and {second}, drawn with seed "
+        f"{scalars['seed']}; triangles: each half). With k = {int(both['k'].max())}, against the same with heads that all queries "
+        f"rank: {changes} (paired t-test, Holm's correction over all {len(both)})."
     )
 
 

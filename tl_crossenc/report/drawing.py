@@ -140,8 +140,12 @@ def _head_ablation(folder: Path) -> Draw:
         raise ValueError(
             f"expected in {folder} a head ablation of this version, got an earlier one's: run `tl-crossenc reproduce` again"
         )
+    key = "head_ablation_folds"
+    folds = None if key in load_unavailable(folder) else load_table(folder, key, "folds")
     n_drawn, cutoff = len(load_scalars(folder, "head_ablation").get("drawn_queries", ())), _cutoff(folder)
-    return lambda narrow: figures.head_ablation(curve, draws, n_drawn=n_drawn or None, cutoff=cutoff, narrow=narrow)
+    return lambda narrow: figures.head_ablation(
+        curve, draws, folds, n_drawn=n_drawn or None, cutoff=cutoff, narrow=narrow
+    )
 
 
 def _interval(scalars: dict) -> tuple[float, float, float]:

@@ -95,6 +95,12 @@ ARTEFACTS: dict[str, Artefact] = {
             ),
         ),
         Artefact(
+            "head_ablation_folds",
+            "Do the matching heads matter to queries that did not choose them?",
+            tables(folds="head_ablation_folds.csv", per_query="head_ablation_folds_per_query.csv"),
+            drawn=False,
+        ),
+        Artefact(
             "attention",
             "Attention by direction and grade",
             tables(by_direction="attention_by_direction.parquet"),

@@ -70,7 +70,7 @@ def save_tables(folder: Path, key: str, result: Any) -> dict[str, Any]:
 
 
 def save_method(folder: Path, key: str, result: Any) -> dict[str, Any]:
-    """The tables of a method beyond the paper, attributes of its result by their names, and its `scalars`.
+    """The tables of a method beyond the paper or of a `HeadFolds`, attributes of its result by their names, and its `scalars`.
 
     An index that has names is written.
     """
@@ -93,6 +93,7 @@ SAVERS: dict[str, Callable[[Path, str, Any], dict[str, Any]]] = {
     "spectrum": save_tables,
     "decomposition": save_tables,
     "head_ablation": save_ablation,
+    "head_ablation_folds": save_method,
     "attention": save_tables,
 }
 
@@ -106,8 +107,9 @@ def save_all(
         folder: of the results.
         results: by key: "figure1a" a `LayerSweep`, "figure1b" the frame of `matching_heads`, "figure1b_control" that of the
             untrained twin, "figure1b_counts" the frame of `matching_counts`, "figure1c" a `MatchDistributions`, "sinks" a
-            `Sinks`, "figure2" a `QKAlignment`, "head_ablation" a `HeadAblation`, "attention" an `Attention`, "table1" ignored
-            unless it is `Unavailable`; or for any of them the `Unavailable` that was raised instead.
+            `Sinks`, "figure2" a `QKAlignment`, "head_ablation" a `HeadAblation`, "head_ablation_folds" a `HeadFolds`,
+            "attention" an `Attention`, "table1" ignored unless it is `Unavailable`; or for any of them the `Unavailable` that
+            was raised instead.
         about: more scalars for `<key>.json`, such as the grades compared in figure1b.
 
     Returns:

@@ -33,6 +33,11 @@ BESIDE = 1.09
 """Draws stand this factor to the right of their k, on the logarithmic axis."""
 _DOT: dict[str, Any] = {"color": MUTED, "marker": "o", "ms": 2.6, "mew": 0, "alpha": 0.55}
 _DIAMOND: dict[str, Any] = {"color": VERMILION, "marker": "D", "ms": 4.0, "mfc": "white", "mew": 1.1}
+_SQUARE: dict[str, Any] = {"color": BLUE, "marker": "s", "ms": 3.4}
+_TRIANGLES: dict[str, dict[str, Any]] = {
+    fold: {"color": BLUE, "marker": marker, "ms": 3.6, "mfc": "white", "mew": 0.8, "ls": ""}
+    for fold, marker in (("0", "^"), ("1", "v"))
+}
 SPAN_LABELS = {
     "up_to": "removed in layers 0 to …",
     "from": "removed from layer … to the last",
@@ -86,6 +91,7 @@ def figure1a(
 def head_ablation(
     curve: pd.DataFrame,
     draws: pd.DataFrame,
+    folds: pd.DataFrame | None = None,
     *,
     n_drawn: int | None = None,
     cutoff: int = 10,
@@ -99,6 +105,7 @@ def head_ablation(
     Args:
         curve: `HeadAblation.curve`: scope, k, kind ("ranked", "random"), difference, diff_low, diff_high, p_random, p_family.
         draws: `HeadAblation.draws`: scope, k, kind, draw, heads, difference.
+        folds: `HeadFolds.folds`, heads ranked on the other half of the queries: squares with their intervals, triangles a half.
         n_drawn: queries of the draws, where they are not all.
         cutoff: the k of nDCG@k.
         narrow: one column instead of two.
@@ -118,6 +125,8 @@ def head_ablation(
             if np.isfinite(row.p_random):
                 said += f", p {row.p_random:.3f} among the random draws, {row.p_family:.3f} over all k and scopes"
             _target(axis, float(row.k), row.difference, said)
+        if folds is not None:
+            _halves(axis, folds[folds["scope"] == scope])
         axis.set_title({"QUERY<->DOC": "QUERY↔DOC only"}.get(scope, scope))
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(FixedLocator(counts))
@@ -136,8 +145,10 @@ def head_ablation(
             f"highest-ranked, the {n_drawn} queries of the draws": {**_DIAMOND, "ls": ""},
             **names,
         }
+    if folds is not None:
+        names |= {"ranked on the other half of the queries": {**_SQUARE, "lw": 1.0}, "a half alone": _TRIANGLES["0"]}
     handles = [Line2D([], [], **style) for style in names.values()]
-    legend_row(figure, handles, list(names), columns=1 if narrow else 2 if n_drawn else 3)
+    legend_row(figure, handles, list(names), columns=1 if narrow else 2 if len(names) > 3 else 3)
     for axis in left_column(axes):
         axis.set_ylabel(f"change in nDCG@{cutoff}")
     return figure
@@ -158,6 +169,19 @@ def _draws(axis: Axes, draws: pd.DataFrame, rows: pd.DataFrame, n_drawn: int | N
                 f"{row.k} highest-ranked heads on the {n_drawn} queries of the draws: {signed(row.difference)}, "
                 f"p {tested['p_random']:.3f} among the draws, {tested['p_family']:.3f} over all k and scopes",
             )
+
+
+def _halves(axis: Axes, folds: pd.DataFrame) -> None:
+    """The change with heads that the other half of the queries ranked, to the left of their k."""
+    for row in folds.sort_values("k").itertuples():
+        x, fold = row.k / BESIDE, str(row.fold)
+        whole = fold == "both"
+        if whole and np.isfinite(row.diff_low):
+            axis.plot([x, x], [row.diff_low, row.diff_high], color=BLUE, lw=1.0, zorder=3)
+        (mark,) = axis.plot([x], [row.difference], **({**_SQUARE, "ls": ""} if whole else _TRIANGLES[fold]), zorder=4)
+        said = f"{row.k} heads ranked on the other half of the queries: {_change(row)}"
+        said += holm_text(row.p_holm) if whole else f", on {row.n_queries} queries, heads {row.heads}"
+        hover(mark, f"{said}; {signed(row.all_difference)} with the heads that all queries rank")
 
 
 def _line(axis: Axes, rows: pd.DataFrame, x: str, colour: str, names: list[str], unablated: float) -> None:
