@@ -236,4 +236,4 @@ def _record(found: Reproduction, model: HookedCrossEncoder, executor: Executor) 
     table1 = [*TABLE1_FILES, *([] if found.table1.existing_cells is None else [EXISTING_CELLS])]
     listed = [*table1, *([] if found.settings.only_table1 else shown_files(found.unavailable))]
     columns = found.table1.per_query.columns
-    return run_record(model, found.pools, found.cut, columns, listed, found.about, executor.device(model))
+    return run_record(model, found.pools, found.cut, columns, listed, found.about, executor.device_of(model))

@@ -56,7 +56,7 @@ class Executor(AbstractContextManager["Executor"]):
         """Padded tokens a batch, where the model will run."""
         return model.token_budget(asked)
 
-    def device(self, model: HookedCrossEncoder) -> str:
+    def device_of(self, model: HookedCrossEncoder) -> str:
         """Where the model will run, as torch names it."""
         return str(model.device)
 

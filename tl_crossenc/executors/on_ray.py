@@ -101,7 +101,7 @@ class OnRay(Executor):
         """See `Executor`; as an actor says, where nothing is asked for."""
         return model.token_budget(asked) if asked is not None else self._about(model).token_budget
 
-    def device(self, model: HookedCrossEncoder) -> str:
+    def device_of(self, model: HookedCrossEncoder) -> str:
         """See `Executor`; the kind alone, where it is not this process's."""
         kind = self._about(model).identity["device"]
         return str(model.device) if kind == model.device.type else kind
