@@ -230,6 +230,45 @@ def head_rankers(rng, n_layers, n_heads):
     )
 
 
+def probes(rng, n_layers):
+    sets = ("CLS", "QUERY", "SEP", "DOC", "MATCHED")
+    rows = [
+        (s, name, layer) for s in ("model", "shuffled", "untrained") for name in sets for layer in range(n_layers + 1)
+    ]
+    rows += [("lens", "CLS", layer) for layer in range(n_layers + 1)]
+    relevance = pd.DataFrame(rows, columns=["source", "set", "layer"])
+    for measure in ("ndcg", "mrr"):
+        values = rng.uniform(0.5, 0.8, len(rows))
+        relevance = relevance.assign(
+            **{measure: values, f"{measure}_low": values - 0.07, f"{measure}_high": values + 0.07}
+        )
+        relevance[f"random_{measure}"] = np.where(relevance["set"] == "MATCHED", 0.53, 0.47)
+    named = ("bm25", "tf_idf", "covered", "covered_ratio", "query_words", "passage_words", "exact_matches")
+    axes = {"source": ("model", "untrained"), "set": sets, "layer": range(n_layers + 1), "feature": named}
+    features = frame(rng, axes, "r2", "within", low=-0.2)
+    features.loc[features["feature"] == "query_words", ["r2", "within"]] = np.nan
+    return SimpleNamespace(
+        relevance=relevance.assign(n_queries=7, n_pairs=30, left_out=np.where(relevance["set"] == "MATCHED", 5, 0)),
+        per_query=frame(rng, {"source": ("model",), "set": sets, "layer": (0,)}, "ndcg", "mrr"),
+        features=features.assign(low=features["r2"] - 0.1, high=features["r2"] + 0.1, n_pairs=30),
+        scalars={
+            "probe": "ridge",
+            "pooling": "mean",
+            "n_folds": 5,
+            "n_shuffles": 3,
+            "seed": 17,
+            "cutoff": 10,
+            "queries": 7,
+            "of_queries": 11,
+            "pairs": 30,
+            "relevant_grades": {"tiny-2": [2, 3]},
+            "left_out": {"CLS": 0, "MATCHED": 5},
+            "constant_features": ["query_words"],
+            "bm25": {"tiny-2": {"k1": 0.9, "b": 0.4, "passages": 1234, "mean_words": 41.3}},
+        },
+    )
+
+
 def results(n_layers=3, n_heads=5, seed=0):
     """Results of every kind by key."""
     rng = np.random.default_rng(seed)
@@ -252,6 +291,7 @@ def results(n_layers=3, n_heads=5, seed=0):
         "attention": SimpleNamespace(by_direction=frame(rng, by_direction, "mean", "variance")),
         "head_ablation_folds": head_ablation_folds(rng),
         "head_rankers": head_rankers(rng, n_layers, n_heads),
+        "probes": probes(rng, n_layers),
     }
 
 

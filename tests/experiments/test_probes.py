@@ -248,16 +248,18 @@ def test_two_collections_keep_their_queries_apart(tiny, words, tmp_path):
 
 
 def test_a_large_pool_is_a_sample_of_whole_queries(tiny, words, tmp_path):
-    given = {"sets": ("CLS",), "n_folds": 3, "n_shuffles": 0, "control": False, "max_pairs": 20}
-    one, other = (run_probes(tiny, [words], Store(tmp_path), seed=seed, **given) for seed in (0, 1))
-    for found in (one, other):
+    given = {"sets": ("CLS",), "n_folds": 2, "n_shuffles": 0, "control": False}
+    drawn = [run_probes(tiny, [words], Store(tmp_path), seed=seed, max_pairs=23, **given) for seed in (0, 1)]
+    sizes = {query: len(own) for query, own in words.ranked.by_query().items()}
+    for found in drawn:
         assert found.scalars["of_queries"] == 7
-        assert 3 <= found.scalars["queries"] < 7
-        assert found.scalars["pairs"] <= 20
+        assert 4 <= found.scalars["queries"] < 7
+        assert found.scalars["pairs"] <= 23 < found.scalars["pairs"] + max(sizes.values())
         counts = found.per_query[found.per_query["layer"] == 0].groupby("query_id")["n_passages"].first()
-        sizes = {query: len(own) for query, own in words.ranked.by_query().items()}
         assert counts.to_dict() == {query: sizes[query] for query in counts.index}
-    assert set(one.per_query["query_id"]) != set(other.per_query["query_id"])
+    assert set(drawn[0].per_query["query_id"]) != set(drawn[1].per_query["query_id"])
+    few = run_probes(tiny, [words], Store(tmp_path), max_pairs=1, **given)
+    assert few.scalars["queries"] == 4  # two a fold
 
 
 # Shuffled labels, measured where there is something to find.
@@ -300,8 +302,12 @@ def test_shuffled_labels_give_the_random_ranking_on_average(pool):
         ({"pooling": "sum"}, "a pooling among mean, max and 0 or more shuffles, got 'ridge', 'sum', 3"),
         ({"n_shuffles": -1}, "0 or more shuffles, got 'ridge', 'mean', -1"),
         ({"sets": ("TITLE",)}, "expected sets among CLS, QUERY"),
-        ({"n_folds": 8}, "expected at least 8 queries for 8 folds, got 7: take fewer folds or more queries"),
-        ({"max_pairs": 2}, "expected max_pairs of a query's passages at least, got 2"),
+        (
+            {"n_folds": 8},
+            "not fitted on: expected at least 8 queries for 8 folds, got 7: take fewer folds or more queries",
+        ),
+        ({"n_folds": 1}, "not fitted on: expected at least 2 folds"),
+        ({"max_pairs": 0}, "expected max_pairs of at least 1, got 0"),
         ({"relevant_grades": (1,)}, r"need relevant passages \(grade 1\) and others, but 0 of 32 are relevant"),
         ({"relevant_grades": (0, 1, 2, 3)}, "but 32 of 32 are relevant: choose other grades"),
     ],
@@ -310,7 +316,7 @@ def test_what_cannot_be_probed_is_said_before_anything_is_run(tiny, words, tmp_p
     forbid_model_work(monkeypatch)
     with pytest.raises(ValueError, match=message) as raised:
         run_probes(tiny, [words], Store(tmp_path), **changes)
-    assert isinstance(raised.value, Unavailable) == ("relevant" in message)
+    assert isinstance(raised.value, Unavailable) == ("relevant" in message or "not fitted on" in message)
 
 
 def test_pools_that_cannot_be_probed_are_said(tiny, words, tmp_path):

@@ -122,6 +122,14 @@ def _bottleneck(bench: Bench, advance: Progress) -> Any:
     return run_bottleneck(**bench.place, **chosen, seed=bench.seed, progress=advance)
 
 
+def _probes(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.probes import MOST_PAIRS, SAMPLED_PAIRS, run_probes
+
+    pairs = SAMPLED_PAIRS if bench.sampled else MOST_PAIRS
+    chosen: dict[str, Any] = {"relevant_grades": bench.relevant_grades, "max_pairs": pairs, "seed": bench.seed}
+    return run_probes(**bench.ranking, **chosen, progress=advance)
+
+
 METHODS: tuple[Method, ...] = (
     Method("bottleneck", "Bottlenecks", _bottleneck, usual=True),
     Method("part_gradients", "Integrated gradients by part", _part_gradients, usual=True),
@@ -129,6 +137,7 @@ METHODS: tuple[Method, ...] = (
     Method("adapter_updates", "Adapter updates", _adapter_updates),
     Method("head_rankers", "Heads as rankers", _head_rankers, usual=True),
     Method("circuits", "Circuits", _circuits),
+    Method("probes", "Probes", _probes, usual=True),
 )
 """In the order in which they run."""
 

@@ -47,8 +47,7 @@ class ProbeWork:
         grades: collection -> the grades of relevant passages.
 
     Raises:
-        Unavailable: no relevant passage, or no other.
-        ValueError: too few queries for the folds.
+        Unavailable: no relevant passage, or no other; too few queries for the folds.
     """
 
     def __init__(
@@ -77,7 +76,10 @@ class ProbeWork:
                 f"probes of relevance need relevant passages (grade {wanted}) and others, but {int(self.relevant.sum())} of "
                 f"{len(self.relevant)} are relevant: choose other grades."
             )
-        self._folds = query_folds(self.queries, n_folds, seed)
+        try:
+            self._folds = query_folds(self.queries, n_folds, seed)
+        except ValueError as reason:
+            raise Unavailable(f"probes are asked about queries that they were not fitted on: {reason}") from reason
         self._rankings = Rankings(tuple(pools), self.relevant, cutoff, gain)
 
     def can_fit(self, rows: np.ndarray) -> bool:
@@ -194,28 +196,27 @@ def token_reader(cells: Sequence[StateCells], name: str, kept: np.ndarray) -> Re
     return read
 
 
-def sample_queries(pools: Sequence[Pool], max_pairs: int, seed: int) -> tuple[list[Pool], int]:
-    """The pools' graded pairs, of as many whole queries as fit, drawn with the seed; and how many queries there are.
+def sample_queries(pools: Sequence[Pool], max_pairs: int, least: int, seed: int) -> tuple[list[Pool], int]:
+    """The pools' graded pairs, of whole queries: drawn with the seed until the next has no room, but no fewer than `least`.
+
+    Returns:
+        The pools of the sample, and how many queries there are in all.
 
     Raises:
-        ValueError: no pool, two of one name, pools of two kinds, no pair to rank, or a number that no query fits.
+        ValueError: no pool, two of one name, pools of two kinds, no pair to rank, or no room for a pair.
     """
     if not pools:
         raise ValueError("expected at least one pool, got none")
+    if max_pairs < 1:
+        raise ValueError(f"expected max_pairs of at least 1, got {max_pairs}")
     one_ideal(pools)
     require_distinct([pool.collection for pool in pools])
     ranked = [pool.ranked for pool in pools if len(pool.ranked)]
     every = [((pool.collection, query_id), len(own)) for pool in ranked for query_id, own in pool.by_query().items()]
     if not every:
         raise ValueError(f"expected passages to rank, got {len(pools)} pools without: check the qrels")
-    if sum(n for _, n in every) <= max_pairs:
+    order = np.random.default_rng([seed, len(every)]).permutation(len(every))
+    fit = int((np.cumsum([every[place][1] for place in order]) <= max_pairs).sum())
+    if fit == len(every):
         return ranked, len(every)
-    taken, left = [], max_pairs
-    for place in np.random.default_rng([seed, len(every)]).permutation(len(every)):
-        query, n = every[place]
-        if n <= left:
-            taken.append(query)
-            left -= n
-    if not taken:
-        raise ValueError(f"expected max_pairs of a query's passages at least, got {max_pairs}")
-    return of_queries(ranked, taken), len(every)
+    return of_queries(ranked, [every[place][0] for place in order[: max(fit, least)]]), len(every)

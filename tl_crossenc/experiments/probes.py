@@ -60,6 +60,8 @@ logger = logging.getLogger(__name__)
 SHUFFLES = 3
 MOST_PAIRS = 2000
 """Pairs that are probed: whole queries, drawn with the seed, as many as fit."""
+SAMPLED_PAIRS = 400
+"""The same where a run is to take minutes."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def run_probes(
         cutoff, gain: of nDCG@k and MRR@k.
         n_shuffles: draws of shuffled labels; 0 leaves that control.
         control: probe the untrained twin, too: its states are computed once more.
-        max_pairs: most pairs; whole queries are drawn.
+        max_pairs: most pairs: whole queries are drawn, but at least twice as many as folds.
         settings: how "tokens" is trained; the paper's by default.
         seed: of folds, shuffles, the sample, the twin, and of what "tokens" draws.
         token_budget: padded tokens a batch.
@@ -128,8 +130,8 @@ def run_probes(
         progress: of the states, of the model and then of the twin; then of the fits.
 
     Raises:
-        Unavailable: the pools have no relevant passage, or no other.
-        ValueError: an unknown probe, pooling or set; too few queries for the folds; no pool, two of one name, pools of two kinds;
+        Unavailable: the pools have no relevant passage, or no other; too few queries for the folds.
+        ValueError: an unknown probe, pooling or set; no room for a pair; no pool, two of one name, pools of two kinds;
             an active ablation, or a model that no key can name (see `identity`).
     """
     chosen = check_sets(sets)
@@ -138,7 +140,7 @@ def run_probes(
             f"expected a probe among {', '.join(PROBES)}, a pooling among {', '.join(POOLINGS)} and 0 or more shuffles, got "
             f"{probe!r}, {pooling!r}, {n_shuffles}"
         )
-    sampled, of_queries = sample_queries(pools, max_pairs, seed)
+    sampled, of_queries = sample_queries(pools, max_pairs, 2 * n_folds, seed)
     wholes = {pool.collection: pool for pool in pools}
     features = {pool.collection: retrieval_features(wholes[pool.collection]) for pool in sampled}
     targets = np.concatenate(

@@ -73,5 +73,18 @@ BEYOND: tuple[Artefact, ...] = (
         ),
         beyond=True,
     ),
+    Artefact(
+        "probes",
+        "Probes: from which layer on relevance can be read",
+        tables(relevance="probes.csv", per_query="probes_per_query.csv"),
+        beyond=True,
+    ),
+    Artefact(
+        "probe_features",
+        "Probes: what of classical retrieval can be read",
+        tables(features="probes_features.csv"),
+        source="probes",
+        beyond=True,
+    ),
 )
 """In the order in which a report shows them, after the paper's; each `beyond=True`, its key that of its method or its `source`."""

@@ -20,10 +20,19 @@ from tl_crossenc.report.beyond import (
     head_rankers,
     neuron_pruning,
     part_gradients,
+    probes,
 )
 from tl_crossenc.report.run_record import Run
 
-MODULES: tuple[ModuleType, ...] = (bottleneck, part_gradients, neuron_pruning, adapter_updates, circuits, head_rankers)
+MODULES: tuple[ModuleType, ...] = (
+    bottleneck,
+    part_gradients,
+    neuron_pruning,
+    adapter_updates,
+    circuits,
+    head_rankers,
+    probes,
+)
 
 DRAWERS: dict[str, Callable[[Path], Callable[[bool], Figure]]] = {
     key: draw for module in MODULES for key, draw in module.DRAWERS.items()
