@@ -141,6 +141,19 @@ def test_shards_compute_everything_once_whatever_is_stored(tmp_path, monkeypatch
     assert IN_PROCESS.run(MODEL, tasks, store) == []
 
 
+def test_a_cell_that_two_experiments_ask_for_is_one_shards(tmp_path):
+    """Each shard in a folder of its own: as many cells as there are, though both experiments have cells 4 to 11."""
+    shards = [Shard(i, 3) for i in (1, 2, 3)]
+    for shard in shards:
+        store = Store(tmp_path / str(shard.number))
+        for tasks in (tasks_of([5, 7]), [Counted(tuple(map(key, range(4, 20))))]):
+            with pytest.raises(Waiting):
+                shard.run(MODEL, tasks, store)
+    found = [k.fields["n"] for i in (1, 2, 3) for k in Store(tmp_path / str(i)).keys("counted")]
+    assert sorted(found) == list(range(20))
+    assert sum(shard.computed for shard in shards) == 20
+
+
 def test_progress_is_of_the_shards_own_part(tmp_path):
     steps = []
     with pytest.raises(Waiting):

@@ -5,6 +5,8 @@ the others: the longest task goes to the part with the least to do. Where that l
 tasks are fewer than parts, tasks are split. Which part the longest one goes to depends on what it is, so that small runs, of one
 task each, do not all go to the first part.
 
+A cell that two experiments ask for is whose it was in the first of them.
+
 What needs other parts' cells is not computed: it is `Waiting`, and a second round, with all cells at hand, computes it.
 """
 
@@ -88,10 +90,10 @@ class Shard(InProcess):
 
     def _own(self, tasks: Sequence[OneTask]) -> list[OneTask]:
         parts = parts_of(tasks, self.of)
-        self._others |= dict.fromkeys(
-            key for i, part in enumerate(parts, 1) if i != self.number for task in part for key in task.keys
-        )
-        return parts[self.number - 1]
+        own = parts.pop(self.number - 1)
+        mine = {key for task in own for key in task.keys} - self._others.keys()
+        self._others |= dict.fromkeys(key for part in parts for task in part for key in task.keys)
+        return [left for task in own if (left := task.only(mine)) is not None]
 
     def _compute(
         self, model: HookedCrossEncoder, todo: Sequence[Task], store: Store, advance: Advance
