@@ -24,6 +24,7 @@ SCRIPTS = {
     "layer_sweep": ["--span", "only", "--directions", "DOC->QUERY", "CLS->ALL"],
     "matching_heads": [],
     "neuron_pruning": ["--counts", "3", "--draws", "2", "--kinds", "zero", "--queries", "2", "--passages", "1"],
+    "probes": ["--folds", "3", "--sets", "CLS", "DOC", "--shuffles", "1"],
     "qk_alignment": [],
     "sinks": [],
     "table1": [],
