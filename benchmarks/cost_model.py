@@ -53,10 +53,17 @@ FITTED = tuple(
     Point(d, n, max(tokens // n, 1)) for d, tokens in ((128, 1024), (384, 1024), (768, 512)) for n in (32, 128, 512)
 )
 FITTED += (Point(384, 64, 2), Point(128, 64, 2))
-HELD_OUT = (Point(256, 96, 8), Point(512, 64, 12), Point(512, 256, 3), Point(640, 384, 2), Point(768, 192, 4))
+HELD_OUT = (
+    Point(256, 96, 8),
+    Point(512, 64, 12),
+    Point(512, 256, 3),
+    Point(640, 384, 2),
+    Point(768, 192, 4),
+    Point(1024, 96, 4),
+)
 
 
-def terms(d: int, d_mlp: int, tokens: int, squares: int) -> tuple[float, ...]:
+def terms(d: int, d_mlp: int, tokens: float, squares: float) -> tuple[float, ...]:
     """Multiply-adds of weights and of attention, elements, calls; `squares` are those of the lengths, added up."""
     return tokens * (4 * d * d + 2 * d * d_mlp), squares * 2 * d, tokens * d, 1.0
 
@@ -94,7 +101,7 @@ def measure(given: Any, device: str) -> None:
     ]
     units = ("weights, ps a multiply-add", "attention, ps a multiply-add", "elements, ns", "call, µs")
     print_table(f"Constants of a layer on {device}", ("family", *units), named)
-    header = ("family", "d", "tokens a pair", "pairs", "", "µs a token", "ms", "the constants say", "off by")
+    header = ("layer of", "d", "tokens a pair", "pairs", "point", "µs a token", "ms", "the constants say", "off by")
     print_table("Points, a layer each", header, rows)
     if "bert" in constants:
         whole(constants["bert"], given, device)

@@ -1,6 +1,6 @@
 """GPU hours and bytes of `reproduce` with 24-layer models on four TREC years, from counts and constants; nothing is measured here.
 
-    python benchmarks/hours.py [--utilisation 0.5] [--peak-tflops 989] [--write-ms 1.7] [--cell-ms 0.7]
+    python benchmarks/hours.py [--utilisation 0.5] [--peak-tflops 989] [--write-ms 1.7] [--cell-ms 0.9]
     python benchmarks/hours.py --collection FOLDER --run FOLDER/bm25.run      # how long a collection's pairs are
 
 A layer of a pair of n tokens takes n (4 d² + 2 d d_mlp) + 2 n² d multiply-adds, 2 FLOPs each; over many pairs the means of n and n²
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from common import encoded, parse, parser, print_machine, print_table
+from cost_model import terms
 
 from tl_crossenc.experiments.head_ablation import LEAST_DRAWS, SCOPES, heads_condition, random_ranking
 from tl_crossenc.experiments.layers import FIGURE_1A, sweep_conditions
@@ -37,6 +38,8 @@ DEPTHS = (100, 1000)
 DEVICES = (1, 8, 64)
 MEAN, MEAN_OF_SQUARES = 95.9, 10_457
 """Tokens of a pair, and their squares: BM25's first 100 of 2019 and 2020, whose passages are at hand; in BERT's vocabulary."""
+CONSTANTS = (13.86, 15.76, 8.77)
+"""Of bert on one core of the machine of docs/SCALING.md: picoseconds a multiply-add of weights and of attention, ns an element."""
 DRAW_QUERIES = 12
 GROUP_BYTES, PAIR_BYTES = 42 * 45 * LAYERS * HEADS, 5_700
 """Of the cells of the demo's own `reproduce`: 42 rows of 45 bytes a head for each query and grade in a cell of attention, and of
@@ -134,7 +137,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--looking", type=float, default=2.0, help="times of a layer whose patterns are looked at")
     options.add_argument("--write-ms", type=float, default=1.7, help="milliseconds of the driver a cell written")
-    options.add_argument("--cell-ms", type=float, default=0.7, help="and for all else that it does with a cell")
+    options.add_argument("--cell-ms", type=float, default=0.9, help="and for all else that it does with a cell")
+    options.add_argument(
+        "--constants",
+        type=float,
+        nargs=3,
+        default=CONSTANTS,
+        help="of a layer on a CPU core, as `scaling.py --cost-model` prints them",
+    )
     options.add_argument("--cell-kb", type=float, default=4.8, help="kilobytes of a cell of scores")
     given = parse(options, argv)
     print_machine()
@@ -143,6 +153,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     every, rate = experiments(given.looking), given.utilisation * given.peak_tflops * 1e12
     widest = all_directions()
+    weights, attention, elements, _ = terms(D, D_MLP, MEAN, MEAN_OF_SQUARES)
+    each = (1e-12, 1e-12, 1e-9)
+    a_layer = sum(c * e * n for c, e, n in zip(given.constants, each, (weights, attention, elements), strict=True))
     rows = [
         (name, work.cells, work.layers, f"{flops(work.layers * work.times, 1) / 1e12:.3f}")
         for name, work in (*every.items(), ("(Figure 1a, all 36 directions)", widest))
@@ -159,9 +172,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             took = [hours(total, cells, n, rate, given.write_ms / 1e3, given.cell_ms / 1e3) for n in DEVICES]
             wall = (f"{60 * whole:.1f} ({alone / whole:.0%})" for whole, alone in took)
             bytes_ = sum(kept(asked, years[year], depth, 1e3 * given.cell_kb).values())
+            core = total / flops(1, 1) * a_layer / 3600
             counted = f"{total / 1e15:,.0f}", f"{cells:,}", f"{bytes_ / 1e9:.1f}"
-            rows.append((f"{what}, {year}, {depth}", *counted, f"{total / rate / 3600:.2f}", *wall))
-    header = ("", "PFLOP", "cells", "GB at most", "GPU hours", *(f"minutes on {n} (not divided)" for n in DEVICES))
+            rows.append((f"{what}, {year}, {depth}", *counted, f"{core:,.0f}", f"{total / rate / 3600:.2f}", *wall))
+    header = (
+        "",
+        "PFLOP",
+        "cells",
+        "GB at most",
+        "core hours",
+        "GPU hours",
+        *(f"minutes on {n} (not divided)" for n in DEVICES),
+    )
     print_table(f"Hours at {given.utilisation:g} of {given.peak_tflops:g} TFLOP/s a device; not measured", header, rows)
     rows = [
         (name, f"{count / 1e6:.0f} M", f"{2 * count / 1e9:.2f} GB", f"{4 * count / 1e9:.2f} GB")

@@ -34,6 +34,7 @@ from scaling import peak_memory
 from tl_crossenc.executors.executor import InProcess
 from tl_crossenc.executors.task import Advance, Failure
 from tl_crossenc.experiments.layers import sweep_conditions
+from tl_crossenc.experiments.ranking import evaluate_pool
 from tl_crossenc.experiments.scoring import SHARD, SHARES, score_pool
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.directions import direction_grid
@@ -185,14 +186,18 @@ def job(cells: int, store_of: Callable[[], Watched], runs: Sequence[str]) -> Ite
         start, began = time.process_time(), time.perf_counter()
         store, executor = store_of(), Simulated()
         scores = score_pool(model, pool, conditions, store, token_budget=8192, executor=executor)
-        whole = time.process_time() - start
+        whole, wall = time.process_time() - start, time.perf_counter() - began
         spent = store.seconds
+        start = time.process_time()
+        evaluate_pool(model, pool, {"none": scores.values[0]}, cutoff=10, gain="linear")
+        ranking = time.process_time() - start
         yield {
             "cells": shards * n_conditions,
             **spent,
             "driver": whole - executor.drawing - sum(spent.values()),
             "whole": whole,
-            "wall": time.perf_counter() - began,
+            "ranking": ranking / shards,
+            "wall": wall,
             "mebibytes": peak_memory() - before,
             "of scores": scores.values.nbytes / 2**20,
             **(_of_writes(store) if store.writes else {}),
@@ -277,7 +282,7 @@ HEADERS = {
         "cells", "run", "s", "wall s", "ms a write", "of the processor", "missing s", "read s", "the rest s", "open s", "MiB",
         "of scores",
     ),
-    "driver": ("cells", "s", "MiB", "of scores"),
+    "driver": ("cells", "s", "ms a cell to rank", "MiB", "of scores"),
     "full": ("cells", "open s", "open MiB", "asked", "ms missing", "ms read", "ms a write", "of the processor"),
 }  # fmt: skip
 TITLES = {
@@ -292,7 +297,8 @@ def rows_of(part: str, found: Mapping[str, Any]) -> list[tuple[object, ...]]:
     if part == "whole":
         return [_row_of(name, found[name]) for name in ("first", "second")]
     if part == "driver":
-        return [(f"{found['cells']:,}", f"{found['whole']:.1f}", *(f"{found[what]:.0f}" for what in SIZES))]
+        ranking = f"{1e3 * found['ranking']:.2f}"
+        return [(f"{found['cells']:,}", f"{found['whole']:.1f}", ranking, *(f"{found[what]:.0f}" for what in SIZES))]
     opened = f"{found['open']:.2f}", f"{found['open MiB']:.0f}"
     milliseconds = (f"{1e3 * found[what]:.2f}" for what in ("missing", "read", "a write", "of a write"))
     return [(f"{found['cells']:,}", *opened, f"{found['asked']:,}", *milliseconds)]
