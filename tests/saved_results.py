@@ -269,6 +269,35 @@ def probes(rng, n_layers):
     )
 
 
+def bottleneck(n_layers):
+    rng = np.random.default_rng(17)
+    layers = {"layer": range(n_layers)}
+
+    def bounded(rows, *names):
+        for name in names:
+            rows[f"{name}_low"], rows[f"{name}_high"] = rows[name] * 0.8, rows[name] * 1.3
+        return rows.assign(n_queries=7, n_pairs=13)
+
+    by_layer = frame(rng, layers | {"part": SIDES}, "bits", "per_token", low=1, high=900)
+    by_layer["share"] = rng.uniform(0, 0.4, len(by_layer))
+    by_layer.loc[(by_layer["layer"] == n_layers - 1) & (by_layer["part"] == "CLS"), "share"] = 0.7
+    matches = frame(rng, layers | {"part": ("QUERY", "DOC"), "kind": KINDS}, "per_token", low=1, high=90)
+    positions = frame(rng, layers | {"decile": range(10)}, "per_token", low=1, high=90)
+    scores = frame(rng, layers, "score", "masked", "error")
+    return SimpleNamespace(
+        by_layer=bounded(by_layer, "bits", "per_token", "share"),
+        matches=bounded(matches, "per_token"),
+        positions=bounded(positions, "per_token"),
+        scores=bounded(scores, "score", "masked", "error"),
+        per_query=frame(rng, {"query_id": ("q0", "q1"), "layer": range(n_layers)}, "bits"),
+        pairs=frame(rng, {"query_id": ("q0", "q1"), "layer": range(n_layers)}, "score", "masked"),
+        scalars={
+            **{"objective": "keep", "beta": 10.0, "steps": 9, "sample_seed": 23, "queries": 7, "pairs": 13},
+            **{"sampled": True, "first_half": n_layers - 1},
+        },
+    )
+
+
 def results(n_layers=3, n_heads=5, seed=0):
     """Results of every kind by key."""
     rng = np.random.default_rng(seed)
@@ -292,6 +321,7 @@ def results(n_layers=3, n_heads=5, seed=0):
         "head_ablation_folds": head_ablation_folds(rng),
         "head_rankers": head_rankers(rng, n_layers, n_heads),
         "probes": probes(rng, n_layers),
+        "bottleneck": bottleneck(n_layers),
     }
 
 

@@ -292,7 +292,20 @@ def test_what_a_cell_depends_on_is_in_its_key(found, reranker, pool, store_folde
         again = run_bottleneck(reranker, [pool], Store(store_folder), fitting=FEW, layers=[0], **CHOICE)
     assert not np.allclose(again.pairs["score"], found.pairs.loc[found.pairs["layer"] == 0, "score"])
     fewer = run_bottleneck(reranker, [pool], Store(store_folder), fitting=FEW, noise_pairs=9, layers=[1], **CHOICE)
-    assert fewer.layers_run > 0
+    assert not np.allclose(fewer.pairs["masked"], found.pairs.loc[found.pairs["layer"] == 1, "masked"])
+
+
+def test_progress_is_one_count_of_both_kinds_of_work(reranker, pool, tmp_path):
+    told = []
+    chosen = {"layers": [1], "n_queries": 2, "per_query": 2, "seed": 0}
+    found = run_bottleneck(
+        reranker, [pool], Store(tmp_path), fitting=FEW, progress=lambda *now: told.append(now), **chosen
+    )
+    # both layers for each pair of both folds; both and the mask's three runs for each of the four pairs
+    total = 2 * len(pool) + 4 * (2 + 3)
+    assert {of for _, of in told} == {total}
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1][0] == found.layers_run == total
 
 
 def test_tasks_travel_and_are_split_by_layers(reranker, pool):
@@ -301,6 +314,7 @@ def test_tasks_travel_and_are_split_by_layers(reranker, pool):
     (task,) = bottleneck_tasks(about, sample, noise, [0, 1], FEW)
     parts = task.split(7)
     assert [part.layers for part in parts] == [(0,), (1,)]
+    assert [part.keys for part in parts] == [task.keys[:1], task.keys[1:]]
     assert sum(part.cost for part in parts) == task.cost
     assert task.only({task.keys[1]}).layers == (1,)
     assert task.only(set()) is None

@@ -14,6 +14,8 @@ from tl_crossenc.executors.executor import IN_PROCESS
 from tl_crossenc.experiments import (
     attention,
     attention_cells,
+    bottleneck,
+    bottleneck_cells,
     conductance_cells,
     head_ranker_cells,
     match_cells,
@@ -27,6 +29,7 @@ from tl_crossenc.experiments import (
     replacement_cells,
     scoring,
 )
+from tl_crossenc.instruments.bottleneck import Fitting
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model import identity
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
@@ -80,6 +83,12 @@ def some_conductance(model, store):
         neuron_pruning.run_neuron_pruning(model, [POOL], store, **grades)
 
 
+def some_bottlenecks(model, store):
+    bottleneck.run_bottleneck(
+        model, [POOL], store, fitting=Fitting(steps=2, copies=2), layers=[1], n_queries=1, per_query=2
+    )
+
+
 GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the numbers in all of its columns, each times cos(i)
     "scores": (some_scores, scoring, (1, 2), 4.479696840104977),
     "attention": (some_attention, attention_cells, (1, 1), -17.28662634110404),
@@ -93,6 +102,8 @@ GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the num
     "layer-tokens": (partial(some_states, None), probe_cells, (1, 1), 3.40261573556105),
     "part-gradients": (some_gradients, part_gradient_cells, (1, 1), -2.052268209144736),
     "neuron-conductance": (some_conductance, conductance_cells, (1, 1), 5.015773713503202),
+    "layer-statistics": (some_bottlenecks, bottleneck_cells, (1, 1), 16.290207985453225),
+    "bottlenecks": (some_bottlenecks, bottleneck_cells, (1, 1), 63.17498563833226),
     "replaced_scores": (some_replacement, replacement_cells, (1, 1), 4.298783559917925),
 }
 

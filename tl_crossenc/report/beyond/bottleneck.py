@@ -28,7 +28,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     kept = "kept" if scalars["objective"] == "keep" else "raised"
     half = scalars["first_half"]
     first, last = cls.index.min(), cls.index.max()
-    where = "after no layer" if half is None else f"after layer {half} first" if half < last else "only after the last"
+    where = "after no layer" if half is None else f"first after layer {half}" if half < last else "only after the last"
     return (
         f"Information bottlenecks of {run.where}: the bits of each token from which the score can be {kept}, masked after one "
         f"layer ({scalars['pairs']:,} passages of {queries_text(scalars['queries'])}, {drawn}; beta {scalars['beta']:g}, "
