@@ -21,6 +21,7 @@ SCRIPTS = {
     "bottleneck": ["--queries", "3", "--passages", "1", "--steps", "2"],
     "head_ablation": ["--counts", "1", "2", "--draws", "2"],
     "integrated_gradients": ["--queries", "2", "--passages", "1", "--nodes", "32"],
+    "head_rankers": ["--counts", "1", "2"],
     "layer_sweep": ["--span", "only", "--directions", "DOC->QUERY", "CLS->ALL"],
     "matching_heads": [],
     "neuron_pruning": ["--counts", "3", "--draws", "2", "--kinds", "zero", "--queries", "2", "--passages", "1"],

@@ -73,7 +73,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--span", choices=("up_to", "from", "only"), default="up_to", help="of layers in Figure 1a (default: up_to)"
     )
     parser.add_argument(
-        "--heads", help="to ablate, best first: 3.7,4.1 or @matching or @matching:8 (default: as Figure 1b ranks them)"
+        "--heads",
+        help="to ablate, best first: 3.7,4.1, or @matching or @rankers, @matching:8 (default: as Figure 1b ranks them)",
     )
     parser.add_argument(
         "--relevant-grades",

@@ -14,7 +14,7 @@ deviations of these, the ranked heads' T at one k and scope is compared with eac
     p_family = #{sets whose largest T >= T of the ranked heads here} / (1 + D)            the ranked heads' own set counted
 
 Draws cost most, so they may be scored on a random sample of queries; the ranked heads are then compared on the same sample. Heads
-are ranked and ablated on the same queries: of new queries this says nothing.
+are ranked and ablated on the same queries: of new queries this says nothing, but `head_folds` does.
 """
 
 from __future__ import annotations
