@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tl_crossenc.checkpoints.checkpoint import Checkpoint
 from tl_crossenc.checkpoints.embedded import open_model
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import weights_digest
@@ -57,14 +58,12 @@ class AdapterUpdates:
             raise ValueError(
                 f"expected a model opened from a LoRA adapter over a base, got {name!r}, which is whole: name the adapter's folder"
             )
-        fresh, base = (HookedCrossEncoder(model.cfg, model.tokenizer) for _ in range(2))
-        port_weights(fresh, checkpoint)
-        if weights_digest(fresh) != weights_digest(model):
+        if weights_digest(_ported(model, checkpoint)) != weights_digest(model):
             raise ValueError(
                 f"expected the weights of {name!r} as they are in its files, but some were edited, or the files are others now: "
                 "open it anew"
             )
-        port_weights(base, checkpoint.unadapted)
+        base = _ported(model, checkpoint.unadapted)
         self._base, self._full = {}, {}
         self.sizes: dict[Updated, float] = {}
         before = dict(_matrices(base))
@@ -97,6 +96,19 @@ class AdapterUpdates:
             finally:
                 for place, full in self._full.items():
                     matrices[place].copy_(full)
+
+
+def unadapted_model(model: HookedCrossEncoder) -> HookedCrossEncoder | None:
+    """The base of the adapter that a model was opened from, under the head that the adapter trained; None of a whole model."""
+    checkpoint = open_model(str(model.cfg.model_name)).unadapted
+    return None if checkpoint is None else _ported(model, checkpoint)
+
+
+def _ported(model: HookedCrossEncoder, checkpoint: Checkpoint) -> HookedCrossEncoder:
+    """A model of the same shape and tokenizer with a checkpoint's weights."""
+    ported = HookedCrossEncoder(model.cfg, model.tokenizer)
+    port_weights(ported, checkpoint)
+    return ported
 
 
 def _matrices(model: HookedCrossEncoder) -> Iterator[tuple[Updated, Tensor]]:
