@@ -11,6 +11,11 @@ from tl_crossenc.instruments.layer_statistics import LayerStatistics
 
 CASES = {  # post-LN, projected embeddings, relative positions, rotary and windows and pre-LN, CLS and mean, one label and two
     "bert": (2, "keep", "all"),
+    "xlm-roberta": (1, "keep", "all"),
+    "jina-v2": (1, "relevant", "part"),
+    "lightning-mono": (2, "keep", "all"),
+    "distilbert": (1, "relevant", "all"),
+    "ernie-without-tasks": (2, "relevant", "all"),
     "electra-projected": (1, "relevant", "all"),
     "deberta-v2": (1, "keep", "part"),
     "modernbert-cls": (2, "relevant", "all"),
