@@ -29,7 +29,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         f"Filled: different from random neurons, paired t-test over queries with Holm's correction over {len(contrasts)} tests, "
         "p ≤ .05."
     )
-    shared = "; ".join(f"{count} of {k}" for k, count in scalars["shared"].items())
+    shared = "; ".join(f"{scalars['shared'][k]} of {k}" for k in sorted(scalars["shared"], key=int))
     tested = marks if scalars["n_queries"] > 3 else NO_TEST
     return (
         f"{run.measure} of {run.where} ({queries_text(scalars['n_queries'])}{run.ranked}) with MLP neurons of all layers pruned, "

@@ -86,5 +86,5 @@ def _published(axis: Axes, baseline: str, part: str, last: int, colour: str) -> 
     if points is None or part == "STOPS":
         return
     given: dict[str, Any] = {"ls": "", "marker": "o", "ms": 3.2, "mfc": "white", "mec": colour, "mew": 0.9, "zorder": 4}
-    (dots,) = axis.plot(*points, gid="zhan", **given)
+    (dots,) = axis.plot(*points, **given)
     hover(dots, f"Zhan et al. 2020, BERT-base: {NAMES.get(part, part)}")
