@@ -9,6 +9,7 @@ from small_worlds import collection_folder, forbid_model_work, identities, tiny_
 
 from tl_crossenc.experiments.neuron_pruning import run_neuron_pruning
 from tl_crossenc.experiments.query_folds import two_folds
+from tl_crossenc.experiments.replacement import run_replacement
 from tl_crossenc.instruments.conductance import conductance
 from tl_crossenc.interventions.targets import neuron_targets
 from tl_crossenc.patching.replacement import replacing
@@ -71,22 +72,32 @@ def test_the_writing_neurons_are_chosen_and_pruning_them_is_a_model_without_mlps
         assert {query: value for (_, query), value in own.items()} == pytest.approx(without, abs=1e-12)
 
 
-def test_neurons_are_those_of_the_other_half_s_mean_over_queries(found, reranker, pool):
-    queries = [(pool.collection, query) for query in pool.ranked.by_query()]
-    folds = two_folds(queries, 3)
-    folds_said = found.per_query["fold"]
-    assert dict(folds_said.items()) == {q: str(i) for i, own in enumerate(folds) for q in own}
-    activity = []
-    for _, query_id in folds[1]:
-        rows = [pair for pair in pool.pairs if pair.query_id == query_id and pair.grade >= 2]
-        assert len(rows) <= 3  # so that none is left out
-        encoded = reranker.encode_pairs([pair.query for pair in rows], [pair.text for pair in rows])
-        activity.append(conductance(reranker, encoded, "both:pad", nodes=32).activity.mean(0))
-    order = np.argsort(-np.mean(activity, 0).reshape(-1), kind="stable")[:4]
-    expected = ndcgs(reranker, pool, [divmod(int(i), reranker.cfg.d_mlp) for i in order])
-    for query in folds[0]:
-        value = found.per_query.loc[query, "zero; k=4; activity"]
-        assert value == pytest.approx(expected[query[1]], abs=1e-12)
+def test_neurons_are_those_of_the_other_half_s_mean_over_queries(reranker, pool, folder, monkeypatch):
+    asked = []
+
+    def recorded(model, pools, store, wanted, **rest):
+        asked.append(([(own.collection, query) for own in pools for query in own.by_query()], wanted))
+        return run_replacement(model, pools, store, wanted, **rest)
+
+    monkeypatch.setattr("tl_crossenc.experiments.neuron_pruning.run_replacement", recorded)
+    given = {**SETTINGS, "counts": (23,), "draws": 2, "kinds": ("zero",)}
+    found = run_neuron_pruning(reranker, [pool], Store(folder), **given)
+    folds = two_folds([(pool.collection, query) for query in pool.ranked.by_query()], 3)
+    assert dict(found.per_query["fold"].items()) == {q: str(i) for i, own in enumerate(folds) for q in own}
+    expected = []
+    for fold in folds:
+        activity = []
+        for _, query_id in fold:
+            rows = [pair for pair in pool.pairs if pair.query_id == query_id and pair.grade >= 2]
+            assert len(rows) <= 3  # so that none is left out
+            encoded = reranker.encode_pairs([pair.query for pair in rows], [pair.text for pair in rows])
+            activity.append(conductance(reranker, encoded, "both:pad", nodes=32).activity.mean(0))
+        order = np.argsort(-np.mean(activity, 0).reshape(-1), kind="stable")[:23]
+        expected.append(neuron_targets(divmod(int(i), reranker.cfg.d_mlp) for i in order))
+    assert expected[0] != expected[1]
+    assert [queries for queries, _ in asked] == [list(fold) for fold in folds]
+    for (_, wanted), other in zip(asked, expected[::-1], strict=True):
+        assert wanted[1] == other  # after the neurons by conductance
 
 
 def test_random_neurons_are_the_first_of_seeded_draws_and_their_mean_is_compared(found, reranker, pool):

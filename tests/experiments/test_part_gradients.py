@@ -11,7 +11,7 @@ from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.instruments.integrated_gradients import integrated_gradients
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import load_collection
-from tl_crossenc.pools.pool import PoolSpec, build_pool
+from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec, build_pool
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.published import ZHAN_2020_GRADIENTS
 from tl_crossenc.store.cells import Store
@@ -57,6 +57,18 @@ def test_values_are_means_over_a_query_s_pairs_each_attributed_alone(found, rera
     rows = found.per_query.query("baseline == 'passage:pad' and query_id == @query").sort_values("layer")
     np.testing.assert_allclose(rows[list(PARTS)].to_numpy(), expected, rtol=0, atol=1e-11)
     assert (rows["n_pairs"] == len(pairs)).all()
+
+
+def test_full_stops_are_the_passage_s_alone(reranker, tmp_path):
+    pair = PoolPair("q", "do fleas . lay", "d", "the flea . egg .", 3)
+    pool = Pool("stops", PoolSpec(None, 0, 0), (pair,))
+    found = run_part_gradients(reranker, [pool], Store(tmp_path), baselines=["both"], nodes=32)
+    encoded = reranker.encode_pairs(pair.query, [pair.text])
+    values = integrated_gradients(reranker, encoded, "both", nodes=32).values
+    at = [i for i, token in enumerate(encoded.tokens) if reranker.tokenizer.convert_ids_to_tokens(int(token)) == "."]
+    assert len(at) == 3
+    np.testing.assert_allclose(found.per_query["STOPS"], values[:, at[1:]].sum(1), rtol=0, atol=1e-12)
+    assert np.abs(values[:2, at[0]]).min() > 1e-6
 
 
 def test_parts_add_up_to_the_same_difference_at_every_layer(found):
