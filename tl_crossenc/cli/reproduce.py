@@ -191,7 +191,7 @@ def run(arguments: argparse.Namespace) -> int:
     table1 = found.table1
     Console().print(table1_for_terminal(table1.comparison, table1.unablated, title, found.caption, found.published))
     for name, part in (("Table 1", found.table1), *found.results.items()):
-        if hasattr(part, "layers_run"):
+        if hasattr(part, "layers_alone"):  # others share no layers among conditions
             say(f"{name}: {part.layers_run:,} pair-layers run now ({part.layers_alone:,} without shared prefixes).")
     if not settings.only_table1:
         say(f"Relevant passages: {found.relevance}.")
