@@ -17,7 +17,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -118,7 +118,7 @@ class OnRay(Executor):
 
     def _shares(self, model: HookedCrossEncoder, todo: list[OneTask]) -> list[OneTask]:
         parts = -(-SHARES * len(self._present().places) // len(todo))
-        return [cast(OneTask, part) for task in todo for part in task.split(parts)] if parts > 1 else todo
+        return [part for task in todo for part in task.split(parts)] if parts > 1 else todo
 
     def _compute(
         self, model: HookedCrossEncoder, todo: Sequence[Task], store: Store, advance: Advance

@@ -116,7 +116,7 @@ def parts_of(tasks: Sequence[OneTask], count: int) -> list[list[OneTask]]:
     best, longest = _dealt(pieces, count)
     while longest * count > UNEVEN * total and split < count:
         split *= 2
-        smaller = [piece for task in tasks for piece in _split(task, split)]
+        smaller = [piece for task in tasks for piece in task.split(split)]
         if len(smaller) == len(pieces):
             break
         pieces = smaller
@@ -124,10 +124,6 @@ def parts_of(tasks: Sequence[OneTask], count: int) -> list[list[OneTask]]:
         if length < longest:
             best, longest = dealt, length
     return best
-
-
-def _split(task: OneTask, parts: int) -> Sequence[OneTask]:
-    return task.split(parts)  # type: ignore[return-value]  # of the same kind
 
 
 def _dealt(tasks: Sequence[OneTask], count: int) -> tuple[list[list[OneTask]], int]:

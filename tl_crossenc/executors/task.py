@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import pyarrow as pa
 
@@ -45,10 +45,10 @@ class Task(ABC):
         """Layer runs that `cells` tells of, a layer of one pair counting 1."""
 
     @abstractmethod
-    def only(self, keys: Set[CellKey]) -> Task | None:
+    def only(self, keys: Set[CellKey]) -> Self | None:
         """The task for those of its cells alone; None where it has none of them."""
 
-    def split(self, parts: int) -> Sequence[Task]:
+    def split(self, parts: int) -> Sequence[Self]:
         """At most so many tasks that have this one's cells between them, where more hands are free than there are tasks."""
         return [self]
 

@@ -93,7 +93,8 @@ def run_adapter_updates(
         raise Unavailable(str(reason)) from reason
     chosen = _rankings(tuple(updates.sizes), model.cfg.n_layers)
     layers, pairs = model.cfg.n_layers, sum(len(pool.ranked) for pool in pools)
-    values, run = [], 0
+    values: list[pd.DataFrame] = []
+    run = 0
     for pool in pools:
         columns = {}
         for done, (label, (_, _, _, places)) in enumerate(chosen.items()):

@@ -154,7 +154,7 @@ def run_bottleneck(
         executor.token_budget(model, token_budget),
         model.cfg.n_layers,
     )
-    draw = {"n_queries": n_queries, "per_query": per_query, "noise_pairs": noise_pairs, "seed": seed}
+    draw: dict[str, Any] = {"n_queries": n_queries, "per_query": per_query, "noise_pairs": noise_pairs, "seed": seed}
     parted = [fold for pool in pools for fold in folds(pool, **draw)]
     moments = [moments_tasks(about, fold.noise) for fold in parted]
     tasks = [bottleneck_tasks(about, fold.sample, fold.noise, chosen, fitting) for fold in parted]

@@ -104,9 +104,9 @@ def query_bits(
     names = tuple(dict.fromkeys(owners))
     rows = [[i for i, owner in enumerate(owners) if owner == name] for name in names]
     totals = np.where(there, totals, np.nan)
-    means = (np.stack([_mean(values[own]) for own in rows]) for values in (totals, per_token, share))
+    total, one, part = (np.stack([_mean(values[own]) for own in rows]) for values in (totals, per_token, share))
     n_pairs = np.stack([(counts[own] > 0).sum(0) for own in rows])
-    return QueryBits(names, *means, n_pairs, counts.sum(0).astype(np.int64))
+    return QueryBits(names, total, one, part, n_pairs, counts.sum(0).astype(np.int64))
 
 
 def per_query_frame(found: QueryBits, layers: Sequence[int]) -> pd.DataFrame:

@@ -249,7 +249,7 @@ def _unit_frame(
 ) -> pd.DataFrame:
     rank = {unit: place for place, unit in enumerate(order, 1)}
     rows = [
-        about
+        {**about}
         | {"layer": unit.layer, "head": unit.head, "direction": str(unit.direction)}
         | {"importance": float(importance[unit]), "rank": rank[unit]}
         for unit in sorted(kept, key=rank.__getitem__)

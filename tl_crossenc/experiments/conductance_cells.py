@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -60,7 +61,7 @@ class ConductanceTask(Task):
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
         encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
-        given = {"nodes": self.nodes, "token_budget": self.token_budget, "progress": advance}
+        given: dict[str, Any] = {"nodes": self.nodes, "token_budget": self.token_budget, "progress": advance}
         found = conductance(model, encoded, self.baseline, **given)
         columns = {
             "conductance": np.abs(found.neurons).mean(0).reshape(-1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
@@ -243,5 +244,5 @@ def run_paper(
     asked = usual_methods() if chosen.methods is None else chosen.methods
     for method in METHODS:
         if method.key in asked:
-            attempt(method.key, method.title, lambda advance, run=method.run: run(bench, advance))
+            attempt(method.key, method.title, partial(method.run, bench))
     return results

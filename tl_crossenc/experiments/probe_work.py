@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +124,7 @@ class ProbeWork:
     def lens(self, model: HookedCrossEncoder, lens: np.ndarray) -> list[pd.DataFrame]:
         """Per query, how the head ranks by the stream at each layer, `[pair, layer]`."""
         name, rows = "CLS" if model.reads_only_first_row else "ALL", np.arange(len(lens))
-        about = {"dtype": str(model.dtype).removeprefix("torch."), "scale": model.score_scale}
+        about: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch."), "scale": model.score_scale}
         return [
             self._rankings.per_query(scores, rows, **about).assign(source=LENS, set=name, layer=layer)
             for layer, scores in enumerate(lens.T)

@@ -210,10 +210,10 @@ def fit_bottlenecks(
         streams = above.streams(chosen)
         found.scores[indices] = above.scores.double().cpu().numpy()
         for row, (layer, spread) in enumerate(zip(chosen, spreads, strict=True)):
-            moments = [torch.from_numpy(part).to(model.device) for part in (spread.mean, spread.sigma)]
+            mean, sigma = (torch.from_numpy(part).to(model.device) for part in (spread.mean, spread.sigma))
             drawn = [digests[i] for i in indices], pairs.lengths[indices].tolist()
             noise = PairNoise(*drawn, model.cfg.d_model, fitting.copies, layer, fitting.seed)
-            bits, scores = above.fit(layer, streams[row], *moments, noise)
+            bits, scores = above.fit(layer, streams[row], mean, sigma, noise)
             real = above.batch.attention_mask.cpu().numpy()
             for i, own, mask in zip(indices, bits.cpu().numpy(), real, strict=True):
                 found.bits[row, pairs.offsets[i] : pairs.offsets[i + 1]] = own[mask]

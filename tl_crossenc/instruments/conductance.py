@@ -44,6 +44,7 @@ from tl_crossenc.instruments.integrated_gradients import (
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.gradients import activations_only
+from tl_crossenc.model.hook_points import FwdHooks
 
 CUTS = ("neurons", "heads")
 HELD = 4
@@ -187,7 +188,8 @@ class _Path:
 
     def _node(self, t: float, end: int) -> tuple[Held, Held]:
         """Activations and gradients at one place of the path; the score is kept as that of an end."""
-        model, kept = self.model, {}
+        model = self.model
+        kept: dict[tuple[int, str], Tensor] = {}
         last = model.cfg.n_layers - 1
         resid = (self.start + t * (self.end - self.start)).requires_grad_()
         for layer in range(model.cfg.n_layers):
@@ -195,7 +197,7 @@ class _Path:
             names = {
                 name: block.name_of(name) for name in (_NEURONS, _HEADS, _ATTN, _MLP)
             } | {stage: block.stream_name(stage) for stage in ("mid", "post")}  # fmt: skip
-            hooks = [(full, _keeper(kept, (layer, name))) for name, full in names.items()]
+            hooks: FwdHooks = [(full, _keeper(kept, (layer, name))) for name, full in names.items()]
             rows = 1 if layer == last and model.reads_only_first_row else None
             with model.hooks(fwd_hooks=hooks):
                 resid = block(resid, self.given, self.edits[layer], rows)

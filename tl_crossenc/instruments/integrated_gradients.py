@@ -51,6 +51,7 @@ from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.block import Stage
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.gradients import activations_only
+from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.resumed_run import check_unhooked, finish_logits, select_pairs
 from tl_crossenc.model.score_rule import canonical_rule, score_from_logits
 
@@ -318,7 +319,7 @@ def _streams(
     kept: dict[int, Tensor] = {}
     resid = model.run_embed(batch.tokens, batch.token_type_ids)
     for layer in range(model.cfg.n_layers):
-        hooks = []
+        hooks: FwdHooks = []
         if layer in layers and stage == "pre":
             kept[layer] = resid
         elif layer in layers:

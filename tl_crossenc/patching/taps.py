@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -137,7 +138,7 @@ def _visit_neurons(targets: Sequence[Target], batch: RunningBatch, visit: Visit)
     def hook_function(post: Tensor, hook: object) -> Tensor | None:
         after = post
         for target in targets:
-            chosen = batch.remember(target, lambda target=target: torch.tensor(target.neurons, device=post.device))
+            chosen = batch.remember(target, partial(torch.tensor, target.neurons, device=post.device))
             new = visit(target, post[:, :, chosen], batch)
             if new is not None:
                 after = after.clone() if after is post else after

@@ -64,7 +64,7 @@ def retrieval_features(pool: Pool) -> RetrievalFeatures:
         raise ValueError("expected at least one pair to take features of, got none")
     texts, queries = (list(dict.fromkeys(getattr(pair, side) for pair in pool.pairs)) for side in ("text", "query"))
     passages, asked = dict(zip(texts, words_of(texts), strict=True)), dict(zip(queries, words_of(queries), strict=True))
-    counts = {text: Counter(words) for text, words in passages.items()}
+    counts: dict[str, Counter[str]] = {text: Counter(words) for text, words in passages.items()}
     df = Counter(word for own in counts.values() for word in own)
     values = np.zeros((len(pool), len(FEATURES)))
     values[:, 0] = bm25_scores(pool)

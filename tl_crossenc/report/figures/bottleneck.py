@@ -97,7 +97,7 @@ def _line(axis: Axes, at: pd.Series, rows: pd.DataFrame, quantity: str, colour: 
         hover(dot, f"{said.format(value)}{interval_text(below, above)}")
 
 
-def _names(axis: Axes, entries: list[tuple[str, Any]], loc: str = "best", ncols: int = 1) -> None:
+def _names(axis: Axes, entries: list[tuple[str, Any]], loc: Any = "best", ncols: int = 1) -> None:
     """What the lines are, in their colours, where the lines leave room."""
     axis.legend(
         [Line2D([], [], color=colour, lw=1.6) for _, colour in entries], [name for name, _ in entries], loc=loc, ncols=ncols,
