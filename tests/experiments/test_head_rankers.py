@@ -1,6 +1,7 @@
 """Heads as rankers: known answers on the planted model, choices and rankings by loops, and what choosing on noise gives."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from scipy import stats
 from small_worlds import collection_folder, forbid_model_work, tiny_model
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD
-from tl_crossenc.experiments import head_rankers
+from tl_crossenc.experiments import head_ranker_cells, head_rankers
 from tl_crossenc.experiments.head_ranker_cells import head_scores
 from tl_crossenc.experiments.head_rankers import run_head_rankers
 from tl_crossenc.experiments.head_selection import HeadField, usable
 from tl_crossenc.experiments.query_folds import two_folds
 from tl_crossenc.instruments.head_rankers import HeadScores
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.identity import model_identity
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec, build_pool
 from tl_crossenc.results.unavailable import Unavailable
@@ -166,6 +168,19 @@ def test_a_second_run_reads_all_and_the_seed_decides_on_the_halves(tiny, monkeyp
     assert again.per_query.equals(found.per_query)
     others = [run_head_rankers(model, [pool], store, counts=(1,), seed=seed).per_query["fold"] for seed in range(4)]
     assert any(not other.equals(found.per_query["fold"]) for other in others)
+
+
+def test_a_task_has_all_that_it_needs_and_travels(tiny):
+    model, pool, store, _ = tiny
+    (task, *others) = head_ranker_cells._tasks(model, model_identity(model), pool, "N/A", model.token_budget(None))
+    sent = pickle.loads(pickle.dumps(task))
+    (cell,) = sent.cells(model, lambda count: None)
+    assert cell.table.equals(store.read(task.keys[0]))
+    assert sent.only(set(task.keys)) == task
+    assert sent.only({key for other in others for key in other.keys}) is None
+    done = []
+    list(task.cells(model, done.append))
+    assert sum(done) == task.cost == 2 * 2 * len(task.pairs)  # two layers, with and without a query
 
 
 def test_choosing_on_noise_looks_good_where_it_was_chosen_and_nowhere_else():
