@@ -28,6 +28,7 @@ from tl_crossenc.experiments import (
     replacement,
     replacement_cells,
     scoring,
+    soft_tf_cells,
 )
 from tl_crossenc.instruments.bottleneck import Fitting
 from tl_crossenc.interventions.conditions import Condition
@@ -68,6 +69,10 @@ def some_head_scores(model, store):
     head_ranker_cells.head_scores(model, [POOL], store, content_free="N/A")
 
 
+def some_soft_tf(model, store):
+    soft_tf_cells.soft_tf_sums(model, [POOL], [np.ones(model.cfg.d_vocab)], store)
+
+
 def some_states(pooling, model, store):
     given = {"seed": 3, "token_budget": 50, "executor": IN_PROCESS}
     probe_cells.StateCells(model, POOL, store, ("MATCHED",), pooling, **given)
@@ -98,6 +103,7 @@ GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the num
     "qk-means": (some_alignment, qk_cells, (1, 1), -409.78514531751233),
     "qk-terms": (some_alignment, qk_cells, (1, 1), -63.6504409127549),
     "head_scores": (some_head_scores, head_ranker_cells, (1, 1), -0.979848923357927),
+    "soft_tf": (some_soft_tf, soft_tf_cells, (1, 1), 25.842124860283235),
     "layer-features": (partial(some_states, "mean"), probe_cells, (1, 1), -0.14607209862628673),
     "layer-tokens": (partial(some_states, None), probe_cells, (1, 1), 3.40261573556105),
     "part-gradients": (some_gradients, part_gradient_cells, (1, 1), -2.052268209144736),
