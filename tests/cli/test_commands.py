@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import helpers
 import pytest
@@ -656,3 +657,24 @@ def test_run_json_says_what_was_run(finished, model):
     assert found["model"]["name"] == str(model)
     assert found["settings"]["mode"] == "zero"
     assert "out" not in {name for name, value in found["settings"].items() if value is not None}
+
+
+def test_results_that_share_no_layers_are_not_told_as_if_they_did(tmp_path, monkeypatch, capsys):
+    counted = {"layers_run": 1234, "layers_alone": 5678}
+    table1 = SimpleNamespace(comparison=None, unablated=None, **counted)
+    results = {
+        "ablation": SimpleNamespace(**counted),
+        "other": SimpleNamespace(layers_run=91),
+        "third": SimpleNamespace(),
+    }
+    fields = ("model_label", "collection_label", "caption", "published", "relevance", "report")
+    found = SimpleNamespace(
+        **dict.fromkeys(fields, "said"), table1=table1, results=results, pools=[], cut=[], unavailable={}, failed=[]
+    )
+    monkeypatch.setattr("tl_crossenc.reproduce.reproduce", lambda *args, **kwargs: found)
+    monkeypatch.setattr("tl_crossenc.report.terminal.table1_for_terminal", lambda *args: "a table")
+    assert main(["reproduce", "--out", str(tmp_path), "--method", "none"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "pair-layers" in line]
+    assert told == [
+        f"{name}: 1,234 pair-layers run now (5,678 without shared prefixes)." for name in ("Table 1", "ablation")
+    ]
