@@ -327,16 +327,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in given.part:
         rows, on_disk = [], []
         for cells in map(int, [222] if given.smoke else given.cells):
-            command = [sys.executable, "-W", "ignore", __file__, "--point", "--part", part, "--cells", str(cells)]
-            command += ["--folder", given.folder] if given.folder else []
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found = json.loads(done.stdout.splitlines()[-1])
+            found = PARTS[part](cells, given.folder) if given.smoke else _in_a_process(part, cells, given.folder)
             rows += rows_of(part, found)
             if "files" in found:
                 on_disk.append((f"{cells:,}", *(f"{found[what]:,}" for what in ON_DISK)))
         print_table(TITLES[part], HEADERS[part], rows)
         if on_disk:
             print_table("On the disk", ("cells", *ON_DISK), on_disk)
+
+
+def _in_a_process(part: str, cells: int, folder: str | None) -> dict[str, Any]:
+    command = [sys.executable, "-W", "ignore", __file__, "--point", "--part", part, "--cells", str(cells)]
+    command += ["--folder", folder] if folder else []
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ def test_there_are_scripts():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "scaling --cost-model"])
 def test_smoke(script):
-    command = [sys.executable, f"{script}.py", "--smoke", "--threads", "1", *MORE.get(script, [])]
+    name, *more = script.split()
+    command = [sys.executable, f"{name}.py", "--smoke", "--threads", "1", *more, *MORE.get(name, [])]
     done = subprocess.run(
         command, cwd=BENCHMARKS, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
