@@ -198,7 +198,7 @@ def head_rankers(rng, n_layers, n_heads):
     heads["ndcg_low"], heads["ndcg_high"] = heads["ndcg"] - 0.05, heads["ndcg"] + 0.05
     names = ["direction", "criterion", "k", "chosen_on", "fold", "heads"]
     rows = list(product(CROSS, criteria, counts, ("other half", "same half"), ("0", "1", "both"), ("0.1",)))
-    rows += list(product(CROSS, ("all heads",), (every,), ("",), ("0", "1", "both"), ("",)))
+    rows += list(product(CROSS, ("all heads",), (every,), ("nothing",), ("0", "1", "both"), ("all",)))
     rankings = pd.DataFrame(rows, columns=names).assign(n_queries=len(QUERIES))
     rankings["mean"] = rng.uniform(0.5, 0.7, len(rankings))
     rankings = rankings.assign(low=rankings["mean"] - 0.06, high=rankings["mean"] + 0.06)

@@ -150,7 +150,7 @@ def _frame(
         values, by_all = per_query[f"{scope}; k={k}"], known[condition] - baseline
         heads = [format_heads(ranking[:k]) for ranking in rankings]
         parts = [(str(i), heads[i], list(fold)) for i, fold in enumerate(folds)]
-        for fold, removed, queries in (*parts, (BOTH, "", list(per_query.index))):
+        for fold, removed, queries in (*parts, (BOTH, "those of each half", list(per_query.index))):
             own, before = values.loc[queries], baseline.loc[queries]
             change = own - before
             means = (float(own.mean()), *mean_interval(own), float(change.mean()), *mean_interval(change))

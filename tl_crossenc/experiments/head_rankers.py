@@ -46,7 +46,7 @@ KEPT = 16
 SAMPLED_QUERIES = 30
 """Of a run of minutes; the embedded collection has fewer."""
 ALL_HEADS = "all heads"
-OTHER_HALF, SAME_HALF = "other half", "same half"
+OTHER_HALF, SAME_HALF, NOTHING = "other half", "same half", "nothing"
 BOTH = "both"
 
 
@@ -56,7 +56,7 @@ class HeadRankers:
 
     Attributes:
         heads: a row a (direction, layer, head): the mean of each criterion over all queries, `ndcg` with `ndcg_low`, `ndcg_high`.
-        rankings: a row a (direction, criterion, k, chosen_on, fold): `heads` (of one fold), `n_queries`, `mean` nDCG, `low`,
+        rankings: a row a (direction, criterion, k, chosen_on, fold): `heads`, `n_queries`, `mean` nDCG, `low`,
             `high`. Folds are "0", "1" and "both". All heads are a criterion of their own, chosen on nothing.
         comparisons: a row a (direction, criterion, k, against) of those chosen on the other half, and of all heads: `difference`,
             `low`, `high`, `p`, `p_holm`; against model, BM25, random, all heads, same half.
@@ -187,7 +187,7 @@ def _rankings(field: HeadField, criteria: Criteria, counts: Sequence[int], folds
     found, rows = [], field.rows_of(folds)
     for d, direction in enumerate(map(str, RANKER_DIRECTIONS)):
         everyone = range(field.n_heads)
-        found.append(_Ranking(direction, ALL_HEADS, field.n_heads, "", field.ndcg(d, everyone), ("", "")))
+        found.append(_Ranking(direction, ALL_HEADS, field.n_heads, NOTHING, field.ndcg(d, everyone), ("all", "all")))
         for criterion, values in criteria.items():
             orders = [best_first(values[own, d]) for own in rows]
             for k in counts:
@@ -216,7 +216,8 @@ def _ranking_frame(rankings: Sequence[_Ranking], folds: Folds) -> pd.DataFrame:
     rows = []
     for one in rankings:
         parts = [(str(i), one.heads[i], one.values.loc[list(fold)]) for i, fold in enumerate(folds)]
-        for fold, heads, values in (*parts, (BOTH, "", one.values)):
+        together = "all" if one.criterion == ALL_HEADS else "those of each half"
+        for fold, heads, values in (*parts, (BOTH, together, one.values)):
             place = (one.direction, one.criterion, one.k, one.chosen_on, fold, heads)
             rows.append((*place, len(values), float(values.mean()), *mean_interval(values)))
     names = ["direction", "criterion", "k", "chosen_on", "fold", "heads", "n_queries", "mean", "low", "high"]
