@@ -12,7 +12,7 @@ import argparse
 from common import run, write_table
 
 from tl_crossenc.experiments.part_gradients import BASELINES, PARTS, run_part_gradients
-from tl_crossenc.instruments.integrated_gradients import NODES
+from tl_crossenc.instruments.attributed_difference import NODES
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import parse_grades
 from tl_crossenc.pools.pool import Pool

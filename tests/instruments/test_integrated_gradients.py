@@ -129,7 +129,7 @@ def test_a_baseline_that_is_the_pair_gives_zeros_and_is_said(model, caplog):
 
 
 def test_a_sum_that_misses_is_said(model, monkeypatch, caplog):
-    monkeypatch.setattr("tl_crossenc.instruments.integrated_gradients.FEWEST_NODES", 2)
+    monkeypatch.setattr("tl_crossenc.instruments.attributed_difference.FEWEST_NODES", 2)
     with caplog.at_level(logging.WARNING):
         found = integrated_gradients(model, PAIRS, "both", nodes=2)
     missed = int((found.relative_error > 0.05).sum())

@@ -27,8 +27,8 @@ from tl_crossenc.experiments.conductance_cells import MEASURES, QueryConductance
 from tl_crossenc.experiments.query_folds import Folds, of_queries, sampled_pools, two_folds
 from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.experiments.replacement import NONE, run_replacement
+from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES
 from tl_crossenc.instruments.baselines import BaselineLike, as_baseline
-from tl_crossenc.instruments.integrated_gradients import LARGEST_ERROR, NODES
 from tl_crossenc.interventions.targets import Target, format_targets, neuron_targets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, require_distinct

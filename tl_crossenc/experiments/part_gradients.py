@@ -24,8 +24,8 @@ from tl_crossenc.experiments.attention import full_stop_ids
 from tl_crossenc.experiments.part_gradient_cells import STOPS, part_gradient_tasks
 from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.inputs.parts import REAL_PART_NAMES
+from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES, attributed_score, relative
 from tl_crossenc.instruments.baselines import BaselineLike, as_baseline
-from tl_crossenc.instruments.integrated_gradients import LARGEST_ERROR, NODES, attributed_score, relative
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.statistics.published import ZHAN_2020_GRADIENTS

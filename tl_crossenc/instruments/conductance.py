@@ -31,8 +31,7 @@ from torch import Tensor
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
-from tl_crossenc.instruments.baselines import Baseline, BaselineLike, as_baseline, same_pairs
-from tl_crossenc.instruments.integrated_gradients import (
+from tl_crossenc.instruments.attributed_difference import (
     NODES,
     Attributed,
     Edits,
@@ -41,6 +40,7 @@ from tl_crossenc.instruments.integrated_gradients import (
     relative,
     tell_errors,
 )
+from tl_crossenc.instruments.baselines import Baseline, BaselineLike, as_baseline, same_pairs
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.gradients import activations_only

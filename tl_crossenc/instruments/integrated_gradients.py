@@ -29,7 +29,6 @@ array([5.75, 0.  ])
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -44,29 +43,23 @@ from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES
+from tl_crossenc.instruments.attributed_difference import (
+    NODES,
+    Attributed,
+    Edits,
+    attributed_score,
+    check_path,
+    relative,
+    tell_errors,
+)
 from tl_crossenc.instruments.baselines import Baseline, BaselineLike, as_baseline, same_pairs
-from tl_crossenc.interventions.conditions import LayerEdits
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.block import Stage
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.gradients import activations_only
 from tl_crossenc.model.hook_points import FwdHooks
-from tl_crossenc.model.resumed_run import check_unhooked, finish_logits, select_pairs
-from tl_crossenc.model.score_rule import canonical_rule, score_from_logits
-
-logger = logging.getLogger(__name__)
-
-NODES = 64
-FEWEST_NODES = 32
-"""With fewer, the error on a trained reranker is several per cent: 16 nodes left 3.7 %, 8 nodes 51 %."""
-LARGEST_ERROR = 0.05
-"""Zhan et al.'s bound: a larger share of s - s' that is missed is warned of."""
-PROBABILITY = "probability"
-
-Attributed = Callable[[Tensor], Tensor]
-"""Logits `[item, label]` -> what is attributed, `[item]`."""
-Edits = tuple[LayerEdits | None, ...]
+from tl_crossenc.model.resumed_run import finish_logits, select_pairs
 
 
 @dataclass(frozen=True)
@@ -139,13 +132,6 @@ class IntegratedGradients:
         frame[list(REAL_PART_NAMES)] = self.by_part().reshape(-1, N_PARTS)
         frame["relative_error"] = self.relative_error.reshape(-1)
         return frame
-
-
-def relative(error: np.ndarray, difference: np.ndarray) -> np.ndarray:
-    """|error| as a share of |difference|; 0 for 0 of 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.abs(error) / np.abs(difference)
-    return np.where(error == 0, 0.0, share)
 
 
 def integrated_gradients(
@@ -248,55 +234,6 @@ def integration_cost(model: HookedCrossEncoder, layers: Sequence[int], stage: St
     n = model.cfg.n_layers
     above = [n - layer - (stage != "pre") for layer in layers]
     return 2 * n + 2 * nodes * sum(above)
-
-
-def attributed_score(model: HookedCrossEncoder, score: str | None) -> Attributed:
-    """What makes of logits the number that is attributed.
-
-    Raises:
-        ValueError: no such score.
-    """
-    if score is None:
-        return model.score_of
-    if score == PROBABILITY:
-        return lambda logits: torch.sigmoid(model.score_of(logits))
-    rule = canonical_rule(score, model.cfg.n_labels)
-    return lambda logits: score_from_logits(logits, rule)
-
-
-def check_path(model: HookedCrossEncoder, pairs: EncodedPairs, nodes: int) -> None:
-    """Whether there is something to attribute, along nodes enough.
-
-    Raises:
-        ValueError: no pairs, fewer than `FEWEST_NODES` nodes, or hooks on the model.
-    """
-    if not len(pairs):
-        raise ValueError("expected at least one pair to attribute, got none")
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < FEWEST_NODES:
-        raise ValueError(
-            f"expected at least {FEWEST_NODES} nodes, got {nodes}: with fewer the sum misses s - s' by per cents"
-        )
-    check_unhooked(model)
-
-
-def tell_errors(
-    errors: Float[np.ndarray, "place pair"], same: Bool[np.ndarray, "pair"], baseline: Baseline, nodes: int
-) -> None:
-    """Warn of sums that miss s - s' by more than `LARGEST_ERROR` of it, and of baselines that are the pairs themselves."""
-    if same.any():
-        logger.warning(
-            "the baseline %s of %d of %d pairs is the pair itself: their attributions are all 0",
-            *(baseline, int(same.sum()), len(same)),
-        )
-    missed = errors > LARGEST_ERROR
-    if missed.any():
-        finite = errors[np.isfinite(errors)]
-        logger.warning(
-            "%d of %d sums of attributions to the baseline %s miss s - s' by more than %.0f %% of it (median error %.2g %%): "
-            "take more than %d nodes, or another baseline",
-            *(int(missed.sum()), missed.size, baseline, 100 * LARGEST_ERROR),
-            *(100 * float(np.median(finite)) if finite.size else float("nan"), nodes),
-        )
 
 
 def _stage(stage: str) -> Stage:
