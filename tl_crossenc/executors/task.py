@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import NamedTuple, Self
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +20,8 @@ from tl_crossenc.store.keys import CellKey
 
 Advance = Callable[[int], object]
 """Called with the layer runs done since it was last called, a layer of one pair counting 1."""
+OwnTask = TypeVar("OwnTask", bound="Task")
+"""A task's own class; `Self`, which checks at run time refuse outside of a checked class."""
 
 
 class Cell(NamedTuple):
@@ -45,10 +47,10 @@ class Task(ABC):
         """Layer runs that `cells` tells of, a layer of one pair counting 1."""
 
     @abstractmethod
-    def only(self, keys: Set[CellKey]) -> Self | None:
+    def only(self: OwnTask, keys: Set[CellKey]) -> OwnTask | None:
         """The task for those of its cells alone; None where it has none of them."""
 
-    def split(self, parts: int) -> Sequence[Self]:
+    def split(self: OwnTask, parts: int) -> Sequence[OwnTask]:
         """At most so many tasks that have this one's cells between them, where more hands are free than there are tasks."""
         return [self]
 
