@@ -5,22 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import saved_methods
+from saved_frames import QUERIES, SIDES, frame
 
 from tl_crossenc.results.outputs import write_frame, write_json
 from tl_crossenc.results.saving import save_all
 
 CROSS = ("QUERY->DOC", "DOC->QUERY")
-SIDES = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "ALL")
 GROUPS = {"relevant": (2, 3), "hard": (0,), "easy": (-1,)}
 KINDS = ("same_piece", "same_word", "other")
 EDGES = np.concatenate([[0.0], 10.0 ** (-8 + 0.1 * np.arange(80)), [1.0]])
-QUERIES = pd.MultiIndex.from_tuples([("tiny", f"q{i}") for i in range(7)], names=["collection", "query_id"])
-
-
-def frame(rng, axes, *columns, low=0.0, high=1.0):
-    """A row a combination of the axes, the columns drawn uniformly."""
-    rows = pd.DataFrame(list(product(*axes.values())), columns=list(axes))
-    return rows.assign(**{name: rng.uniform(low, high, len(rows)) for name in columns})
 
 
 def compared(rng, names, unablated):
@@ -322,6 +316,10 @@ def results(n_layers=3, n_heads=5, seed=0):
         "head_rankers": head_rankers(rng, n_layers, n_heads),
         "probes": probes(rng, n_layers),
         "bottleneck": bottleneck(n_layers),
+        "adapter_updates": saved_methods.adapter_updates(rng, n_layers),
+        "circuits": saved_methods.circuits(rng, n_layers, n_heads),
+        "part_gradients": saved_methods.part_gradients(rng, n_layers),
+        "neuron_pruning": saved_methods.neuron_pruning(rng, n_layers),
     }
 
 
