@@ -292,6 +292,39 @@ def bottleneck(n_layers):
     )
 
 
+def semantic_bm25(n_layers, n_heads):
+    rng = np.random.default_rng(31)
+    systems = ("BM25", "BM25, tuned", "soft-TF", "semantic BM25", "semantic BM25, SEP2 in")
+    rows = frame(
+        rng, {"split": ("query", "pair"), "system": systems, "fold": ("0", "1", "all")}, "r", low=0.3, high=0.9
+    )
+    rows = rows.assign(r_low=rows["r"] - 0.08, r_high=rows["r"] + 0.05, r_within=rows["r"] - 0.1)
+    rows = rows.assign(r2=rows["r"] ** 2, r2_low=0.1, r2_high=0.9, r2_within=0.2, n_queries=7, n_pairs=30, chosen="0.1")
+    places = [(system, "query", "BM25, tuned", "query") for system in systems if system != "BM25, tuned"]
+    places += [(system, "pair", system, "query") for system in systems]
+    compared_with = pd.DataFrame(places, columns=["system", "split", "against", "against_split"])
+    compared_with["difference"] = rng.uniform(-0.2, 0.2, len(places))
+    bounds = {"low": compared_with["difference"] - 0.1, "high": compared_with["difference"] + 0.1}
+    heads = frame(rng, {"layer": range(n_layers), "head": range(n_heads)}, "r_within", low=-1)
+    heads["chosen"] = rng.integers(0, 6, len(heads))
+    for part in ("DOC", "SEP2", "SEP1", "CLS"):
+        heads[part] = rng.uniform(0, 0.25, len(heads))
+    axes = {"weights": ("model", "base"), "rows": ("all", "passages'"), "feature": ("1", "2", "4", "8", "11", "norm")}
+    embeddings = frame(rng, axes, "r2").assign(decomposed=113)
+    return SimpleNamespace(
+        correlations=rows,
+        comparisons=compared_with.assign(**bounds),
+        heads=heads,
+        embeddings=embeddings.assign(low=embeddings["r2"] - 0.03, high=embeddings["r2"] + 0.03),
+        per_pair=frame(rng, {"query_id": ("q0", "q1"), "doc_id": ("d0", "d1")}, "score", *systems),
+        scalars={
+            **{"n_queries": 7, "n_all_queries": 11, "n_pairs": 1301, "n_heads": 5, "given_heads": False, "n_folds": 3},
+            **{"seed": 29, "passages": {"tiny-2": 1709}, "base": "other", "idf_passages": 1709},
+            **{"correlation": {"model; all": -0.714}, "no_embeddings": "", "n_pieces": 89, "left_out_pieces": 24},
+        },
+    )
+
+
 def results(n_layers=3, n_heads=5, seed=0):
     """Results of every kind by key."""
     rng = np.random.default_rng(seed)
@@ -314,6 +347,7 @@ def results(n_layers=3, n_heads=5, seed=0):
         "attention": SimpleNamespace(by_direction=frame(rng, by_direction, "mean", "variance")),
         "head_ablation_folds": head_ablation_folds(rng),
         "head_rankers": head_rankers(rng, n_layers, n_heads),
+        "semantic_bm25": semantic_bm25(n_layers, n_heads),
         "probes": probes(rng, n_layers),
         "bottleneck": bottleneck(n_layers),
         "adapter_updates": saved_methods.adapter_updates(rng, n_layers),

@@ -27,6 +27,7 @@ SCRIPTS = {
     "neuron_pruning": ["--counts", "3", "--draws", "2", "--kinds", "zero", "--queries", "2", "--passages", "1"],
     "probes": ["--folds", "3", "--sets", "CLS", "DOC", "--shuffles", "1"],
     "qk_alignment": [],
+    "semantic_bm25": ["--folds", "2", "--n-heads", "2"],
     "sinks": [],
     "table1": [],
 }

@@ -130,6 +130,13 @@ def _probes(bench: Bench, advance: Progress) -> Any:
     return run_probes(**bench.ranking, **chosen, progress=advance)
 
 
+def _semantic_bm25(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.semantic_bm25 import SAMPLED_QUERIES, run_semantic_bm25
+
+    queries = SAMPLED_QUERIES if bench.sampled else None
+    return run_semantic_bm25(**bench.place, queries=queries, seed=bench.seed, progress=advance)
+
+
 METHODS: tuple[Method, ...] = (
     Method("bottleneck", "Bottlenecks", _bottleneck, usual=True),
     Method("part_gradients", "Integrated gradients by part", _part_gradients, usual=True),
@@ -138,6 +145,7 @@ METHODS: tuple[Method, ...] = (
     Method("head_rankers", "Heads as rankers", _head_rankers, usual=True),
     Method("circuits", "Circuits", _circuits),
     Method("probes", "Probes", _probes, usual=True),
+    Method("semantic_bm25", "Semantic BM25", _semantic_bm25),
 )
 """In the order in which they run."""
 

@@ -58,6 +58,8 @@ from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.folds import FOLDS, dealt, numbered
 from tl_crossenc.store.cells import Store
 
+SAMPLED_QUERIES = 40
+"""Of a run of minutes."""
 N_HEADS = 13
 """As many as Lu et al. found by path patching."""
 GRID = ((K1, B), *((k1, b) for k1 in (0.5, 0.9, 1.5) for b in (0.4, 0.75, 0.9) if (k1, b) != (K1, B)))

@@ -86,5 +86,17 @@ BEYOND: tuple[Artefact, ...] = (
         source="probes",
         beyond=True,
     ),
+    Artefact(
+        "semantic_bm25",
+        "Semantic BM25: the score from rarity and what heads find",
+        tables(
+            correlations="semantic_bm25.csv",
+            comparisons="semantic_bm25_compared.csv",
+            heads="semantic_bm25_heads.csv",
+            embeddings="semantic_bm25_embeddings.csv",
+            per_pair="semantic_bm25_pairs.parquet",
+        ),
+        beyond=True,
+    ),
 )
 """In the order in which a report shows them, after the paper's; each `beyond=True`, its key that of its method or its `source`."""

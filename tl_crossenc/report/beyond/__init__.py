@@ -21,6 +21,7 @@ from tl_crossenc.report.beyond import (
     neuron_pruning,
     part_gradients,
     probes,
+    semantic_bm25,
 )
 from tl_crossenc.report.run_record import Run
 
@@ -32,6 +33,7 @@ MODULES: tuple[ModuleType, ...] = (
     circuits,
     head_rankers,
     probes,
+    semantic_bm25,
 )
 
 DRAWERS: dict[str, Callable[[Path], Callable[[bool], Figure]]] = {
