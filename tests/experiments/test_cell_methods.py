@@ -17,6 +17,7 @@ from tl_crossenc.experiments import (
     bottleneck,
     bottleneck_cells,
     conductance_cells,
+    faithfulness_cells,
     head_ranker_cells,
     match_cells,
     neuron_pruning,
@@ -31,6 +32,8 @@ from tl_crossenc.experiments import (
     soft_tf_cells,
 )
 from tl_crossenc.instruments.bottleneck import Fitting
+from tl_crossenc.instruments.removal import Removal
+from tl_crossenc.instruments.token_attributions import Attributing
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model import identity
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
@@ -94,6 +97,16 @@ def some_bottlenecks(model, store):
     )
 
 
+def some_faithfulness(model, store):
+    about = bottleneck_cells.About(IN_PROCESS.identity(model), "", 50, model.cfg.n_layers)
+    given = Attributing(Removal("pad", "passage", 0))
+    measuring = faithfulness_cells.Measuring((0.0, 0.4, 1.0), (0.2,), 0.3, 5)
+    asked = [faithfulness_cells.Attribution("leave-one-out")]
+    IN_PROCESS.run(
+        model, faithfulness_cells.faithfulness_tasks(about, POOL.ranked, asked, given, measuring, None), store
+    )
+
+
 GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the numbers in all of its columns, each times cos(i)
     "scores": (some_scores, scoring, (1, 2), 4.479696840104977),
     "attention": (some_attention, attention_cells, (1, 1), -17.28662634110404),
@@ -110,6 +123,7 @@ GOLDEN = {  # kind: what fills it, its module, (FORWARD, METHOD), sum of the num
     "neuron-conductance": (some_conductance, conductance_cells, (1, 1), 5.015773713503202),
     "layer-statistics": (some_bottlenecks, bottleneck_cells, (1, 1), 16.290207985453225),
     "bottlenecks": (some_bottlenecks, bottleneck_cells, (1, 1), 63.17498563833226),
+    "faithfulness": (some_faithfulness, faithfulness_cells, (1, 1), 1.8838239953915885),
     "replaced_scores": (some_replacement, replacement_cells, (1, 1), 4.298783559917925),
 }
 

@@ -14,8 +14,9 @@ after Samek et al. 2017 (both orders), DeYoung et al. 2020 (ERASER, the bins and
 the comprehensiveness of a set is the sufficiency of its complement.
 
 **Left out.** A pair without a token of the text has none of these. One whose score without all of them is not lower than its score
-has no span to normalise by: its area is NaN, while the area in the unit of the score (`raw_area`) stands. Sets of tokens among
-which attributions, or scores, do not differ have no correlation.
+has no span to normalise by: its area is NaN, while the area in the unit of the score (`raw_area`) stands. So it is with a span that
+is too small to divide by, of which `least_span` says what is. Sets of tokens have no correlation where attributions, or scores, do
+not differ among them.
 
 **Limits.** A model was trained on no text with holes: what removal does to its score is partly its surprise, and each way has its
 own. Retraining on what is left (ROAR; Madsen et al. 2021 recursively) would tell these apart, and is not done here. These numbers
@@ -46,8 +47,8 @@ from tl_crossenc.instruments.removal import (
 FRACTIONS = tuple(i / 10 for i in range(11))
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """ERASER's."""
-LEAST_SPAN = 1e-6
-"""Of a pair's larger score: a span below it is rounding."""
+ROUNDING = 1e-6
+"""Of the largest of some numbers: what float32 leaves between equal ones."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Curves:
         n_tokens: `[pair]`, of the text.
         most, least: `[pair, fraction]`, scores with the most, and with the least, important tokens removed.
         without_top, only_top: `[pair, bin]`, scores without the most important tokens, and with them alone.
+        least_span: what the score must fall by, without all tokens, for a pair to have a span.
     """
 
     fractions: tuple[float, ...]
@@ -69,6 +71,7 @@ class Curves:
     least: Float[np.ndarray, "pair fraction"]
     without_top: Float[np.ndarray, "pair bin"]
     only_top: Float[np.ndarray, "pair bin"]
+    least_span: float = 0.0
 
     __repr__ = short_repr
 
@@ -79,9 +82,9 @@ class Curves:
 
     @property
     def has_span(self) -> Bool[np.ndarray, "pair"]:
-        """Whether there is anything to normalise by: a score that falls when all tokens are removed."""
+        """Whether there is anything to normalise by: a score that falls by `least_span`, and by more than rounding."""
         size = np.maximum(np.abs(self.most[:, 0]), np.abs(self.most[:, -1]))
-        return (self.n_tokens > 0) & (self.span > LEAST_SPAN * size)
+        return (self.n_tokens > 0) & (self.span > np.maximum(ROUNDING * size, self.least_span))
 
     @property
     def normalised(self) -> tuple[Float[np.ndarray, "pair fraction"], Float[np.ndarray, "pair fraction"]]:
@@ -221,7 +224,7 @@ class Sets:
         sums = np.array([[values[own].sum() for own in sets] for sets in self.tokens]).reshape(self.drops.shape)
         found = np.full(len(sums), np.nan)
         for i, (x, y) in enumerate(zip(sums, self.drops, strict=True)):
-            if all(len(a) > 1 and np.ptp(a) > LEAST_SPAN * np.abs(a).max() for a in (x, y)):
+            if all(len(a) > 1 and np.ptp(a) > ROUNDING * np.abs(a).max() for a in (x, y)):
                 found[i] = np.corrcoef(x, y)[0, 1]
         return found
 

@@ -42,8 +42,8 @@ from tl_crossenc.instruments.token_reads import token_reads
 from tl_crossenc.interventions.indices import within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
-BOTTLENECK, RANDOM = "bottleneck", "random"
-ATTRIBUTIONS = (BOTTLENECK, "gradients", "attention", "direct", "leave-one-out", RANDOM)
+BOTTLENECK, GRADIENTS, LEAVE_ONE_OUT, RANDOM = "bottleneck", "gradients", "leave-one-out", "random"
+ATTRIBUTIONS = (BOTTLENECK, GRADIENTS, "attention", "direct", LEAVE_ONE_OUT, RANDOM)
 """The names, wherever one is asked for."""
 
 
@@ -129,7 +129,7 @@ def token_attributions(
     chosen = given or Attributing(as_removal(model, pairs))
     if name == BOTTLENECK:
         values = _bits(model, pairs, chosen, statistics, progress)
-    elif name == "gradients":
+    elif name == GRADIENTS:
         found = integrated_gradients(
             model,
             pairs,
@@ -144,7 +144,7 @@ def token_attributions(
         values = getattr(
             token_reads(model, pairs, token_budget=chosen.token_budget, progress=_runs(model, 2, progress)), name
         )
-    elif name == "leave-one-out":
+    elif name == LEAVE_ONE_OUT:
         values = _left_out(model, pairs, chosen, progress)
     else:
         values = np.concatenate(
@@ -158,9 +158,9 @@ def attribution_cost(model: HookedCrossEncoder, pairs: EncodedPairs, name: str, 
     n_layers = model.cfg.n_layers
     if name == BOTTLENECK:
         return given.fitting.layer_runs(n_layers, [given.bottleneck_layer(n_layers)]) * len(pairs)
-    if name == "gradients":
+    if name == GRADIENTS:
         return integration_cost(model, [0], "pre", given.nodes) * len(pairs)
-    if name == "leave-one-out":
+    if name == LEAVE_ONE_OUT:
         return n_layers * (len(pairs) + int((pairs.parts == given.removal.part).sum()))
     return 0 if name == RANDOM else 2 * n_layers * len(pairs)
 
