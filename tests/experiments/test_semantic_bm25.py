@@ -9,6 +9,8 @@ from sklearn.linear_model import LinearRegression
 from small_worlds import collection_folder, forbid_model_work, tiny_model
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD
+from tl_crossenc.executors.sharded import Shard
+from tl_crossenc.executors.task import Waiting
 from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.experiments.semantic_bm25 import GRID, run_semantic_bm25
 from tl_crossenc.experiments.semantic_fits import (
@@ -219,6 +221,17 @@ def test_a_second_run_reads_all_and_given_heads_are_taken(tiny, monkeypatch):
     rows = given.correlations
     assert set(rows[(rows["system"] == SEMANTIC) & (rows["fold"] != "all")]["chosen"]) == {"1.2,0.1"}
     assert given.scalars["given_heads"]
+
+
+def test_a_shard_computes_its_part_of_scores_and_soft_tf_before_it_waits(tiny, tmp_path):
+    model, pool, _, found = tiny
+    store = Store(tmp_path)
+    with pytest.raises(Waiting):
+        run_semantic_bm25(model, [pool], store, n_heads=2, n_folds=3, seed=3, executor=Shard(1, 2))
+    kinds = {kind: len(store.keys(kind)) for kind in ("scores", "soft_tf")}
+    assert kinds == {"scores": 1, "soft_tf": 1}
+    given = run_semantic_bm25(model, [pool], store, n_heads=2, n_folds=3, seed=3, executor=Shard(2, 2))
+    assert given.per_pair.equals(found.per_pair)
 
 
 def test_embeddings_of_a_model_without_a_base_and_counts(tiny):

@@ -34,6 +34,7 @@ import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.executors.task import Waiting
 from tl_crossenc.experiments.probe_frames import rows_of
 from tl_crossenc.experiments.query_folds import sampled_pools
 from tl_crossenc.experiments.ranking import one_ideal
@@ -132,10 +133,16 @@ def run_semantic_bm25(
     if n_queries < max(n_folds, 2):
         raise Unavailable(f"semantic BM25 needs a query for each of {n_folds} folds, got {n_queries}: take fewer folds")
     run: dict[str, Any] = {"token_budget": token_budget, "executor": executor, "progress": progress}
-    scored = score_pools(model, [(pool, [UNABLATED]) for pool in used], store, **run)
-    scores = np.concatenate([found.values[0] for found in scored]).astype(np.float64)
+    waiting: Waiting | None = None
+    try:
+        scored = score_pools(model, [(pool, [UNABLATED]) for pool in used], store, **run)
+    except Waiting as reason:  # a shard's part of the soft-TF can be computed all the same
+        waiting = reason
     frequencies = {name: piece_frequencies(model, [pair.text for pair in pool.pairs]) for name, pool in wholes.items()}
     sums = soft_tf_sums(model, used, [frequencies[pool.collection].idf for pool in used], store, **run)
+    if waiting is not None:
+        raise waiting
+    scores = np.concatenate([found.values[0] for found in scored]).astype(np.float64)
     if np.ptp(scores) <= 1e-12 * np.abs(scores).max():
         raise Unavailable(f"semantic BM25 needs scores that differ, but those of all {len(scores)} pairs are the same")
     fields = _fields(model, scores, asked, sums, _bm25(used, wholes))
