@@ -69,8 +69,9 @@ def semantic_bm25(
 def _predicted(axis: Axes, correlations: pd.DataFrame) -> None:
     """A line a system, the first at the top."""
     systems = list(dict.fromkeys(correlations["system"]))
-    for value in (LU_2025_SEMANTIC_BM25, LU_2025_TUNED_BM25):
-        axis.axvline(value, color=MUTED, lw=0.9, ls=(0, (5, 3)), gid="published")
+    for name, value in (("semantic BM25", LU_2025_SEMANTIC_BM25), ("tuned BM25", LU_2025_TUNED_BM25)):
+        level = axis.axvline(value, color=MUTED, lw=0.9, ls=(0, (5, 3)))
+        hover(level, f"published, by pair: r {value:.3f} of {name}")
     for place, system in enumerate(systems):
         own, y = correlations[correlations["system"] == system], len(systems) - 1 - place
         colour = BLUE if system.startswith("semantic") else INK
