@@ -83,3 +83,27 @@ def neuron_pruning(rng, n_layers):
             **{"baseline": "query:pad", "shared": {"3": 1, "11": 5}, "missed": 0.01},
         },
     )
+
+
+def faithfulness(rng):
+    names = {"attribution": ("direct", "leave-one-out", "random")}
+    tested = ("mean", "difference", "p", "p_holm")
+    measures = frame(rng, names | {"measure": ("area", "raw_area", "sensitivity")}, *tested, high=0.1)
+    fractions = {"fraction": (0.0, 0.5, 1.0)}
+    curves = frame(rng, names | {"order": ("most", "least")} | fractions, "mean")
+    rankings = frame(rng, names | fractions, *tested, low=0.01, high=0.4)
+    for table in (measures, curves, rankings):
+        table["low"], table["high"], table["n_queries"] = table["mean"] - 0.1, table["mean"] + 0.1, 7
+    for table in (measures, rankings):
+        table.loc[table["attribution"] == "random", ["difference", "p", "p_holm"]] = np.nan
+    return SimpleNamespace(
+        measures=measures,
+        curves=curves,
+        rankings=rankings,
+        per_query=frame(rng, names | {"query_id": ("q0", "q1")}, "area", "sensitivity"),
+        scalars={
+            **{"n_queries": 7, "n_pairs": 31, "without_span": 3, "without_tokens": 2, "least_span": 0.37, "draws": 2},
+            **{"text": "passage", "removal": "delete", "layer": 1, "random_ranking": 0.47, "sampled": True, "seed": 5},
+            **{"left_out": {"bottleneck": "there is one query"}},
+        },
+    )

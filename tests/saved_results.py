@@ -354,6 +354,7 @@ def results(n_layers=3, n_heads=5, seed=0):
         "circuits": saved_methods.circuits(rng, n_layers, n_heads),
         "part_gradients": saved_methods.part_gradients(rng, n_layers),
         "neuron_pruning": saved_methods.neuron_pruning(rng, n_layers),
+        "faithfulness": saved_methods.faithfulness(rng),
     }
 
 

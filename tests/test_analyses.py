@@ -19,6 +19,10 @@ SCRIPTS = {
     "attention_by_direction": [],
     "attention_distributions": ["--permutations", "11"],
     "bottleneck": ["--queries", "3", "--passages", "1", "--steps", "2"],
+    "faithfulness": [
+        *("--attribution", "direct", "leave-one-out", "--removal", "pad", "--queries", "2"),
+        *("--draws", "1", "--sets", "4", "--fractions", "0", "0.5", "1"),
+    ],
     "head_ablation": ["--counts", "1", "2", "--draws", "2"],
     "integrated_gradients": ["--queries", "2", "--passages", "1", "--nodes", "32"],
     "head_rankers": ["--counts", "1", "2"],

@@ -137,6 +137,13 @@ def _semantic_bm25(bench: Bench, advance: Progress) -> Any:
     return run_semantic_bm25(**bench.place, queries=queries, seed=bench.seed, progress=advance)
 
 
+def _faithfulness(bench: Bench, advance: Progress) -> Any:
+    from tl_crossenc.experiments.faithfulness import QUERIES, run_faithfulness
+
+    few: dict[str, Any] = {"queries": 4, "draws": 2, "sets": 16} if bench.sampled else {"queries": QUERIES}
+    return run_faithfulness(**bench.ranking, **few, seed=bench.seed, progress=advance)
+
+
 METHODS: tuple[Method, ...] = (
     Method("bottleneck", "Bottlenecks", _bottleneck, usual=True),
     Method("part_gradients", "Integrated gradients by part", _part_gradients, usual=True),
@@ -146,6 +153,7 @@ METHODS: tuple[Method, ...] = (
     Method("circuits", "Circuits", _circuits),
     Method("probes", "Probes", _probes, usual=True),
     Method("semantic_bm25", "Semantic BM25", _semantic_bm25),
+    Method("faithfulness", "Faithfulness of attributions", _faithfulness),
 )
 """In the order in which they run."""
 

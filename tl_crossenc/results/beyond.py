@@ -98,5 +98,18 @@ BEYOND: tuple[Artefact, ...] = (
         ),
         beyond=True,
     ),
+    Artefact(
+        "faithfulness",
+        "Are attributions faithful: the score when the tokens that they name are removed",
+        tables(measures="faithfulness.csv", curves="faithfulness_curves.csv", per_query="faithfulness_per_query.csv"),
+        beyond=True,
+    ),
+    Artefact(
+        "faithfulness_rankings",
+        "Are attributions faithful: the ranking when the tokens that they name are removed",
+        tables(rankings="faithfulness_rankings.csv"),
+        source="faithfulness",
+        beyond=True,
+    ),
 )
 """In the order in which a report shows them, after the paper's; each `beyond=True`, its key that of its method or its `source`."""

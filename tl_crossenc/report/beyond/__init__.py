@@ -17,6 +17,7 @@ from tl_crossenc.report.beyond import (
     adapter_updates,
     bottleneck,
     circuits,
+    faithfulness,
     head_rankers,
     neuron_pruning,
     part_gradients,
@@ -34,6 +35,7 @@ MODULES: tuple[ModuleType, ...] = (
     head_rankers,
     probes,
     semantic_bm25,
+    faithfulness,
 )
 
 DRAWERS: dict[str, Callable[[Path], Callable[[bool], Figure]]] = {
