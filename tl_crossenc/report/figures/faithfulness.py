@@ -46,7 +46,7 @@ def faithfulness(curves: pd.DataFrame, measures: pd.DataFrame, *, narrow: bool =
     """A panel an attribution: the normalised score by the share of tokens removed, in both orders, with 95 % bands.
 
     Args:
-        curves, measures: of `Faithfulness`. The area between the lines, with its interval, stands in each panel.
+        curves, measures: of `Faithfulness`. The area between the lines, with its interval, stands above each panel.
         narrow: two columns instead of three.
     """
     names = list(dict.fromkeys(curves["attribution"]))
@@ -65,14 +65,12 @@ def faithfulness(curves: pd.DataFrame, measures: pd.DataFrame, *, narrow: bool =
             (line,) = axis.plot(rows.index, rows["mean"], color=colour, lw=1.5, zorder=3)
             hover(line, f"{name}, {said}")
         area = areas.loc[name]
-        bounds = f"\n[{area['low']:.2f}, {area['high']:.2f}]" if np.isfinite([area["low"], area["high"]]).all() else ""
         if np.isfinite(area["mean"]):
-            axis.text(
-                0.97, 0.95, f"area {area['mean']:.2f}{bounds}".replace("-", "−"), transform=axis.transAxes, ha="right",
-                va="top", fontsize=7,
-            )  # fmt: skip
+            bounds = f" [{area['low']:.2f}, {area['high']:.2f}]" if np.isfinite(area["low"]) else ""
+            said = f"area {area['mean']:.2f}{bounds}".replace("-", "−")
+            axis.text(0, 1.03, said, transform=axis.transAxes, fontsize=7, color=MUTED)
         axis.axhline(0, color=MUTED, lw=0.7)
-        axis.set_title(name)
+        axis.set_title(name, pad=14)
         _share_axis(axis)
     for axis in lowest(axes):
         axis.set_xlabel("tokens removed")
