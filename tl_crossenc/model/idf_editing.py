@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -45,7 +46,7 @@ def singular_directions(W_E: Float[Tensor, "token d_embed"]) -> tuple[Float[Tens
 
 
 @contextmanager
-def editing_idf(model: HookedCrossEncoder, tokens: Sequence[str | int], scale: float) -> Iterator[HookedCrossEncoder]:
+def editing_idf(model: HookedCrossEncoder, tokens: Sequence[Any], scale: float) -> Iterator[HookedCrossEncoder]:
     """The model with some tokens' component along the first singular direction of W_E times `scale`, inside of the block.
 
     In place; the rows have their former bytes after the block, and after an error in it. Where the scale is 1 nothing is touched.
@@ -81,7 +82,7 @@ def editing_idf(model: HookedCrossEncoder, tokens: Sequence[str | int], scale: f
             model.embed.W_E[at.to(model.embed.W_E.device)] = before.to(model.embed.W_E)
 
 
-def _rows(model: HookedCrossEncoder, tokens: Sequence[str | int]) -> list[int]:
+def _rows(model: HookedCrossEncoder, tokens: Sequence[Any]) -> list[int]:
     """Token ids, each once."""
     if isinstance(tokens, str) or not len(tokens):
         came = f"the text {quoted(tokens)}" if isinstance(tokens, str) and tokens else "none"
