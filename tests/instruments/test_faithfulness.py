@@ -93,6 +93,11 @@ def test_curves_are_those_of_loops_through_hugging_face(model, hf, values, remov
             assert np.isnan([found.area[i], found.raw_area[i], found.comprehensiveness[i], found.sufficiency[i]]).all()
 
 
+def test_a_share_that_is_whole_but_for_rounding_is_whole():
+    assert 0.07 * 100 > 7
+    assert [removed_count(share, 100) for share in (0.07, 0.071, 0.0, 1.0)] == [7, 8, 0, 100]
+
+
 def test_an_area_by_hand():
     """Two tokens worth 3 and 1: most first 4, 1, 0; least first 4, 3, 0. Between them 1 of 4; a wrong order has -1."""
     row = ([2, 10, 3, 20, 21, 3], [0, 0, 0, 1, 1, 1], [0, 1, 2, 3, 3, 4])

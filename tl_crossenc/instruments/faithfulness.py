@@ -121,8 +121,8 @@ class Curves:
 def removed_count(fraction: float, n: int) -> int:
     """ceil(f n), the f n that is whole but for rounding being whole.
 
-    >>> removed_count(0.1, 30), removed_count(0.01, 30), removed_count(1.0, 7)
-    (3, 1, 7)
+    >>> removed_count(0.07, 100), removed_count(0.01, 30), removed_count(1.0, 7)  # 0.07 * 100 is a little more than 7
+    (7, 1, 7)
     """
     return int(np.ceil(round(fraction * n, 9)))
 

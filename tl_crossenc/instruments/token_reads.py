@@ -98,8 +98,9 @@ def _batch_reads(model: HookedCrossEncoder, batch: PairBatch) -> tuple[Tensor, T
     W_O, direct = model.W_O.double(), torch.zeros_like(attention)
     for layer in reversed(range(model.cfg.n_layers)):
         worth = model.block(layer).carry_back(held, g)
+        # of padding 0: the head reads none of it
         read = torch.einsum("xd,hed->xhe", worth.attn_out, W_O[layer]).unflatten(0, (-1, n_rows))
-        weighted = torch.einsum("phrj,prhe->pjhe", patterns[layer], read * batch.attention_mask[:, :n_rows, None, None])
+        weighted = torch.einsum("phrj,prhe->pjhe", patterns[layer], read)
         direct += (weighted * values[layer]).sum((-1, -2))
         g = worth.resid_pre
     return attention, direct
