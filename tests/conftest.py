@@ -10,6 +10,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so a thre
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_method_unless_asked():
+    """Whole jobs take the methods beyond the paper that their test names: each has tests of its own, and costs seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tl_crossenc.experiments.paper.usual_methods", tuple)
+        yield
+
+
 @pytest.fixture(scope="session")
 def rows():
     """Four unpadded pairs, one with a one-word passage, one with an empty one."""

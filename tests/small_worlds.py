@@ -7,6 +7,7 @@ import tiny_collections
 from tl_crossenc.model.block import BertBlock
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
+from tl_crossenc.results.artefacts import NOT_ASKED
 
 TOPICS = ("flea", "egg", "bread", "sponge", "quilt")
 CONTEXT = 61
@@ -69,6 +70,11 @@ def count_layers(monkeypatch):
         if hasattr(BertBlock, name):
             monkeypatch.setattr(BertBlock, name, counted(getattr(BertBlock, name)))
     return calls
+
+
+def asked(reasons):
+    """The reasons why artefacts are not there, of those that were asked for."""
+    return {key: reason for key, reason in reasons.items() if reason != NOT_ASKED}
 
 
 def snapshot(folder):

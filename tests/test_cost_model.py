@@ -12,6 +12,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 @pytest.fixture
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delitem(sys.modules, "common", raising=False)  # the analyses' module of that name
     yield
     for name in [
         name for name, module in sys.modules.items() if str(BENCHMARKS) in str(getattr(module, "__file__", ""))

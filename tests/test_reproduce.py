@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from helpers import one_sentence
-from small_worlds import collection_folder, count_layers, forbid_model_work, identities, model_folder, snapshot
+from small_worlds import asked, collection_folder, count_layers, forbid_model_work, identities, model_folder, snapshot
 
 from tl_crossenc.experiments.table1 import run_table1
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -187,7 +187,7 @@ def test_the_whole_job_leaves_every_artefact_or_says_why_not(everything):
     assert found.report.stat().st_size > 10_000
     reasons = json.loads((out / "machinery" / "summaries" / "unavailable.json").read_text())
     assert reasons == found.unavailable
-    assert len(reasons) < len(ARTEFACTS) / 2
+    assert len(asked(reasons)) < len(ARTEFACTS) / 3
     for key, artefact in ARTEFACTS.items():
         if key in reasons:
             assert len(reasons[key].split()) > 3

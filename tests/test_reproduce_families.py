@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from family_models import COVERED, opened
 from family_worlds import MODELS
-from small_worlds import collection_folder
+from small_worlds import asked, collection_folder
 
 from tl_crossenc.pools.pool import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
@@ -54,8 +54,10 @@ def text_of(page):
 
 def test_every_figure_is_drawn_and_every_number_is_there(done):
     _, _, found, out = done
-    assert found.unavailable == {}
+    assert asked(found.unavailable) == {}
     for key, artefact in ARTEFACTS.items():
+        if key in found.unavailable:
+            continue
         assert not artefact.drawn or (out / "figures" / f"{key}.svg").stat().st_size > 1000
         for name, file in artefact.tables.items():
             frame = load_table(out, key, name)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from small_worlds import collection_folder, model_folder
+from small_worlds import asked, collection_folder, model_folder
 from tiny_collections import write_folder
 
 from tl_crossenc.cli import main
@@ -23,6 +23,9 @@ from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.results.kept_pools import frozen_pool
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
+
+FOLDS = {"head_ablation_folds"}
+"""Needs more queries than there are here."""
 
 
 @pytest.mark.parametrize("highest", range(12))
@@ -151,7 +154,10 @@ def test_advice_names_options_that_work(model, tmp_path, undrawn):
     reason = json.loads((tmp_path / "out" / "machinery" / "summaries" / "unavailable.json").read_text())["figure1b"]
     assert "--easy-negatives 10, or compare with hard negatives by --against 0 " in reason
     assert main([*places, "--easy-negatives", "0", "--against", "0"]) == 0
-    assert json.loads((tmp_path / "out" / "machinery" / "summaries" / "unavailable.json").read_text()) == {}
+    assert (
+        asked(json.loads((tmp_path / "out" / "machinery" / "summaries" / "unavailable.json").read_text())).keys()
+        <= FOLDS
+    )
     assert json.loads((tmp_path / "out" / "machinery" / "summaries" / "figure1b.json").read_text())["against"] == [0]
     assert main([*places, "--relevant-grades", "2"]) == 0
     reason = json.loads((tmp_path / "out" / "machinery" / "summaries" / "unavailable.json").read_text())["figure1b"]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES, Part
 from tl_crossenc.inputs.pieces import Pieces
@@ -87,6 +88,9 @@ class QueryBits(NamedTuple):
     share: Float[np.ndarray, "query layer group"]
     n_pairs: Int[np.ndarray, "query group"]
     n_tokens: Int[np.ndarray, "group"]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def query_bits(

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import Executor, Progress
 from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.experiments.query_folds import Query
@@ -87,6 +88,8 @@ class QueryConductance:
     queries: tuple[Query, ...]
     values: dict[str, Float[np.ndarray, "query neuron"]]
     errors: Float[np.ndarray, "error"]
+
+    __repr__ = short_repr
 
 
 def query_conductance(

@@ -63,7 +63,7 @@ class HeadField:
         """Of all layers."""
         return self.shape[0] * self.shape[1]
 
-    def ranked_by(self, scores: Sequence[Float[np.ndarray, "pair"]], scale: float | None = None) -> pd.Series:
+    def ranked_by(self, scores: Sequence[Float[np.ndarray, "_"]], scale: float | None = None) -> pd.Series:
         """nDCG of every query with these scores of each pool's pairs, whose terms are of the size `scale`."""
         found: dict[Query, float] = {}
         for queries, own in zip(self._queries, scores, strict=True):

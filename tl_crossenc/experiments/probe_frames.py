@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.evaluation import per_query_ndcg
 from tl_crossenc.statistics.reciprocal_rank import per_query_reciprocal_rank
@@ -31,6 +32,8 @@ class Rankings:
     relevant: np.ndarray
     cutoff: int
     gain: str
+
+    __repr__ = short_repr
 
     def per_query(
         self, predictions: np.ndarray, rows: np.ndarray, *, dtype: str = "float32", scale: float | None = None

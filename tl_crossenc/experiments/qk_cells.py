@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.qk import PartMoments, Weighting, part_moments
@@ -55,6 +56,8 @@ class QKTask(Task):
     token_budget: int
     meta: Mapping[str, str]
     means: np.ndarray | None = field(default=None, compare=False, repr=False)
+
+    __repr__ = short_repr
 
     @property
     def cost(self) -> int:

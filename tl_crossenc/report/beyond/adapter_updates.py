@@ -31,11 +31,16 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         "Filled: a decrease from the whole model, paired t-test over queries with Holm's correction over "
         f"{tested} rankings, p ≤ .05."
     )
+    bounds = (
+        "Bands and bars: 95 % t-intervals of the paired difference from the whole model. "
+        if scalars["n_queries"] > 1
+        else ""
+    )
     return (
         f"{run.measure} of {run.where} ({queries_text(scalars['n_queries'])}{run.ranked}) with only some of its LoRA adapter's "
         f"{len(updates)} updates applied to the base, the trained classification head kept. All: {whole['mean']:.3f}"
         f"{interval_text(whole['low'], whole['high'])}; none: {base['mean']:.3f}{interval_text(base['low'], base['high'])}; random "
-        f"ranking {scalars['random']:.3f}. Bands and bars: 95 % t-intervals of the paired difference from the whole model. "
+        f"ranking {scalars['random']:.3f}. {bounds}"
         f"{marks if scalars['n_queries'] > 1 else NO_TEST} An update's norm is {low:.1%} to {high:.1%} of its base matrix's."
         f"{run.one_gain}"
     )

@@ -35,11 +35,12 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         if any(name in ZHAN_2020_GRADIENTS for name in parts["baseline"])
         else ""
     )
+    bands = " Bands: 95 % t-intervals over queries." if scalars["n_queries"] > 1 else ""
     return (
         f"Integrated gradients of the relevance score by part, before each layer and where the head reads, on {run.where}: "
         f"{scalars['n_pairs']} relevant pairs of {queries_text(scalars['n_queries'])}{sampled}. In every layer the parts add up to "
-        f"the score less the baseline's, s − s′, in the mean {said}; each layer has a path of its own. Bands: 95 % t-intervals "
-        f"over queries. Quadrature: {scalars['nodes']} Gauss–Legendre nodes; {missed} of {sums} sums miss s − s′ by more than 5 %"
+        f"the score less the baseline's, s − s′, in the mean {said}; each layer has a path of its own.{bands} "
+        f"Quadrature: {scalars['nodes']} Gauss–Legendre nodes; {missed} of {sums} sums miss s − s′ by more than 5 %"
         f"{f'; {same} pairs are their own baseline' if same else ''}.{published}"
     )
 
