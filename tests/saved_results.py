@@ -180,7 +180,7 @@ def head_ablation_folds(rng):
     bounds = {"diff_low": rows["difference"] - 0.1, "diff_high": rows["difference"] + 0.1}
     rows = rows.assign(heads="0.1", n_queries=rows["fold"].map({"0": 4, "1": 3, "both": 7}), **bounds)
     rows[["p", "p_holm"]] *= -1
-    scalars = {"seed": 11, "n_queries": 7, "fold_sizes": [4, 3], "layers_run": 30}
+    scalars = {"seed": 11, "n_queries": 7, "fold_sizes": [4, 3]}
     per_query = pd.DataFrame({"fold": "0", "none": 0.8}, index=QUERIES)
     return SimpleNamespace(folds=rows, per_query=per_query, scalars=scalars)
 

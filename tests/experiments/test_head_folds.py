@@ -86,7 +86,7 @@ def test_a_second_run_runs_nothing_and_what_the_whole_has_is_not_run_again(tiny,
     forbid_model_work(monkeypatch)
     again = run_head_folds(model, [pool], store, attention, whole, seed=1)
     assert again.folds.equals(found.folds)
-    assert again.scalars["layers_run"] == 0 < found.scalars["layers_run"]
+    assert again.layers_run == 0 < found.layers_run
 
 
 def test_on_the_planted_model_both_halves_find_the_matching_head_and_lose_all_without_it(tmp_path):
@@ -100,7 +100,7 @@ def test_on_the_planted_model_both_halves_find_the_matching_head_and_lose_all_wi
     whole = run_head_ablation(model, [pool], store, [MATCHING_HEAD], counts=(1,), n_draws=0)
     found = run_head_folds(model, [pool], store, attention, whole)
     assert set(found.folds.loc[found.folds["fold"] != "both", "heads"]) == {"1.2"}
-    assert found.scalars["layers_run"] == 0
+    assert found.layers_run == 0
     for query, value in found.per_query["QUERY<->DOC; k=1"].items():
         grades = [pair.grade for pair in pool.ranked.pairs if pair.query_id == query[1]]
         assert value == pytest.approx(random_ndcg(grades), abs=1e-12)

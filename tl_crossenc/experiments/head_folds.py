@@ -43,12 +43,14 @@ class HeadFolds:
             the paired t-test, and of "both" `p_holm` over all k and scopes; `all_difference`, that of the same queries with the
             heads that all queries rank highest.
         per_query: `[query x (scope; k)]` nDCG, `none` unablated, and the `fold` that a query is in.
-        scalars: seed, sizes of the halves, layers run.
+        scalars: seed, sizes of the halves.
+        layers_run: layers that the model ran for this, a layer of one pair counting 1; 0 when everything was stored.
     """
 
     folds: pd.DataFrame
     per_query: pd.DataFrame
     scalars: dict[str, Any]
+    layers_run: int = 0
 
     __repr__ = short_repr
 
@@ -109,8 +111,8 @@ def run_head_folds(
             "seed": seed,
             "n_queries": len(per_query),
             "fold_sizes": [len(fold) for fold in folds],
-            "layers_run": sum(part.layers_run for part in ran),
         },
+        layers_run=sum(part.layers_run for part in ran),
     )
 
 

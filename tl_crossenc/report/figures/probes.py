@@ -47,7 +47,7 @@ FEATURE_STYLES: dict[str, tuple[str, str]] = {
     "bm25": (VERMILION, "BM25"),
     "tf_idf": (AMBER, "tf-idf"),
     "covered": (BLUE, "covered words"),
-    "covered_ratio": (SKY, "share of query covered"),
+    "covered_ratio": (SKY, "covered share"),
     "exact_matches": (GREEN, "exact matches"),
     "passage_words": (MUTED, "passage's words"),
 }
