@@ -218,7 +218,7 @@ def _parts(
     if not used:
         raise Unavailable("faithfulness needs graded passages, and the pools have none")
     if BOTTLENECK in names:
-        draw = {"n_queries": queries, "per_query": None, "noise_pairs": noise_pairs, "seed": seed}
+        draw: dict[str, Any] = {"n_queries": queries, "per_query": None, "noise_pairs": noise_pairs, "seed": seed}
         try:
             return [(fold.sample, fold.noise) for pool in used for fold in folds(pool, **draw)], {}
         except Unavailable as reason:

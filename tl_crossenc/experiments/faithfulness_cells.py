@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -210,7 +211,7 @@ def read_curves(
     """(pairs, their curves, their sensitivity-n) of one attribution, from the store, task by task."""
     tables = [store.read(task.keys[task.attributions.index(attribution)]) for task in tasks]
     whole = pa.concat_tables(tables)
-    arrays = {name: np.array(whole[name].to_pylist(), np.float64) for name in CURVES}
+    arrays: dict[str, Any] = {name: np.array(whole[name].to_pylist(), np.float64) for name in CURVES}
     m = tasks[0].measuring
     curves = Curves(m.fractions, m.bins, whole["n_tokens"].to_numpy().astype(np.int64), **arrays)
     return [pair for task in tasks for pair in task.pairs], curves, whole["sensitivity"].to_numpy()
