@@ -59,3 +59,9 @@ def test_texts_without_words_score_nothing():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match="expected k1 from 0 on and b from 0 to 1"):
         bm25_scores(a_pool(), **bad)
+
+
+def test_nothing_is_said_of_the_index(caplog):
+    with caplog.at_level("DEBUG"):
+        bm25_scores(a_pool())
+    assert caplog.records == []

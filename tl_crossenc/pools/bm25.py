@@ -10,7 +10,9 @@ was drawn from: words that the pool's queries are about are commoner in it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 from jaxtyping import Float
@@ -34,8 +36,7 @@ def bm25_scores(pool: Pool, k1: float = K1, b: float = B) -> Float[np.ndarray, "
     Raises:
         ValueError: k1 or b outside of their ranges.
     """
-    import bm25s  # which takes half a second
-
+    bm25s = _library()
     if not (np.isfinite(k1) and k1 >= 0 and 0 <= b <= 1):
         raise ValueError(f"expected k1 from 0 on and b from 0 to 1, got {k1} and {b}: {K1} and {B} are usual")
     texts = list(dict.fromkeys(pair.text for pair in pool.pairs))
@@ -58,6 +59,12 @@ def bm25_scores(pool: Pool, k1: float = K1, b: float = B) -> Float[np.ndarray, "
 
 def words_of(texts: Sequence[str]) -> list[list[str]]:
     """The words of each text as `bm25_scores` has them, in order."""
+    return _library().tokenize(list(texts), return_ids=False, show_progress=False) if texts else []
+
+
+def _library() -> ModuleType:
+    """`bm25s`, which takes half a second to import and then tells of every index that it builds."""
     import bm25s
 
-    return bm25s.tokenize(list(texts), return_ids=False, show_progress=False) if texts else []
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return bm25s
