@@ -100,7 +100,7 @@ def _circuits(bench: Bench, advance: Progress) -> Any:
 def _part_gradients(bench: Bench, advance: Progress) -> Any:
     from tl_crossenc.experiments.part_gradients import run_part_gradients
 
-    few: dict[str, Any] = {"queries": 6, "passages": 2, "nodes": 32} if bench.sampled else {}
+    few: dict[str, Any] = {"queries": 6, "passages": 1, "nodes": 32} if bench.sampled else {}
     given = bench.place | few | {"relevant_grades": bench.relevant_grades, "seed": bench.seed}
     return run_part_gradients(**given, progress=advance)
 
@@ -117,7 +117,7 @@ def _bottleneck(bench: Bench, advance: Progress) -> Any:
     from tl_crossenc.experiments.bottleneck import PER_QUERY, run_bottleneck
 
     chosen: dict[str, Any] = (
-        {"n_queries": 8, "per_query": 2} if bench.sampled else {"n_queries": None, "per_query": PER_QUERY}
+        {"n_queries": 6, "per_query": 1} if bench.sampled else {"n_queries": None, "per_query": PER_QUERY}
     )
     return run_bottleneck(**bench.place, **chosen, seed=bench.seed, progress=advance)
 
