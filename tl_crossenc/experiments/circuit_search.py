@@ -11,7 +11,7 @@ import pandas as pd
 from tl_crossenc.executors.executor import Executor, Progress
 from tl_crossenc.experiments.circuit_units import Unit, keep_only
 from tl_crossenc.experiments.ranking import rank_under
-from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
+from tl_crossenc.interventions.conditions import Condition, Mode
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store
@@ -41,18 +41,17 @@ class Lab:
         }
         self.progress, self.done, self.total = progress, 0, total
 
-    def ndcg(self, pools: Sequence[Pool], conditions: Sequence[Condition]) -> pd.DataFrame:
-        """`[query x condition]`."""
+    def values(self, pools: Sequence[Pool], conditions: Sequence[Condition]) -> pd.DataFrame:
+        """`[query x (value, condition)]`, as `Ranked.values` has them: `ndcg`, and `random`, the same under every condition."""
         found = rank_under(self.model, pools, self.store, conditions, **self.ranking)
         self.done += len(conditions)
         if self.progress is not None:
             self.progress(min(self.done, self.total), self.total)
-        return found.ndcg
+        return found.values
 
-    def random(self, pools: Sequence[Pool]) -> pd.Series:
-        """Of each query what a random ranking is worth."""
-        found = rank_under(self.model, pools, self.store, [UNABLATED], **self.ranking)
-        return found.values["random"]["none"]
+    def ndcg(self, pools: Sequence[Pool], conditions: Sequence[Condition]) -> pd.DataFrame:
+        """`[query x condition]`."""
+        return self.values(pools, conditions)["ndcg"]
 
 
 class Found(NamedTuple):

@@ -42,6 +42,7 @@ from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.circuit_search import Lab, search
 from tl_crossenc.experiments.circuit_units import Unit, costs_of, importance_of, keep_only, units_of, without
+from tl_crossenc.experiments.query_folds import of_queries, two_folds
 from tl_crossenc.interventions.conditions import UNABLATED, Mode
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, require_distinct
@@ -138,8 +139,8 @@ def run_circuits(
         importance = importance_of(model, here, units, store, token_budget, executor)
         order = [units[i] for i in np.argsort(-importance, kind="stable")]
         values = dict(zip(units, importance, strict=True))
-        ends = lab.ndcg(here, [UNABLATED])
-        whole, random = float(ends["none"].mean()), float(lab.random(here).mean())
+        ends = lab.values(here, [UNABLATED]).mean()
+        whole, random = float(ends["ndcg", "none"]), float(ends["random", "none"])
         _require_better(whole, random)
         costs = costs_of(model, there, units)
         for share in shares:
@@ -174,12 +175,13 @@ def _measure(
     draws = [[every[i] for i in rng.permutation(len(every))[: len(kept)]] for _ in range(N_DRAWS)]
     conditions = [UNABLATED, keep_only(kept, every, lab.mode), without(kept, lab.mode)]
     conditions += [keep_only(drawn, every, lab.mode) for drawn in draws]
-    ndcg = lab.ndcg(pools, list(dict.fromkeys(conditions)))
+    values = lab.values(pools, list(dict.fromkeys(conditions)))
+    ndcg = values["ndcg"]
     columns = [ndcg[str(condition)] for condition in conditions]
     frame = pd.DataFrame(
         {
             "unablated": columns[0],
-            "random": lab.random(pools),
+            "random": values["random", "none"],
             "kept": columns[1],
             "removed": columns[2],
             "drawn": np.mean(columns[3:], axis=0),
@@ -212,8 +214,8 @@ def _curve(lab: Lab, pools: Sequence[Pool], order: Sequence[Unit], costs: Mappin
     counts = sorted({*(2**i for i in range(len(order).bit_length())), len(order)})
     kept = {k: keep_only(order[:k], order, lab.mode) for k in counts}
     gone = {k: without(order[:k], lab.mode) for k in counts}
-    ndcg = lab.ndcg(pools, list(dict.fromkeys([UNABLATED, *kept.values(), *gone.values()]))).mean()
-    random = float(lab.random(pools).mean())
+    values = lab.values(pools, list(dict.fromkeys([UNABLATED, *kept.values(), *gone.values()]))).mean()
+    ndcg, random = values["ndcg"], float(values["random", "none"])
     over = float(ndcg["none"]) - random
     rows = []
     for k in counts:
@@ -227,21 +229,15 @@ def _curve(lab: Lab, pools: Sequence[Pool], order: Sequence[Unit], costs: Mappin
     return pd.DataFrame(rows)
 
 
-def _halves(pools: Sequence[Pool], seed: int) -> tuple[list[Pool], list[Pool]]:
-    """Each collection's queries in two halves at random, its own seed's draw."""
-    found: tuple[list[Pool], list[Pool]] = ([], [])
-    if sum(len(pool.by_query()) for pool in pools) < 4:
+def _halves(pools: Sequence[Pool], seed: int) -> tuple[list[Pool], ...]:
+    """The pools cut down to either half of the queries."""
+    queries = [(pool.collection, query_id) for pool in pools for query_id in pool.by_query()]
+    if len(queries) < 4:
         raise Unavailable(
             "a circuit is found on one half of the queries and measured on the other, and fewer than 4 queries have no halves that "
             "tell anything: take more queries"
         )
-    for pool in pools:
-        queries = list(pool.by_query())
-        drawn = [queries[i] for i in np.random.default_rng(seed).permutation(len(queries))]
-        for half, own in zip(found, (drawn[::2], drawn[1::2]), strict=True):
-            if own:
-                half.append(pool.select(own))
-    return found
+    return tuple(of_queries(pools, half) for half in two_folds(queries, seed))
 
 
 def _unit_frame(
