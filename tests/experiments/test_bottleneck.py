@@ -14,9 +14,10 @@ from type_checks import unchecked
 from tl_crossenc.executors.task import CellsFailed
 from tl_crossenc.experiments import bottleneck_cells
 from tl_crossenc.experiments.bottleneck import run_bottleneck
-from tl_crossenc.experiments.bottleneck_cells import About, bottleneck_tasks, encode, moments_tasks
+from tl_crossenc.experiments.bottleneck_cells import About, bottleneck_tasks, moments_tasks
 from tl_crossenc.experiments.bottleneck_frames import GROUPS, memberships, token_kinds
 from tl_crossenc.experiments.bottleneck_sample import folds
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.bottleneck import Fitting, fit_bottlenecks

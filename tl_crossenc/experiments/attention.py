@@ -20,6 +20,7 @@ import pandas as pd
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.attention_cells import METHOD, AttentionTask, flow_from_table
+from tl_crossenc.experiments.pair_tasks import cell_meta
 from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.instruments.attention_flow import (
@@ -147,10 +148,10 @@ def run_attention(
         AttentionTask(
             tuple(pairs),
             (cell_key(identity, pool, i, stops, budget),),
-            stops,
             layers,
             budget,
-            {"model": str(model.cfg.model_name), "collection": pool.collection},
+            cell_meta(model, pool),
+            stops,
         )
         for pool, i, pairs in shards
     ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 
-from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.executors.task import Advance, Cell
+from tl_crossenc.experiments.pair_tasks import OneCellTask, encode
 from tl_crossenc.instruments.attention_flow import (
     ATTENDED,
     ATTENDERS,
@@ -19,51 +20,30 @@ from tl_crossenc.instruments.attention_flow import (
     measure_attention,
 )
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.pool import PoolPair
-from tl_crossenc.store.keys import CellKey
 
 METHOD = 1
 """Counts up with every change of how attention is measured, batched or stored that changes a cell's numbers."""
 
 
 @dataclass(frozen=True)
-class AttentionTask(Task):
+class AttentionTask(OneCellTask):
     """A shard of a pool.
 
     Attributes:
-        pairs: of the shard.
-        keys: of its one cell.
         full_stops: token ids.
-        n_layers: of the model.
-        token_budget: padded tokens a batch.
-        meta: of the cell.
     """
 
-    pairs: tuple[PoolPair, ...]
-    keys: tuple[CellKey, ...]
     full_stops: tuple[int, ...]
-    n_layers: int
-    token_budget: int
-    meta: Mapping[str, str]
-
-    @property
-    def cost(self) -> int:
-        """See `Task`."""
-        return self.n_layers * len(self.pairs)
-
-    def only(self, keys: Set[CellKey]) -> AttentionTask | None:
-        """See `Task`."""
-        return self if self.keys[0] in keys else None
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
         measured = measure_attention(
             model,
-            model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs]),
+            encode(model, self.pairs),
             [(pair.query_id, pair.grade) for pair in self.pairs],
             full_stops=self.full_stops,
             token_budget=self.token_budget,
-            progress=lambda count: advance(self.n_layers * count),
+            progress=lambda count: advance(model.cfg.n_layers * count),
         )
         yield Cell(self.keys[0], flow_to_table(measured), self.meta)
 

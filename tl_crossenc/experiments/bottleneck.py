@@ -23,7 +23,6 @@ from tl_crossenc.experiments.bottleneck_cells import (
     About,
     BottleneckTask,
     bottleneck_tasks,
-    encode,
     moments_tasks,
     read_moments,
 )
@@ -39,6 +38,7 @@ from tl_crossenc.experiments.bottleneck_frames import (
     token_kinds,
 )
 from tl_crossenc.experiments.bottleneck_sample import folds
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.bottleneck import Fitting
 from tl_crossenc.interventions.indices import Indices, within

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from tl_crossenc.executors.task import Advance, Cell, Task
-from tl_crossenc.inputs.pairs import EncodedPairs
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.instruments.bottleneck import Fitting, fit_bottlenecks
 from tl_crossenc.instruments.layer_statistics import LayerStatistics, digests_of
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -160,11 +160,6 @@ class BottleneckTask(Task):
                 }
             )
             yield Cell(key, table, self.meta)
-
-
-def encode(model: HookedCrossEncoder, pairs: Sequence[PoolPair]) -> EncodedPairs:
-    """The pairs as the model reads them."""
-    return model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
 
 
 def moments_tasks(about: About, pool: Pool) -> list[MomentsTask]:

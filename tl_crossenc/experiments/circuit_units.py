@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,15 +11,16 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from tl_crossenc.executors.executor import Executor
-from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.executors.task import Advance, Cell
 from tl_crossenc.experiments.existing_cells import count_cells
+from tl_crossenc.experiments.pair_tasks import OneCellTask, cell_meta, encode
 from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PARTS, Part
 from tl_crossenc.interventions.conditions import Condition, DirectionAblation, Mode
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.patching.direction_effects import direction_effects
-from tl_crossenc.pools.pool import Pool, PoolPair
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
@@ -78,35 +79,12 @@ def without(units: Iterable[Unit], mode: Mode) -> Condition:
 
 
 @dataclass(frozen=True)
-class EffectsTask(Task):
-    """A shard of a pool: the spread of each unit's estimated effects over the passages of each query, as sums that add up.
-
-    Attributes:
-        pairs: of the shard.
-        keys: of its cell.
-        shape: (layers, heads).
-        token_budget: padded tokens a batch.
-        meta: of the cell.
-    """
-
-    pairs: tuple[PoolPair, ...]
-    keys: tuple[CellKey, ...]
-    shape: tuple[int, int]
-    token_budget: int
-    meta: Mapping[str, str]
-
-    @property
-    def cost(self) -> int:
-        """See `Task`."""
-        return 2 * self.shape[0] * len(self.pairs)
-
-    def only(self, keys: Set[CellKey]) -> EffectsTask | None:
-        """See `Task`."""
-        return self if self.keys[0] in keys else None
+class EffectsTask(OneCellTask):
+    """A shard of a pool: the spread of each unit's estimated effects over the passages of each query, as sums that add up."""
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
-        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        encoded = encode(model, self.pairs)
         effects = direction_effects(model, encoded, token_budget=self.token_budget, advance=advance)
         if not np.isfinite(effects).all():
             raise ValueError(
@@ -145,9 +123,9 @@ def importance_of(
                     **identity, method=METHOD, pool=pool.digest, shard=start // SHARD, shard_size=SHARD, token_budget=budget,
                 ),
             ),
-            shape,
+            2 * model.cfg.n_layers,
             budget,
-            {"model": str(model.cfg.model_name), "collection": pool.collection},
+            cell_meta(model, pool),
         )
         for pool in pools
         for start in range(0, len(pool), SHARD)

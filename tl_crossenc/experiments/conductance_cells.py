@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,13 @@ from jaxtyping import Float
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import Executor, Progress
-from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.executors.task import Advance, Cell
+from tl_crossenc.experiments.pair_tasks import OneCellTask, cell_meta, encode
 from tl_crossenc.experiments.query_folds import Query
 from tl_crossenc.instruments.baselines import Baseline
 from tl_crossenc.instruments.conductance import conductance, conductance_cost
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.pool import Pool, PoolPair
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
@@ -29,39 +30,20 @@ MEASURES = ("conductance", "activity")
 
 
 @dataclass(frozen=True)
-class ConductanceTask(Task):
+class ConductanceTask(OneCellTask):
     """The relevant passages of one query.
 
     Attributes:
-        pairs: its pairs.
-        keys: of the one cell.
         baseline: where the path begins.
         nodes: steps of the path.
-        runs: layer runs of a pair.
-        token_budget: as `conductance` takes it.
-        meta: of the cell.
     """
 
-    pairs: tuple[PoolPair, ...]
-    keys: tuple[CellKey, ...]
     baseline: Baseline
     nodes: int
-    runs: int
-    token_budget: int
-    meta: Mapping[str, str]
-
-    @property
-    def cost(self) -> int:
-        """See `Task`."""
-        return self.runs * len(self.pairs)
-
-    def only(self, keys: Set[CellKey]) -> ConductanceTask | None:
-        """See `Task`."""
-        return self if self.keys[0] in keys else None
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
-        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        encoded = encode(model, self.pairs)
         given: dict[str, Any] = {"nodes": self.nodes, "token_budget": self.token_budget, "progress": advance}
         found = conductance(model, encoded, self.baseline, **given)
         columns = {
@@ -124,8 +106,7 @@ def query_conductance(
                 nodes=nodes,
                 token_budget=budget,
             )
-            meta = {"model": str(model.cfg.model_name), "collection": pool.collection}
-            tasks.append(ConductanceTask(pairs, (key,), baseline, nodes, runs, budget, meta))
+            tasks.append(ConductanceTask(pairs, (key,), runs, budget, cell_meta(model, pool), baseline, nodes))
             queries.append((pool.collection, query_id))
     executor.run(model, tasks, store, progress)
     tables = [store.read(task.keys[0]) for task in tasks]

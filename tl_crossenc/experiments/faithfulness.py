@@ -22,7 +22,7 @@ import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
-from tl_crossenc.experiments.bottleneck_cells import About, encode, moments_tasks, read_moments
+from tl_crossenc.experiments.bottleneck_cells import About, moments_tasks, read_moments
 from tl_crossenc.experiments.bottleneck_sample import folds
 from tl_crossenc.experiments.faithfulness_cells import (
     Attribution,
@@ -32,6 +32,7 @@ from tl_crossenc.experiments.faithfulness_cells import (
     read_curves,
 )
 from tl_crossenc.experiments.faithfulness_frames import curve_frame, measure_frame, query_frame, ranking_frame
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.experiments.query_folds import sampled_pools
 from tl_crossenc.instruments.bottleneck import Fitting
 from tl_crossenc.instruments.faithfulness import BINS, FRACTIONS, check_fractions

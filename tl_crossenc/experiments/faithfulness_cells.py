@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from tl_crossenc.executors.task import Advance, Cell, Task
-from tl_crossenc.experiments.bottleneck_cells import About, encode
+from tl_crossenc.experiments.bottleneck_cells import About
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.instruments.faithfulness import Curves, random_sets, removal_curves
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.removal import Removal, model_scorer

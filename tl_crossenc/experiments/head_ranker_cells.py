@@ -5,19 +5,20 @@ A cell is (model, pool, content-free query, token budget, shard of the pool), cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
-from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.executors.task import Advance, Cell
+from tl_crossenc.experiments.pair_tasks import OneCellTask, cell_meta
 from tl_crossenc.experiments.scoring import shard_size, shards_by_length
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.instruments.head_rankers import RANKER_DIRECTIONS, HeadScores, measure_head_scores
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.pool import Pool, PoolPair
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
@@ -26,33 +27,14 @@ METHOD = 1
 
 
 @dataclass(frozen=True)
-class HeadScoresTask(Task):
+class HeadScoresTask(OneCellTask):
     """A shard of a pool.
 
     Attributes:
-        pairs: of the shard.
-        keys: of its one cell.
         content_free: the query to calibrate with; None for none.
-        n_layers: of the model.
-        token_budget: padded tokens a batch.
-        meta: of the cell.
     """
 
-    pairs: tuple[PoolPair, ...]
-    keys: tuple[CellKey, ...]
     content_free: str | None
-    n_layers: int
-    token_budget: int
-    meta: Mapping[str, str]
-
-    @property
-    def cost(self) -> int:
-        """See `Task`."""
-        return self.n_layers * len(self.pairs) * (1 if self.content_free is None else 2)
-
-    def only(self, keys: Set[CellKey]) -> HeadScoresTask | None:
-        """See `Task`."""
-        return self if self.keys[0] in keys else None
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
@@ -62,7 +44,7 @@ class HeadScoresTask(Task):
             model.encode_pairs([pair.query for pair in self.pairs], passages),
             None if self.content_free is None else model.encode_pairs(self.content_free, passages),
             token_budget=self.token_budget,
-            progress=lambda count: advance(self.n_layers * count),
+            progress=lambda count: advance(model.cfg.n_layers * count),
         )
         columns = {
             "query_id": pa.array([pair.query_id for pair in self.pairs], pa.string()),
@@ -105,10 +87,10 @@ def _tasks(
         HeadScoresTask(
             tuple(pool.pairs[index] for index in shard),
             (cell_key(identity, pool, content_free, i, budget),),
-            content_free,
-            model.cfg.n_layers,
+            model.cfg.n_layers * (1 if content_free is None else 2),
             budget,
-            {"model": str(model.cfg.model_name), "collection": pool.collection},
+            cell_meta(model, pool),
+            content_free,
         )
         for i, shard in enumerate(shards_by_length(pool))
     ]

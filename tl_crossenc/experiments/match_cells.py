@@ -25,6 +25,7 @@ import pyarrow as pa
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.experiments.match_masses import ALL_HEADS, DIRECTION_NAMES
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.attention_flow import require_unablated
@@ -241,7 +242,7 @@ class _Measured:
         self.histograms: list[Tally] = []
         self.by_layer = np.zeros((len(self.pairs), 2 * self.n_layers * len(KINDS) * N_BINS), np.uint32)
         self.by_head = np.zeros((len(self.pairs), 2 * len(task.heads) * N_BINS), np.uint32)
-        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        encoded = encode(model, self.pairs)
         measure_matches(model, encoded, Pieces(model.tokenizer), self.add, token_budget=task.token_budget)
 
     def add(self, indices: np.ndarray, found: PairMatches) -> None:

@@ -6,19 +6,20 @@ summed by part. A shard's pairs are of like length, and its batches depend on it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from tl_crossenc.executors.executor import Executor
-from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.executors.task import Advance, Cell
+from tl_crossenc.experiments.pair_tasks import OneCellTask, cell_meta, encode
 from tl_crossenc.inputs.parts import REAL_PART_NAMES, Part
 from tl_crossenc.instruments.baselines import Baseline
 from tl_crossenc.instruments.integrated_gradients import integrated_gradients, integration_cost
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.pool import Pool, PoolPair
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.keys import CellKey
 
 KIND = "part-gradients"
@@ -31,43 +32,24 @@ METHOD = 1
 
 
 @dataclass(frozen=True)
-class PartGradientTask(Task):
+class PartGradientTask(OneCellTask):
     """A shard of a pool to one baseline.
 
     Attributes:
-        pairs: of the shard.
-        keys: of the one cell.
         baseline: where the paths begin.
         score: what is attributed, as `integrated_gradients` takes it.
         nodes: of the quadrature.
         stops: ids of full stops.
-        runs: layer runs of a pair.
-        token_budget: padded tokens a pass.
-        meta: of the cell.
     """
 
-    pairs: tuple[PoolPair, ...]
-    keys: tuple[CellKey, ...]
     baseline: Baseline
     score: str | None
     nodes: int
     stops: tuple[int, ...]
-    runs: int
-    token_budget: int
-    meta: Mapping[str, str]
-
-    @property
-    def cost(self) -> int:
-        """See `Task`."""
-        return self.runs * len(self.pairs)
-
-    def only(self, keys: Set[CellKey]) -> PartGradientTask | None:
-        """See `Task`."""
-        return self if self.keys[0] in keys else None
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
-        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        encoded = encode(model, self.pairs)
         found = integrated_gradients(
             model,
             encoded,
@@ -133,6 +115,7 @@ def part_gradient_tasks(
             token_budget=budget,
         )
         pairs = tuple(pool.pairs[i] for i in np.sort(order[start : start + SHARD]))
-        meta = {"model": str(model.cfg.model_name), "collection": pool.collection}
-        tasks.append(PartGradientTask(pairs, (key,), baseline, score, nodes, tuple(stops), runs, budget, meta))
+        tasks.append(
+            PartGradientTask(pairs, (key,), runs, budget, cell_meta(model, pool), baseline, score, nodes, tuple(stops))
+        )
     return tasks

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from tl_crossenc.executors.executor import Executor, Progress
 from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.experiments.pair_tasks import cell_meta, encode
 from tl_crossenc.experiments.scoring import shard_size, shards_by_length
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.instruments.layer_features import layer_features
@@ -69,7 +70,7 @@ class StateTask(Task):
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
-        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        encoded = encode(model, self.pairs)
 
         def tell(pairs: int) -> None:
             advance(self.layers * pairs)
@@ -155,7 +156,7 @@ class StateCells:
                 seed,
                 model.cfg.n_layers,
                 budget,
-                {"model": str(model.cfg.model_name), "collection": pool.collection},
+                cell_meta(model, pool),
             )
             for shard, keys in zip(self._shards, self._keys, strict=True)
         ]

@@ -128,7 +128,7 @@ def run_qk_alignment(
 
     def task(key: CellKey, pairs: Sequence[PoolPair]) -> QKTask:
         meta = {"model": str(cfg.model_name)}
-        return QKTask(tuple(pairs), (key,), cfg.n_layers - 1, weighting, budget, meta)
+        return QKTask(tuple(pairs), (key,), cfg.n_layers - 1, budget, meta, weighting)
 
     mean_tasks = [
         task(_key(identity, MEANS, pool=pool.digest, shard=i, **given), pairs)

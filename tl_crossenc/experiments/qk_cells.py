@@ -9,7 +9,7 @@ A cell is one row, each field of the sums a flat list. The last layer is never r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -17,15 +17,14 @@ import numpy as np
 import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.executors.task import Advance, Cell
+from tl_crossenc.experiments.pair_tasks import OneCellTask, encode
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.qk import PartMoments, Weighting, part_moments
 from tl_crossenc.instruments.qk_offsets import OffsetCounts, offset_counts
 from tl_crossenc.instruments.qk_terms import TermMoments, term_moments
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.pool import PoolPair
 from tl_crossenc.store.cells import Store
-from tl_crossenc.store.keys import CellKey
 
 Moments = TypeVar("Moments", PartMoments, TermMoments, OffsetCounts)
 
@@ -36,43 +35,22 @@ METHOD = 1
 
 
 @dataclass(frozen=True)
-class QKTask(Task):
+class QKTask(OneCellTask):
     """A shard of pairs, for one kind of cell.
 
     Attributes:
-        pairs: of the shard.
-        keys: of its one cell.
-        n_layers: that are run.
         weighting: see `qk.part_moments`.
-        token_budget: padded tokens a batch.
-        meta: of the cell.
         means: `[layer, part, d_model]`, of terms, once they are known.
     """
 
-    pairs: tuple[PoolPair, ...]
-    keys: tuple[CellKey, ...]
-    n_layers: int
     weighting: Weighting | str
-    token_budget: int
-    meta: Mapping[str, str]
     means: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     __repr__ = short_repr
 
-    @property
-    def cost(self) -> int:
-        """See `Task`."""
-        return self.n_layers * len(self.pairs)
-
-    def only(self, keys: Set[CellKey]) -> QKTask | None:
-        """See `Task`."""
-        return self if self.keys[0] in keys else None
-
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
-        moments = self._moments(
-            model, model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
-        )
+        moments = self._moments(model, encode(model, self.pairs))
         columns = {name: np.asarray(getattr(moments, name), dtype=np.float64) for name in _arrays(moments)}
         for name, values in columns.items():
             if not np.isfinite(values).all():

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.experiments.scoring import SHARD
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import UNABLATED
@@ -194,4 +195,4 @@ def _within_memory(sets: Sequence[Targets]) -> list[list[Targets]]:
 
 
 def _encode(model: HookedCrossEncoder, pairs: Sequence[PoolPair]) -> EncodedPairs:
-    return model.encode_pairs([pair.query for pair in pairs], [pair.text for pair in pairs])
+    return encode(model, pairs)

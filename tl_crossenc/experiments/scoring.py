@@ -19,6 +19,7 @@ import pyarrow as pa
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.experiments.pair_tasks import cell_meta, encode
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.execution import count_layer_runs, run_conditions
@@ -106,7 +107,7 @@ class ScoreTask(Task):
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
-        encoded = model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs])
+        encoded = encode(model, self.pairs)
         scores = run_conditions(model, encoded, self.conditions, token_budget=self.token_budget, progress=advance)
         _require_finite(scores.values, self.conditions)
         for key, values in zip(self.keys, scores.values, strict=True):
@@ -186,7 +187,7 @@ def _tasks(
             active,
             (model.cfg.n_layers, model.cfg.n_heads),
             budget,
-            {"model": str(model.cfg.model_name), "collection": pool.collection},
+            cell_meta(model, pool),
         )
         for i, shard in enumerate(shards_by_length(pool))
     ]

@@ -7,7 +7,7 @@ tokens 23 kB a pair. No idf is in it: which collection says how rare a piece is,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
-from tl_crossenc.executors.task import Advance, Cell, Task
+from tl_crossenc.executors.task import Advance, Cell
+from tl_crossenc.experiments.pair_tasks import OneCellTask, cell_meta, encode
 from tl_crossenc.experiments.scoring import shard_size, shards_by_length
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.instruments.soft_tf import ATTENDED_PARTS, SoftTF, measure_soft_tf
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.pool import Pool, PoolPair
+from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
 
@@ -29,39 +30,16 @@ METHOD = 1
 
 
 @dataclass(frozen=True)
-class SoftTFTask(Task):
-    """A shard of a pool.
-
-    Attributes:
-        pairs: of the shard.
-        keys: of its one cell.
-        n_layers: of the model.
-        token_budget: padded tokens a batch.
-        meta: of the cell.
-    """
-
-    pairs: tuple[PoolPair, ...]
-    keys: tuple[CellKey, ...]
-    n_layers: int
-    token_budget: int
-    meta: Mapping[str, str]
-
-    @property
-    def cost(self) -> int:
-        """See `Task`."""
-        return self.n_layers * len(self.pairs)
-
-    def only(self, keys: Set[CellKey]) -> SoftTFTask | None:
-        """See `Task`."""
-        return self if self.keys[0] in keys else None
+class SoftTFTask(OneCellTask):
+    """A shard of a pool."""
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
         found = measure_soft_tf(
             model,
-            model.encode_pairs([pair.query for pair in self.pairs], [pair.text for pair in self.pairs]),
+            encode(model, self.pairs),
             token_budget=self.token_budget,
-            progress=lambda count: advance(self.n_layers * count),
+            progress=lambda count: advance(model.cfg.n_layers * count),
         )
         width = int(np.prod(found.values.shape[1:]))
         columns = {
@@ -131,7 +109,7 @@ def _tasks(model: HookedCrossEncoder, identity: Mapping[str, str], pool: Pool, b
             (cell_key(identity, pool, i, budget),),
             model.cfg.n_layers,
             budget,
-            {"model": str(model.cfg.model_name), "collection": pool.collection},
+            cell_meta(model, pool),
         )
         for i, shard in enumerate(shards_by_length(pool))
     ]
