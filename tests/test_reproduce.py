@@ -19,6 +19,8 @@ import pytest
 from helpers import one_sentence
 from small_worlds import asked, collection_folder, count_layers, forbid_model_work, identities, model_folder, snapshot
 
+from tl_crossenc.experiments.beyond import every_method, usual_methods
+from tl_crossenc.experiments.paper import PaperOptions
 from tl_crossenc.experiments.table1 import run_table1
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import load_collection
@@ -26,7 +28,7 @@ from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool
 from tl_crossenc.report.tables import SIDES
 from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.results import kept_pools
-from tl_crossenc.results.artefacts import ARTEFACTS
+from tl_crossenc.results.artefacts import ARTEFACTS, NOT_ASKED, load_unavailable
 from tl_crossenc.results.kept_pools import frozen_pool
 from tl_crossenc.statistics.published import VAST_2025_TABLE_1, is_monobert
 from tl_crossenc.store.cells import Store
@@ -214,6 +216,35 @@ def test_a_rerun_of_the_whole_job_runs_no_model_and_leaves_every_byte(everything
     reproduce(settings(model, collections, out, only_table1=False))
     assert snapshot(out) == before
     assert identities(out / "machinery" / "cells") == cells
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked", "blank_drawings")
+def test_a_rerun_with_every_method_runs_no_model_and_leaves_every_byte(model, tmp_path, monkeypatch):
+    folder = collection_folder(tmp_path / "c", n_queries=7, per_grade=(3, 1, 1, 2))
+    options = PaperOptions(methods=every_method(), n_draws=2)
+    job = settings(model, [str(folder)], tmp_path / "out", only_table1=False, options=options)
+    found = reproduce(job)
+    assert set(usual_methods()).isdisjoint(found.unavailable)
+    assert "LoRA adapter" in found.unavailable["adapter_updates"]
+    assert NOT_ASKED not in found.unavailable.values()
+    before = snapshot(tmp_path / "out")
+    forbid_model_work(monkeypatch)
+    reproduce(job)
+    assert snapshot(tmp_path / "out") == before
+
+
+@pytest.mark.slow
+def test_a_plain_run_takes_the_quick_methods(model, tmp_path):
+    """In a process of its own, where nothing is patched."""
+    folder = collection_folder(tmp_path / "c", n_queries=7, per_grade=(3, 1, 1, 2))
+    command = ["-m", "tl_crossenc.cli", "reproduce", "--model", str(model), "--collection", str(folder), "--draws", "1"]
+    subprocess.run(
+        [sys.executable, *command, "--out", str(tmp_path / "out"), "--device", "cpu"], check=True, timeout=300
+    )
+    there = {key for key in ARTEFACTS if key not in load_unavailable(tmp_path / "out")}
+    beyond = {ARTEFACTS[key].result for key in there if ARTEFACTS[key].beyond}
+    assert beyond - {"head_ablation_folds"} == set(usual_methods())
 
 
 @pytest.mark.usefixtures("unchecked", "blank_drawings")
