@@ -95,26 +95,26 @@ class OnRay(Executor):
             ValueError: see `model_identity`; or attention is being ablated in the model; or an actor has other versions.
             ClusterError: no actor answers.
         """
-        return dict(self._about(model).identity)
+        return dict(self._named(model)[1].identity)
 
     def token_budget(self, model: HookedCrossEncoder, asked: int | None = None) -> int:
         """See `Executor`; as an actor says, where nothing is asked for."""
-        return model.token_budget(asked) if asked is not None else self._about(model).token_budget
+        return model.token_budget(asked) if asked is not None else self._named(model)[1].token_budget
 
     def device_of(self, model: HookedCrossEncoder) -> str:
         """See `Executor`; the kind alone, where it is not this process's."""
-        kind = self._about(model).identity["device"]
+        kind = self._named(model)[1].identity["device"]
         return str(model.device) if kind == model.device.type else kind
 
-    def _about(self, model: HookedCrossEncoder) -> About:
-        """What an actor says of the model, once for as long as it has the same content."""
+    def _named(self, model: HookedCrossEncoder) -> tuple[str, About]:
+        """The model's name by its content, and what an actor says of it, once for as long as it has the same content."""
         name, own = _name(model)
         if name not in self._abouts:
             with self._crew_for(model, name) as crew:
                 about = Handout(crew, None).about()
             refuse_difference(own, about.identity, about.node, but=("device",))
             self._abouts[name] = about
-        return self._abouts[name]
+        return name, self._abouts[name]
 
     def _shares(self, model: HookedCrossEncoder, todo: list[OneTask]) -> list[OneTask]:
         parts = -(-SHARES * len(self._present().places) // len(todo))
@@ -123,9 +123,9 @@ class OnRay(Executor):
     def _compute(
         self, model: HookedCrossEncoder, todo: Sequence[Task], store: Store, advance: Advance
     ) -> list[Failure]:
-        identity = self.identity(model)
-        with self._crew_for(model, _name(model)[0]) as crew:
-            return Handout(crew, identity).run(todo, store, advance)
+        name, about = self._named(model)
+        with self._crew_for(model, name) as crew:
+            return Handout(crew, dict(about.identity)).run(todo, store, advance)
 
     @contextmanager
     def _crew_for(self, model: HookedCrossEncoder, name: str) -> Iterator[Crew]:

@@ -79,17 +79,7 @@ def run_first(
     advance: Progress,
 ) -> Table1:
     """Table 1."""
-    return run_table1(
-        model,
-        pools,
-        store,
-        mode=settings.mode,
-        cutoff=settings.cutoff,
-        gain=settings.gain,
-        token_budget=settings.token_budget,
-        executor=executor,
-        progress=advance,
-    )
+    return run_table1(model, pools, store, **settings.ranking, executor=executor, progress=advance)
 
 
 def run_rest(
@@ -101,18 +91,8 @@ def run_rest(
     executor: Executor,
 ) -> dict[str, Any]:
     """Results of all but Table 1."""
-    return run_paper(
-        model,
-        pools,
-        store,
-        options=settings.options,
-        mode=settings.mode,
-        cutoff=settings.cutoff,
-        gain=settings.gain,
-        token_budget=settings.token_budget,
-        executor=executor,
-        progress=progress,
-    )
+    chosen = {"options": settings.options, **settings.ranking}
+    return run_paper(model, pools, store, **chosen, executor=executor, progress=progress)
 
 
 def compute_shard(

@@ -57,6 +57,11 @@ class Settings:
     heads: str | None = None
     only_table1: bool = False
 
+    @property
+    def ranking(self) -> dict[str, Any]:
+        """How rankings are ablated and measured, as the experiments take it."""
+        return {name: getattr(self, name) for name in ("mode", "cutoff", "gain", "token_budget")}
+
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"expected a mode among {', '.join(MODES)}, got {self.mode!r}")
