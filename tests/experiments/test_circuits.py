@@ -1,5 +1,6 @@
 """Circuits: the planted one found exactly, and every number of a circuit recomputed by hand."""
 
+import random
 from itertools import product
 
 import numpy as np
@@ -10,13 +11,15 @@ from small_worlds import forbid_model_work, pool_of_words, tiny_model
 from type_checks import unchecked
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
+from tl_crossenc.executors.executor import IN_PROCESS
 from tl_crossenc.experiments import circuits
 from tl_crossenc.experiments.circuit_search import Found, search
-from tl_crossenc.experiments.circuit_units import Unit, costs_of, keep_only, units_of, without
+from tl_crossenc.experiments.circuit_units import Unit, costs_of, importance_of, keep_only, units_of, without
 from tl_crossenc.experiments.circuits import run_circuits
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.patching.direction_effects import direction_effects
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.dcg import ndcg
 from tl_crossenc.store.cells import Store
@@ -132,6 +135,39 @@ def test_measured_values_are_those_of_the_conditions_on_the_other_half(any_circu
         if over > 0:
             assert row["faithfulness"] == pytest.approx((means["kept"] - means["random"]) / over)
             assert row["completeness"] == pytest.approx(1 - (means["removed"] - means["random"]) / over)
+
+
+def test_importance_is_the_mean_spread_of_effects_over_a_querys_passages(model, pool, tmp_path):
+    units = units_of(model)
+    found = importance_of(model, [pool], units, Store(tmp_path), None, IN_PROCESS)
+    spreads = []
+    for own in pool.by_query().values():
+        alone = [model.encode_pairs([pool.pairs[i].query], [pool.pairs[i].text]) for i in own]
+        effects = [direction_effects(model, pairs)[0] for pairs in alone]
+        spreads.append([np.std([one[unit] for one in effects]) for unit in units])
+    np.testing.assert_allclose(found, np.mean(spreads, axis=0), rtol=1e-8, atol=1e-9 * np.max(spreads))
+
+
+def test_shares_are_ratios_of_means_with_intervals_over_queries():
+    rng = random.Random(3)
+    rows = [(0.6 + 0.4 * rng.random(), 0.4 + 0.1 * rng.random()) for _ in range(17)]
+    frame = pd.DataFrame(rows, columns=["unablated", "random"])
+    even = frame.assign(kept=frame["random"] + 0.8 * (frame["unablated"] - frame["random"]))
+    np.testing.assert_allclose(circuits._share(even, "kept", False, 0), [0.8] * 3, atol=1e-12)
+    np.testing.assert_allclose(circuits._share(even, "kept", True, 0), [0.2] * 3, atol=1e-12)
+
+    kept = [0.5 + 0.5 * rng.random() for _ in rows]
+    triples = [(*row, value) for row, value in zip(rows, kept, strict=True)]
+
+    def ratio(drawn):
+        whole, chance, value = (sum(column) for column in zip(*drawn, strict=True))
+        return (value - chance) / (whole - chance)
+
+    draws = sorted(ratio(rng.choices(triples, k=len(triples))) for _ in range(4000))
+    value, low, high = circuits._share(frame.assign(kept=kept), "kept", False, 5)
+    assert value == pytest.approx(ratio(triples), abs=1e-12)
+    assert low == pytest.approx(draws[100], abs=0.06)
+    assert high == pytest.approx(draws[-100], abs=0.06)
 
 
 def test_the_curve_ends_at_the_whole_model(any_circuits, model):
