@@ -124,7 +124,8 @@ def test_an_actor_that_is_killed_in_mid_cell_loses_that_cell_alone(model, execut
 
 def test_what_always_fails_is_told_with_its_cause_and_the_rest_is_stored(model, executor, squares, tmp_path):
     tasks, store = squares
-    given = tasks(range(0, 3), [3, 4, 5], range(6, 9), [9, 10, 11], fault=((4, "error"), (10, "death")))
+    faults = (4, "error"), (10, "death")
+    given = tasks(range(0, 3), [3, 4, 5], range(6, 9), [9, 10, 11], fault=faults, seconds=0.3)  # 9 gets out before 10
     with pytest.raises(CellsFailed) as failed:
         executor.run(model, given, store)
     assert stored(store, range(12)).keys() == {0, 1, 2, 3, 6, 7, 8, 9} | (stored(store, [5, 11]).keys())

@@ -163,11 +163,10 @@ class Handout:
 
     def _lost(self, place: Place, error: BaseException) -> None:
         """An actor is gone: what it had goes to others, and the task that ran is told from those that waited."""
-        work = self._crew.lose(place, error)
-        for first, given in reversed([(i == 0, given) for i, given in enumerate(work)]):
-            given.deaths += first
-            if not given.left:
-                continue
+        work = [given for given in self._crew.lose(place, error) if given.left]  # what came whole did not kill it
+        for given in work[:1]:
+            given.deaths += 1
+        for given in reversed(work):
             if given.deaths >= DEATHS:
                 self._fail(given, RuntimeError(f"{given.deaths} actors died of it, the last so: {first_line(error)}"))
             else:
