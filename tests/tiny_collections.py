@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import ir_datasets
 from ir_datasets.datasets.base import Dataset
-from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, GenericQrel
+from ir_datasets.formats import BaseDocs, BaseQrels, BaseQueries, BaseScoredDocs, GenericQrel, GenericScoredDoc
 
 
 def write_folder(folder: Path, docs: dict[str, str], queries: dict[str, str], qrels: list[tuple]) -> Path:
@@ -100,6 +100,14 @@ class FakeQrels(BaseQrels):
 
     def qrels_iter(self) -> Any:
         return (GenericQrel(*row) for row in self.qrels)
+
+
+class FakeScoredDocs(BaseScoredDocs):
+    def __init__(self, rows: list[tuple]) -> None:
+        self.rows = rows
+
+    def scoreddocs_iter(self) -> Any:
+        return (GenericScoredDoc(*row) for row in self.rows)
 
 
 def register(monkeypatch: Any, name: str, *parts: Any) -> None:

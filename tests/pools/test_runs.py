@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from small_worlds import tiny_model
-from tiny_collections import write_folder
+from tiny_collections import FakeDocs, FakeQrels, FakeQueries, FakeScoredDocs, register, write_folder
 
 from tl_crossenc.experiments.ranking import one_ideal, rank_under
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
@@ -90,8 +90,8 @@ def test_what_was_met_is_counted_and_said(collection, caplog):
         pool = Pool.from_run(collection, RUN, depth=3)
     assert pool.provenance["queries_not_in_the_run"] == ["q6"]
     assert pool.provenance["queries_without_judgments"] == 1
-    assert "1 judged queries are not in the run and count 0" in caplog.text
-    assert "1 queries of the run have no judgments and are left out" in caplog.text
+    assert "1 judged queries are not in the run and count 0 (q6)" in caplog.text
+    assert "1 queries of the run have no judgments and are left out (q9)" in caplog.text
     (junk,) = [p for p in pool.pairs if p.query_id == "q1" and p.doc_id == "d30"]
     assert junk.grade == 0  # judged -2: ranked, gains nothing, and is no easy negative
     assert len(pool.negatives) == 0
@@ -107,6 +107,33 @@ def test_a_run_file_is_read_as_trec_eval_ranks_it(collection, tmp_path):
         pool = Pool.from_run(collection, tmp_path / name)
         assert [p.doc_id for p in pool.pairs] == ["d1", "d3", "d20"]  # equal scores: by id, descending
     assert len(pool.provenance["run_sha256"]) == 64
+
+
+def test_the_ranking_that_comes_with_an_ir_datasets_collection_is_a_run(collection, tmp_path, monkeypatch):
+    """The same pairs in the same order as of a file that says the same; repeated, the higher score counts."""
+    queries = {f"q{q}": f"egg {q}" for q in range(10)}
+    docs = {f"d{d}": f"flea egg {d} {'bread ' * (d % 4)}" for d in range(31)}
+    rows = [(q, d, s) for q, own in RUN.items() for d, s in own.items()]
+    parts = FakeDocs(docs), FakeQueries(queries), FakeQrels(QRELS)
+    register(monkeypatch, "fleas/scored", *parts, FakeScoredDocs([*rows, ("q1", "d30", -9.0)]))
+    register(monkeypatch, "fleas/bare", *parts)
+    register(monkeypatch, "fleas/none", *parts, FakeScoredDocs([]))
+    register(monkeypatch, "fleas/nan", *parts, FakeScoredDocs([*rows[:3], ("q2", "d1", float("nan"))]))
+    scored = load_collection("fleas/scored")
+    pool = Pool.from_run(scored, "scoreddocs", depth=5)
+    assert pool.pairs == Pool.from_run(collection, RUN, depth=5).pairs
+    assert (pool.provenance["run"], len(pool.provenance["run_sha256"])) == ("scoreddocs", 64)
+    register(monkeypatch, "fleas/other", *parts, FakeScoredDocs([*rows[:-1], (*rows[-1][:2], rows[-1][2] + 1e-9)]))
+    other = Pool.from_run(load_collection("fleas/other"), "scoreddocs", depth=5)
+    assert other.provenance["run_sha256"] != pool.provenance["run_sha256"]
+    for given, said in (
+        (load_collection("fleas/bare"), "'fleas/bare' has no scoreddocs: name the file of a TREC run"),
+        (load_collection("fleas/none"), "of 'fleas/none' are empty"),
+        (load_collection("fleas/nan"), "passage 'd1' of query 'q2' with nan, which is no finite number"),
+        (collection, "expected a collection of ir_datasets for its scoreddocs, got the folder of 'tiny'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Pool.from_run(given, "scoreddocs")
 
 
 @pytest.mark.parametrize(

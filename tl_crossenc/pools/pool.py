@@ -25,6 +25,7 @@ from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.files import Qrels, read_pool_file, write_pool_file
 from tl_crossenc.pools.runs import Run, read_run, run_pairs
 from tl_crossenc.pools.sampling import draw
+from tl_crossenc.pools.scoreddocs import SCOREDDOCS, read_scoreddocs
 from tl_crossenc.pools.spec import EASY_NEGATIVE, PoolPair, PoolSpec
 
 __all__ = ["Pool", "PoolPair", "PoolSpec", "build_pool"]
@@ -180,15 +181,20 @@ class Pool:
 
         Args:
             collection: from `load_collection`.
-            run: a TREC file, or query_id -> doc_id -> score.
+            run: a TREC file, "scoreddocs" (the collection's own, of ir_datasets), or query_id -> doc_id -> score.
             depth: most passages a query.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: a malformed run, a depth below 1, or nothing in common with the collection.
+            OSError: ir_datasets could not download or read the collection's own.
         """
         about: dict[str, Any] = {}
-        if not isinstance(run, Mapping):
+        if run == SCOREDDOCS:
+            about["run"] = SCOREDDOCS
+            run, about["run_sha256"] = read_scoreddocs(collection)
+        elif not isinstance(run, Mapping):
+            about["run"] = Path(run).name
             run, about["run_sha256"] = read_run(run)
         pairs, counts = run_pairs(collection, run, depth)
         provenance = {"source": "run", **_of_collection(collection, pairs), **about, **counts}

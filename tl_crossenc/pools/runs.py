@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tl_crossenc.console.shown import listed
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.lines import malformed, read_lines
 from tl_crossenc.pools.spec import PoolPair
@@ -94,13 +95,13 @@ def run_pairs(collection: Collection, run: Run, depth: int) -> tuple[list[PoolPa
         )
     absent = [query_id for query_id, doc_ids in top.items() if not doc_ids]
     unknown = [query_id for query_id in run if query_id not in collection.qrels]
-    for count, what in (
-        (len(missing), "passages of the run have no text and are not ranked"),
-        (len(absent), "judged queries are not in the run and count 0"),
-        (len(unknown), "queries of the run have no judgments and are left out"),
+    for found, what in (
+        (missing, "passages of the run have no text and are not ranked"),
+        (absent, "judged queries are not in the run and count 0"),
+        (unknown, "queries of the run have no judgments and are left out"),
     ):
-        if count:
-            logger.warning("%s: %d %s", collection.name, count, what)
+        if found:
+            logger.warning("%s: %d %s (%s)", collection.name, len(found), what, listed(found, 3))
     counts = {
         "depth": depth,
         "unjudged": sum(pair.doc_id not in collection.qrels[pair.query_id] for pair in pairs),
