@@ -22,6 +22,7 @@ COMMANDS = (
     "status",
     "parity",
     "score",
+    "explain",
 )
 """Modules of commands, in the order of the help."""
 

@@ -18,14 +18,18 @@ MOST_CPUS = 4096
 _OF_RAY = ("address", "cpus_per_actor", "patience")
 
 
-def model_options(parser: argparse.ArgumentParser) -> None:
-    """How the model is opened; `of_the_model` reads them."""
+def model_options(parser: argparse.ArgumentParser, *, lengths: bool = False) -> None:
+    """How the model is opened; `of_the_model` reads them. With `lengths`, `--max-length` takes several."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps or xpu (default: auto)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="(default: float32)")
     parser.add_argument("--revision", help="branch, tag or commit on the hub")
     parser.add_argument("--tokenizer", help="folder or hub name of a tokenizer, in place of the checkpoint's own")
+    several: dict[str, Any] = {"nargs": "+", "metavar": "N"} if lengths else {}
     parser.add_argument(
-        "--max-length", type=number(4, MOST_TOKENS), help="tokens a pair is cut to (default: the tokenizer's limit)"
+        "--max-length",
+        type=number(4, MOST_TOKENS),
+        help="tokens a pair is cut to (default: the tokenizer's limit)" + lengths * "; several are put side by side",
+        **several,
     )
     parser.add_argument(
         "--score",

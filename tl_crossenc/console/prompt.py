@@ -17,16 +17,44 @@ HOME = {"explain": "views.explain", "attention_view": "views.attention", "attent
 class Prompt:
     """Methods that show one pair. Each is documented in full where its function is."""
 
-    def explain(self, query: str, passage: str, *, top: int = 5, links: int = 3) -> Any:
-        """What makes the score: an `Explanation`, shown as HTML in a notebook and as tables in a terminal.
+    def explain(
+        self,
+        query: str,
+        passage: str,
+        *,
+        top: int = 5,
+        links: int = 3,
+        attribution: str | None = "leave-one-out",
+        removal: str | None = None,
+        max_length: int | Iterable[int] | None = None,
+        statistics: Any = None,
+        progress: Any = None,
+    ) -> Any:
+        """What makes the score, word by word and head by head: an `Explanation`, HTML in a notebook and tables in a terminal.
 
         >>> from tl_crossenc import HookedCrossEncoder
         >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
         >>> found = model.explain("tune a guitar", "a guitar garden")
         >>> found.top_contributions[0][0], found.top_heads("DOC->QUERY")[0][0]
         ('head 3.1', '1.2')
+        >>> found.to_frame("words")[["text", "word", "value"]].round(2).tail(3)
+              text    word  value
+        3  passage       a   0.97
+        4  passage  guitar   0.97
+        5  passage  garden  -1.76
         """
-        return _function("explain")(self, query, passage, top=top, links=links)
+        return _function("explain")(
+            self,
+            query,
+            passage,
+            top=top,
+            links=links,
+            attribution=attribution,
+            removal=removal,
+            max_length=max_length,
+            statistics=statistics,
+            progress=progress,
+        )
 
     def attention_view(self, query: str, passage: str, *, layer: int, heads: Iterable[int] | None = None) -> Any:
         """A layer's heads to click through, in a notebook or on a page (needs circuitsvis); works offline."""

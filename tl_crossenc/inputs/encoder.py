@@ -68,6 +68,11 @@ class PairEncoder:
         return self.use_types and TYPES in self.tokenizer.model_input_names
 
     @property
+    def cuts_left(self) -> bool:
+        """Whether a passage that is too long loses its beginning."""
+        return self.tokenizer.truncation_side == "left"
+
+    @property
     def n_special(self) -> int:
         """Special tokens of a pair."""
         return int(self.tokenizer.num_special_tokens_to_add(pair=True))
@@ -129,6 +134,23 @@ class PairEncoder:
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
         pad = self.tokenizer.pad_token_id or 0
         return EncodedPairs(tokens, types, parts, offsets, np.asarray(truncated, dtype=bool), pad)
+
+    def locate(self, query: str, passage: str) -> tuple[np.ndarray, np.ndarray]:
+        """One pair without a limit of length: `[token]`, the part of each token, and `[token, 2]`, its characters in its text.
+
+        The characters are a half-open range, as the tokenizer gives it: a piece of white space may have none, or have the space.
+        """
+        encoded = self.tokenizer(
+            [query],
+            [passage],
+            truncation=False,
+            padding=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        parts = np.asarray(parts_of_sequence(encoded.sequence_ids(0)), np.int64)
+        return parts, np.asarray(encoded["offset_mapping"][0], np.int64).reshape(-1, 2)
 
     def _rows(
         self, queries: Sequence[str], passages: Sequence[str], limit: int

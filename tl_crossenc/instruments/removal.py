@@ -35,6 +35,8 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 WAYS = ("mask", "pad", "delete")
 TEXTS: dict[str, Part] = {"passage": Part.DOC, "query": Part.QUERY}
+BOTH = "both"
+"""Of both texts at once, where a pair is explained; what ranks tokens is of one text."""
 TIED = 1e-6
 """Of a pair's largest absolute value: about what float32 leaves of equal ones."""
 TOGETHER = 1024
@@ -49,7 +51,7 @@ class Removal(NamedTuple):
 
     Attributes:
         way: "mask", "pad" or "delete".
-        text: "passage" or "query".
+        text: "passage" or "query", or "both" (`of_both`).
         token: what takes a token's place; None where nothing does.
     """
 
@@ -59,8 +61,17 @@ class Removal(NamedTuple):
 
     @property
     def part(self) -> Part:
-        """Whose tokens."""
+        """Whose tokens, where they are one text's."""
         return TEXTS[self.text]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Whose tokens."""
+        return tuple(TEXTS.values()) if self.text == BOTH else (self.part,)
+
+    def of_both(self) -> Removal:
+        """The same of both texts."""
+        return self._replace(text=BOTH)
 
 
 class Removed(NamedTuple):
@@ -110,7 +121,7 @@ def remove(pairs: EncodedPairs, chosen: Bool[np.ndarray, "token"], removal: Remo
     Raises:
         ValueError: a chosen token that is not the text's.
     """
-    if (chosen & (pairs.parts != removal.part)).any():
+    if (chosen & ~np.isin(pairs.parts, removal.parts)).any():
         raise ValueError(f"expected tokens of the {removal.text} to remove, got others among them")
     if removal.token is not None:
         return replace(pairs, tokens=np.where(chosen, removal.token, pairs.tokens).astype(pairs.tokens.dtype))
@@ -174,9 +185,9 @@ def model_scorer(
     return score
 
 
-def text_tokens(pairs: EncodedPairs, part: Part) -> list[Int[np.ndarray, "_"]]:
-    """The places of each pair's tokens of a part among the tokens of all pairs."""
-    return [start + np.flatnonzero(pairs.parts[start:stop] == part) for start, stop in pairwise(pairs.offsets)]
+def text_tokens(pairs: EncodedPairs, *parts: Part) -> list[Int[np.ndarray, "_"]]:
+    """The places of each pair's tokens of some parts among the tokens of all pairs."""
+    return [start + np.flatnonzero(np.isin(pairs.parts[start:stop], parts)) for start, stop in pairwise(pairs.offsets)]
 
 
 def removal_orders(

@@ -150,7 +150,7 @@ def token_attributions(
         values = np.concatenate(
             [pair_generator(pairs, i, chosen.seed, 1).random(length) for i, length in enumerate(pairs.lengths)]
         )
-    return np.where(pairs.parts == chosen.removal.part, values, np.nan)
+    return np.where(np.isin(pairs.parts, chosen.removal.parts), values, np.nan)
 
 
 def attribution_cost(model: HookedCrossEncoder, pairs: EncodedPairs, name: str, given: Attributing) -> int:
@@ -161,7 +161,7 @@ def attribution_cost(model: HookedCrossEncoder, pairs: EncodedPairs, name: str, 
     if name == GRADIENTS:
         return integration_cost(model, [0], "pre", given.nodes) * len(pairs)
     if name == LEAVE_ONE_OUT:
-        return n_layers * (len(pairs) + int((pairs.parts == given.removal.part).sum()))
+        return n_layers * (len(pairs) + int(np.isin(pairs.parts, given.removal.parts).sum()))
     return 0 if name == RANDOM else 2 * n_layers * len(pairs)
 
 
@@ -189,7 +189,7 @@ def _left_out(
 ) -> Float[np.ndarray, "token"]:
     """s less the score without each token of the text, one at a time; 0 for other tokens."""
     score = model_scorer(model, given.token_budget, _runs(model, 1, progress))
-    own = text_tokens(pairs, given.removal.part)
+    own = text_tokens(pairs, *given.removal.parts)
     one_by_one = [Removed(i, np.array([at])) for i, places in enumerate(own) for at in places]
     wanted = [Removed(i, np.zeros(0, np.int64)) for i in range(len(pairs))] + one_by_one
     scores = removal_scores(score, pairs, wanted, given.removal)

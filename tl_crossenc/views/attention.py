@@ -221,11 +221,12 @@ def _pattern(
     for name, text in (("query", query), ("passage", passage)):
         if not isinstance(text, str):
             raise TypeError(f"expected the {name} as one text, got {type(text).__name__}: view pairs one by one")
-    batch = model.to_pairs(query, passage)
+    pair = model.encode_pairs(query, passage)
+    batch = pair.batch().to(model.device)
     name = f"blocks.{layer}.attn.hook_pattern"
     _, cache = model.run_with_cache(batch, names_filter=name, return_cache_object=False)
     pattern = cache[name][0].detach().double().cpu().numpy()
-    return pattern, shown_tokens(model, query, passage), batch.parts.codes[0].cpu().numpy().astype(np.int64)
+    return pattern, shown_tokens(model, pair), batch.parts.codes[0].cpu().numpy().astype(np.int64)
 
 
 def _in_range(value: int, count: int, name: str) -> int:

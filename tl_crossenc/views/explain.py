@@ -46,6 +46,9 @@ and their weights (a piece that its text has more than once has its position bel
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -54,31 +57,56 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.console.shown import short_name
-from tl_crossenc.inputs.pairs import PairBatch
+from tl_crossenc.inputs.pair_words import pair_words
+from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.direct_attribution import direct_attribution
+from tl_crossenc.instruments.layer_statistics import LayerStatistics
+from tl_crossenc.instruments.token_attributions import LEAVE_ONE_OUT
 from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.views.explanation import Explanation
+from tl_crossenc.views.lengths import Lengths, asked_lengths, cut_words, score_lengths
 from tl_crossenc.views.tokens import shown_tokens
+from tl_crossenc.views.words import completeness_frame, word_frame, word_values
 
 ACROSS = ((Part.QUERY, Part.DOC), (Part.DOC, Part.QUERY))
 """(attender, attended)."""
 
 
-def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5, links: int = 3) -> Explanation:
-    """Explain the score of one passage for one query, in two runs of the model. `model.explain` is the same.
+def explain(
+    model: HookedCrossEncoder,
+    query: str,
+    passage: str,
+    *,
+    top: int = 5,
+    links: int = 3,
+    attribution: str | None = LEAVE_ONE_OUT,
+    removal: str | None = None,
+    max_length: Lengths = None,
+    statistics: LayerStatistics | None = None,
+    progress: Callable[[int], Any] | bool | None = None,
+) -> Explanation:
+    """Explain the score of one passage for one query. `model.explain` is the same.
 
     Args:
         model: the model.
         query, passage: one text each.
-        top: how many components, and how many heads a direction, are shown; the tables have all.
+        top: how many components, heads a direction, and words a text, are shown; the tables have all.
         links: how many token pairs are kept of each head and direction.
+        attribution: what gives words their values, of `token_attributions.ATTRIBUTIONS`; None for no words, which spares the runs
+            without each.
+        removal: what stands for a word that is not there, of leave-one-out and gradients: "delete" (the default; gradients then
+            begin at the padding token), "mask" or "pad".
+        max_length: the tokens that the pair is cut to, by default the model's own limit; or several, which are scored beside it.
+        statistics: of bottlenecks, the layers' distribution over other pairs (`LayerStatistics.fit`).
+        progress: called with layer runs newly done for words; True shows a bar.
 
     Raises:
-        TypeError: not one text each.
-        ValueError: `top` or `links` below 1; attention or a score that is no finite number; a query that leaves no room.
+        TypeError: not one text each, or a length that is no whole number.
+        ValueError: `top` or `links` below 1; attention or a score that is no finite number; a query that leaves no room; another
+            attribution, removal or length than there is.
     """
     for name, text in (("query", query), ("passage", passage)):
         if not isinstance(text, str):
@@ -86,8 +114,11 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
     for name, count in (("top", top), ("links", links)):
         if count < 1:
             raise ValueError(f"expected {name} of at least 1, got {count}")
-    encoded = model.encode_pairs(query, passage)
-    tokens = tuple(shown_tokens(model, query, passage))
+    if model.encoder is None:
+        raise ValueError("expected a model with a tokenizer to explain texts, got one made without: pass tokenizer=")
+    length, lengths = asked_lengths(model.encoder, max_length)
+    encoded = model.encode_pairs(query, passage, max_length=length)
+    tokens = tuple(shown_tokens(model, encoded))
     split = direct_attribution(model, encoded)
     if not np.isfinite(split.scores).all():
         raise ValueError(
@@ -95,7 +126,9 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
         )
     frame = split.to_frame().drop(columns="pair")
     frame = frame.sort_values("contribution", key=np.abs, ascending=False, kind="stable", ignore_index=True)
-    heads, joined = _attention_across(model, query, passage, tokens, links)
+    heads, joined = _attention_across(model, encoded, tokens, links)
+    found = pair_words(model.encoder, query, passage, max_length=length)
+    valued = word_values(model, encoded, found.words, attribution, removal, statistics, progress)
     condition = model.active_condition
     return Explanation(
         query=query,
@@ -109,6 +142,13 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
         contributions=frame,
         heads=heads,
         links=joined,
+        words=word_frame(valued),
+        completeness=completeness_frame(valued),
+        lengths=score_lengths(model, query, passage, lengths, length, found.passage_tokens),
+        cut=cut_words(found.words),
+        read=found.read,
+        attribution="" if valued is None else valued.attribution,
+        way="" if valued is None else valued.way,
         top=top,
         activated=float(model.activated(torch.tensor(split.scores[:1]))[0]) if model.activation.computed else None,
         activation=model.activation.name,
@@ -118,10 +158,10 @@ def explain(model: HookedCrossEncoder, query: str, passage: str, *, top: int = 5
 
 
 def _attention_across(
-    model: HookedCrossEncoder, query: str, passage: str, tokens: tuple[str, ...], links: int
+    model: HookedCrossEncoder, pair: EncodedPairs, tokens: tuple[str, ...], links: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `heads` and `links` of an `Explanation`; no pattern outlives its layer."""
-    batch = model.to_pairs(query, passage)
+    batch = pair.batch().to(model.device)
     places = {part: np.flatnonzero(batch.parts[part][0].cpu().numpy()) for part in (Part.QUERY, Part.DOC)}
     masses: list[tuple] = []
     joined: list[tuple] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from jaxtyping import Int
 from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.parts import Part
 
-TABLES = ("contributions", "heads", "links")
+TABLES = ("contributions", "heads", "links", "words", "completeness", "lengths", "cut")
 NAMES = {
     "head": "head",
     "attn_bias": "attention bias",
@@ -51,7 +52,18 @@ class ExplainedPair:
             `beyond` of each direction first.
         links: the heaviest token pairs of each row of `heads`: `direction`, `layer`, `head`, `weight`, `attender_pos`,
             `attended_pos`, `attender`, `attended`, `seen` (how many positions the attender sees in that layer).
-        top: how many components, and heads a direction, are shown.
+        words: a row a word that the model reads, in order, the query's first: `text` (query or passage), `word`, `value`, `start`
+            and `stop` (its characters), `position` (of its first token), `pieces`.
+        completeness: what the values of words add up to: `text` (query, passage or both), `sum`, `others` (what of it belongs to no
+            word), `difference` (the score less the score without), `error` (sum less difference).
+        lengths: a row a length that the pair is scored at: `max_length`, `tokens`, `cut` (tokens of the passage), `score`,
+            `activated`, `explained`.
+        cut: a row a word of the passage that truncation cut: `word`, `start`, `stop`, `cut` and `read` (tokens of it).
+        read: the characters of the passage that the model reads, half open.
+        attribution: by which method words have their values, "" for none.
+        way: what stood for what was not there, "" where the method removes nothing.
+        made: how it was made, as plain values; on every frame as `attrs`.
+        top: how many components, heads a direction, and words a text, are shown.
         activated: the score as sentence-transformers' CrossEncoder gives it; None where it cannot be told from the score.
         activation: the function that it is through, as torch calls it.
         types_fed: whether token types were fed.
@@ -69,6 +81,14 @@ class ExplainedPair:
     contributions: pd.DataFrame = field(repr=False)
     heads: pd.DataFrame = field(repr=False)
     links: pd.DataFrame = field(repr=False)
+    words: pd.DataFrame = field(repr=False)
+    completeness: pd.DataFrame = field(repr=False)
+    lengths: pd.DataFrame = field(repr=False)
+    cut: pd.DataFrame = field(repr=False)
+    read: tuple[int, int]
+    attribution: str = ""
+    way: str = ""
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
     top: int = 5
     activated: float | None = None
     activation: str = ""
@@ -76,14 +96,34 @@ class ExplainedPair:
     readout: str = "pooler and classifier bias"
 
     def to_frame(self, what: str = "contributions") -> pd.DataFrame:
-        """One of the tables as a copy: "contributions", "heads" or "links".
+        """One of the tables as a copy: "contributions", "heads", "links", "words", "completeness", "lengths" or "cut".
 
         Raises:
             ValueError: no such table.
         """
         if what not in TABLES:
             raise ValueError(f"expected a table among {', '.join(TABLES)}, got {what!r}")
-        return getattr(self, what).copy()
+        frame = getattr(self, what).copy()
+        frame.attrs = dict(self.made)
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, as JSON has them: tables as lists of rows, None for what is not there."""
+        about: dict[str, Any] = {
+            "query": self.query,
+            "passage": self.passage,
+            "score": self.score,
+            "activated": self.activated,
+            "activation": self.activation,
+            "condition": self.condition,
+            "tokens": list(self.tokens),
+            "parts": [Part(code).name for code in self.parts.tolist()],
+            "truncated": self.truncated,
+            "read": list(self.read),
+            "attribution": self.attribution,
+            "removal": self.way,
+        }
+        return about | {what: _records(getattr(self, what)) for what in TABLES} | {"made": self.made}
 
     # What is shown, for both ways.
 
@@ -96,6 +136,29 @@ class ExplainedPair:
         rows = [(component_name(row, self.readout), float(row["contribution"])) for _, row in shown.iterrows()]
         rest = self.contributions["contribution"].iloc[count:]
         return rows if rest.empty else [*rows, (f"{len(rest)} others", float(rest.sum()))]
+
+    def top_words(self, text: str) -> list[tuple[str, float]]:
+        """(word, value) of the `top` largest in absolute value of a text, "query" or "passage"; words as in `names`."""
+        own = self.words[self.words["text"] == text]
+        counts = Counter(own["word"].str.lower())
+        best = own.sort_values("value", key=np.abs, ascending=False, kind="stable").head(self.top)
+        return [
+            (_numbered(row["word"], row["position"], counts[row["word"].lower()]), float(row["value"]))
+            for row in best.to_dict("records")
+        ]
+
+    @property
+    def cut_tokens(self) -> int:
+        """How many tokens of the passage the model does not read."""
+        return int(self.lengths.loc[self.lengths["explained"], "cut"].iloc[0])
+
+    @property
+    def cut_text(self) -> str:
+        """The characters of the passage that the model does not read."""
+        start, stop = self.read
+        return (
+            self.passage[stop:] if self.cut_tokens and start == 0 else self.passage[:start] if self.cut_tokens else ""
+        )
 
     @property
     def directions(self) -> list[str]:
@@ -131,7 +194,7 @@ class ExplainedPair:
         """The word pieces as they are shown: one that its text has more than once has its position below, `the₇`."""
         counts = Counter(zip(self.tokens, self.parts.tolist(), strict=True))
         return tuple(
-            shown(token) + (str(p).translate(BELOW) if counts[token, part] > 1 else "")
+            _numbered(token, p, counts[token, part])
             for p, (token, part) in enumerate(zip(self.tokens, self.parts.tolist(), strict=True))
         )
 
@@ -172,3 +235,14 @@ def component_name(row: pd.Series, readout: str) -> str:
     if layer < 0:
         return f"{name} of the embeddings"
     return f"{name} {layer}" if pd.isna(head) else f"{name} {layer}.{head}"
+
+
+def _numbered(text: str, position: int, count: int) -> str:
+    """A word or piece as it is shown, with its position below where it is there several times."""
+    return shown(text) + (str(position).translate(BELOW) if count > 1 else "")
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows, numbers as Python's and None for what is no number."""
+    columns = {name: [None if pd.isna(value) else value for value in frame[name].tolist()] for name in frame}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from html import escape
@@ -12,7 +13,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.parts import Part
+from tl_crossenc.store.files import write_atomic
 from tl_crossenc.views.explained_pair import ExplainedPair
 from tl_crossenc.views.markup import (
     CARD,
@@ -23,10 +26,18 @@ from tl_crossenc.views.markup import (
     chips,
     heading,
     labelled,
+    page,
     share_bar,
     signed,
     signed_bar,
     table,
+)
+from tl_crossenc.views.shown_words import (
+    cut_line,
+    lengths_in_html,
+    lengths_in_terminal,
+    words_in_html,
+    words_in_terminal,
 )
 
 ADDS = "What adds most to the score, directly"
@@ -68,7 +79,7 @@ class Explanation(ExplainedPair):
                 line.append(self.names[p], style=PART_STYLES[Part(int(self.parts[p]))]).append(" ")
             lines.add_row(Text(name, style="dim"), line)
         if self.truncated:
-            lines.add_row("", Text(CUT, style="dim"))
+            lines.add_row("", Text(f"{CUT} {cut_line(self)}", style="dim"))
         added = Table.grid(padding=(0, 2))
         added.add_column()
         added.add_column(justify="right")
@@ -99,6 +110,8 @@ class Explanation(ExplainedPair):
         return Group(
             header,
             lines,
+            *([words_in_terminal(self)] if self.attribution else []),
+            *([lengths_in_terminal(self)] if len(self.lengths) > 1 else []),
             Text(f"\n{ADDS}", "bold"),
             added,
             Text(f"\n{MOVED}", "bold"),
@@ -134,11 +147,12 @@ class Explanation(ExplainedPair):
         html = [
             f'<div><b style="font-size:18px">{self.score:.4f}</b> <span style="color:{MUTED}">score · {about}</span></div>'
         ]
-        marked, codes = self.marked(), self.parts.tolist()
-        for name, positions in self.lines():
-            html.append(labelled(name, chips(self.names, codes, positions, marked)))
+        if self.attribution:
+            html.append(words_in_html(self))
         if self.truncated:
-            html.append(f'<div style="color:{MUTED}">{CUT}</div>')
+            html.append(f'<div style="color:{MUTED};margin-top:5px">{CUT} {escape(cut_line(self))}</div>')
+        if len(self.lengths) > 1:
+            html.append(lengths_in_html(self))
         extent = max((abs(value) for _, value in self.top_contributions), default=0.0)
         html.append(heading(ADDS, "score units; all components sum to the score"))
         html.append(
@@ -149,6 +163,9 @@ class Explanation(ExplainedPair):
         )
         last = "" if self.heads["reaches_score"].all() else "; the last layer's are left out"
         html.append(heading(MOVED, f"and the token pairs that they join{last}"))
+        marked, codes = self.marked(), self.parts.tolist()
+        for name, positions in self.lines():
+            html.append(labelled(name, chips(self.names, codes, positions, marked)))
         if self.directions:
             html.append(f'<div style="color:{MUTED}">{COLUMNS}</div>')
         if not self.directions:
@@ -156,6 +173,14 @@ class Explanation(ExplainedPair):
         for direction in self.directions:
             html.append(self._direction_html(direction))
         return f'<div style="{CARD}">{"".join(html)}</div>'
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Write it as an HTML page that works offline and runs no script.
+
+        Raises:
+            StoreError: the file system refuses.
+        """
+        write_atomic(path, page(f"{self.model}: {shown(self.query, 60)}", self._repr_html_()))
 
     def _direction_html(self, direction: str) -> str:
         """A line about the direction, then its heads."""

@@ -1,0 +1,184 @@
+"""How the words of an explained pair are shown: tables in a terminal, the texts themselves in HTML.
+
+In HTML a word is tinted by its value, red for more and blue for less, with a line below that is solid for more and dotted for less,
+so that it reads without colours; its value is under the pointer, and the largest are in a table.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tl_crossenc.console.shown import shown
+from tl_crossenc.instruments.token_attributions import BOTTLENECK, GRADIENTS, LEAVE_ONE_OUT, RANDOM
+from tl_crossenc.views.explained_pair import ExplainedPair
+from tl_crossenc.views.markup import LESS, MORE, MUTED, heading, labelled, signed, signed_bar, table, tinted
+
+METHODS = {
+    LEAVE_ONE_OUT: "what the score loses without each",
+    GRADIENTS: "their share in what the score exceeds that of emptied texts by",
+    "attention": "the attention that the head's rows give each",
+    "direct": "what the head's rows read of each, in the unit of the score",
+    BOTTLENECK: "the bits of each that the score needs",
+    RANDOM: "random numbers",
+}
+NO_WORDS = "Neither text has a word that the model reads."
+NOT_ADDITIVE = "Words are left out one at a time: what they are worth need not add up to what all are worth."
+FAINTEST = 0.02
+"""Words of less than this share of the largest value are left plain."""
+DARKEST = 0.55
+"""The opacity of the largest value's tint."""
+MOST_CUT = 150
+"""Characters that are shown of what is cut."""
+
+
+def title(found: ExplainedPair) -> tuple[str, str]:
+    """A heading, and what the values are."""
+    way = f", {found.way}" if found.way else ""
+    return f"Words by {found.attribution}{way}", METHODS[found.attribution]
+
+
+def sums(found: ExplainedPair) -> list[str]:
+    """What the values of words add up to beside what they are to explain, a sentence a sum."""
+    lines = []
+    for row in found.completeness.to_dict("records"):
+        total, lost = signed(row["sum"]), signed(row["difference"])
+        if found.attribution == LEAVE_ONE_OUT:
+            whose = "both texts" if row["text"] == "both" else f"the {row['text']}"
+            lines.append(f"{whose}: the values sum to {total}; without all of its words the score loses {lost}")
+        else:
+            lines.append(
+                f"the values sum to {total}, {signed(row['others'])} of it of what is no word; s − s′ is {lost}, the error "
+                f"{row['error']:+.1e}"
+            )
+    return lines
+
+
+def cut_line(found: ExplainedPair) -> str:
+    """What truncation cut of the passage: how much, and how it begins."""
+    tokens = f"{found.cut_tokens:,} of its tokens ({len(found.cut):,} words) are cut"
+    return f"{tokens}: {shown(found.cut_text.strip(), MOST_CUT)}"
+
+
+def lengths_shown(found: ExplainedPair) -> tuple[list[str], list[list[str]]]:
+    """(columns, rows) of the scores at several lengths; the one explained is marked."""
+    activated = found.activated is not None
+    columns = ["max length", "score", *([found.activation] if activated else []), "tokens", "cut", ""]
+    rows = [
+        [
+            f"{row['max_length']:,}",
+            f"{row['score']:.4f}",
+            *([f"{row['activated']:.4f}"] if activated else []),
+            f"{row['tokens']:,}",
+            f"{row['cut']:,}",
+            "explained here" if row["explained"] else "",
+        ]
+        for row in found.lengths.to_dict("records")
+    ]
+    return columns, rows
+
+
+# In a terminal.
+
+
+def words_in_terminal(found: ExplainedPair) -> RenderableType:
+    """The largest words of each text, and what they add up to."""
+    name, about = title(found)
+    heads = Text.assemble((f"\n{name}", "bold"), (f": {about}", "dim"))
+    if found.words.empty:
+        return Group(heads, Text(NO_WORDS, style="dim"))
+    rows = Table.grid(padding=(0, 2))
+    for side in ("left", "left", "right"):
+        rows.add_column(justify=side, overflow="fold")  # type: ignore[arg-type]
+    for text in ("query", "passage"):
+        for i, (word, value) in enumerate(found.top_words(text)):
+            rows.add_row(Text("" if i else text, "dim"), Text(word), Text(signed(value), _style(value)))
+    notes = [f"{line[0].upper()}{line[1:]}." for line in sums(found)]
+    if found.attribution == LEAVE_ONE_OUT and notes:
+        notes.append(NOT_ADDITIVE)
+    return Group(heads, rows, *(Text(note, style="dim") for note in notes))
+
+
+def lengths_in_terminal(found: ExplainedPair) -> RenderableType:
+    """The scores at several lengths."""
+    columns, rows = lengths_shown(found)
+    shown_rows = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in columns:
+        shown_rows.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        shown_rows.add_row(*row)
+    return Group(Text("\nAt other lengths", "bold"), shown_rows)
+
+
+def _style(value: float) -> str:
+    return "red" if value > 0 else "blue" if value < 0 else ""
+
+
+# In HTML.
+
+
+def words_in_html(found: ExplainedPair) -> str:
+    """The texts with their words tinted, a legend, the largest words and what they add up to."""
+    name, about = title(found)
+    html = [heading(name, about)]
+    if found.words.empty:
+        return "".join([*html, f'<div style="color:{MUTED}">{NO_WORDS}</div>'])
+    extent = float(found.words["value"].abs().max())
+    start, stop = found.read
+    for text, whole, (first, last) in (
+        ("query", found.query, (0, len(found.query))),
+        ("passage", found.passage, (start, stop)),
+    ):
+        html.append(labelled(text, _tinted_text(found, text, whole, first, last, extent)))
+    html.append(labelled("", _legend(extent)))
+    rows = [
+        ("" if i else text, escape(word), signed(value), signed_bar(value, extent))
+        for text in ("query", "passage")
+        for i, (word, value) in enumerate(found.top_words(text))
+    ]
+    html.append(table(rows, "llrl"))
+    notes = [f"{line[0].upper()}{line[1:]}." for line in sums(found)]
+    if found.attribution == LEAVE_ONE_OUT and notes:
+        notes.append(NOT_ADDITIVE)
+    html += [f'<div style="color:{MUTED}">{escape(note)}</div>' for note in notes]
+    return "".join(html)
+
+
+def lengths_in_html(found: ExplainedPair) -> str:
+    """The scores at several lengths."""
+    columns, rows = lengths_shown(found)
+    head = [f'<span style="color:{MUTED}">{escape(column)}</span>' for column in columns]
+    sides = "r" * (len(columns) - 1) + "l"
+    return heading("At other lengths") + table([head, *([escape(cell) for cell in row] for row in rows)], sides)
+
+
+def _tinted_text(found: ExplainedPair, text: str, whole: str, first: int, last: int, extent: float) -> str:
+    """The characters `first:last` of a text, its words marked."""
+    html, at = [], first
+    for row in found.words[found.words["text"] == text].to_dict("records"):
+        start, stop = max(row["start"], first), min(row["stop"], last)
+        html += [escape(shown(whole[at:start])), _word(whole[start:stop], row["value"], extent)]
+        at = stop
+    return "".join([*html, escape(shown(whole[at:last]))])
+
+
+def _word(word: str, value: float, extent: float) -> str:
+    """A word with its value under the pointer, and what shows it."""
+    share = abs(value) / extent if extent else 0.0
+    marks = ""
+    if share >= FAINTEST:
+        colour, line = (MORE, "solid") if value > 0 else (LESS, "dotted")
+        marks = (
+            f' style="background:{tinted(colour, DARKEST * share)};border-bottom:2px {line} {colour};border-radius:2px"'
+        )
+    return f'<span title="{signed(value)}"{marks}>{escape(shown(word))}</span>'
+
+
+def _legend(extent: float) -> str:
+    """What tints and lines mean, from the lowest to the highest value that there could be."""
+    steps = [_word(signed(share * extent), share * extent, extent) for share in (-1, -0.5, 0, 0.5, 1)]
+    less, more = "lowers the score", "raises it"
+    return f'<span style="color:{MUTED}">{less} (dotted)</span> {" ".join(steps)} <span style="color:{MUTED}">{more} (solid)</span>'
