@@ -273,7 +273,7 @@ def test_the_repr_is_one_line(found):
 
 
 def test_a_cut_passage_says_so(planted):
-    found = planted.explain("tune a guitar", "guitar " * 600)
+    found = planted.explain("tune a guitar", "guitar " * 600, attribution=None)
     assert found.truncated
     assert "reads no more of it" in str(found)
     assert "reads no more of it" in found._repr_html_()
@@ -297,7 +297,9 @@ def test_tables_by_name(found):
         copy = found.to_frame(what)
         assert copy.equals(getattr(found, what))
         assert copy is not getattr(found, what)
-    with pytest.raises(ValueError, match="among contributions, heads, links, got 'layers'"):
+    with pytest.raises(
+        ValueError, match="among contributions, heads, links, words, completeness, lengths, cut, got 'layers'"
+    ):
         found.to_frame("layers")
     with pytest.raises(ValueError, match="among QUERY->DOC, DOC->QUERY, got 'DOC->CLS'"):
         found.top_heads("DOC->CLS")

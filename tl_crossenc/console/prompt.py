@@ -39,9 +39,9 @@ class Prompt:
         ('head 3.1', '1.2')
         >>> found.to_frame("words")[["text", "word", "value"]].round(2).tail(3)
               text    word  value
-        3  passage       a   0.97
-        4  passage  guitar   0.97
-        5  passage  garden  -1.76
+        3  passage       a   1.19
+        4  passage  guitar   1.19
+        5  passage  garden  -1.77
         """
         return _function("explain")(
             self,

@@ -1,4 +1,8 @@
-"""One pair explained: what adds to its score, which heads look across between query and passage, and what they join.
+"""One pair explained: what its words are worth, what adds to its score, which heads look across and what they join.
+
+**Words** have, unless another attribution is asked for, the score less the score without the word, each left out alone
+(`instruments.word_attributions` has the other methods, and what of them adds up). Those that truncation cut are listed apart, and
+at other lengths there is the score alone.
 
 **Formulas.** Contributions are those of `direct_attribution`, which has the formula and the limits: the score as a sum of what
 every component writes to the rows that the classification head reads. Of a head with pattern A, the rows R of the one text and the
@@ -27,6 +31,18 @@ attention says where to look; ablation and patching (`patching`) say what it is 
 score 5.7542   Sigmoid 0.9968   token types fed   planted
 query    [CLS] tune a guitar [SEP]
 passage  a guitar garden [SEP]
+<BLANKLINE>
+Words by leave-one-out, delete: what the score loses without each
+query    guitar  +2.5820
+         a       +2.5819
+         tune    +0.0001
+passage  garden  -1.7747
+         a       +1.1932
+         guitar  +1.1932
+The query: the values sum to +5.1640; without all of its words the score loses +5.7542.
+The passage: the values sum to +0.6117; without all of its words the score loses +5.7542.
+Both texts: the values sum to +5.7758; without all of their words the score loses +5.7542.
+Words are left out one at a time: what they are worth need not add up to what all are worth.
 <BLANKLINE>
 What adds most to the score, directly
 head 3.1   +5.7542
@@ -66,6 +82,7 @@ from tl_crossenc.instruments.token_attributions import LEAVE_ONE_OUT
 from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.hook_points import FwdHooks
+from tl_crossenc.model.made_by import made_by
 from tl_crossenc.views.explanation import Explanation
 from tl_crossenc.views.lengths import Lengths, asked_lengths, cut_words, score_lengths
 from tl_crossenc.views.tokens import shown_tokens
@@ -149,6 +166,14 @@ def explain(
         read=found.read,
         attribution="" if valued is None else valued.attribution,
         way="" if valued is None else valued.way,
+        made=made_by(
+            model,
+            query=query,
+            passage=passage,
+            attribution=attribution if valued is None else valued.attribution,
+            removal=None if valued is None else valued.way or None,
+            max_length=length,
+        ),
         top=top,
         activated=float(model.activated(torch.tensor(split.scores[:1]))[0]) if model.activation.computed else None,
         activation=model.activation.name,

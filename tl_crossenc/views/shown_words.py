@@ -42,19 +42,19 @@ def title(found: ExplainedPair) -> tuple[str, str]:
 
 
 def sums(found: ExplainedPair) -> list[str]:
-    """What the values of words add up to beside what they are to explain, a sentence a sum."""
+    """What the values of words add up to beside what they are to explain, a sentence each."""
     lines = []
     for row in found.completeness.to_dict("records"):
         total, lost = signed(row["sum"]), signed(row["difference"])
         if found.attribution == LEAVE_ONE_OUT:
-            whose = "both texts" if row["text"] == "both" else f"the {row['text']}"
-            lines.append(f"{whose}: the values sum to {total}; without all of its words the score loses {lost}")
+            whose, of_whom = ("Both texts", "their") if row["text"] == "both" else (f"The {row['text']}", "its")
+            lines.append(f"{whose}: the values sum to {total}; without all of {of_whom} words the score loses {lost}.")
         else:
             lines.append(
-                f"the values sum to {total}, {signed(row['others'])} of it of what is no word; s − s′ is {lost}, the error "
-                f"{row['error']:+.1e}"
+                f"The values sum to {total}, {signed(row['others'])} of it outside of words; the score exceeds that of emptied "
+                f"texts by {lost}, so the error is {row['error']:+.1e}."
             )
-    return lines
+    return [*lines, NOT_ADDITIVE] if lines and found.attribution == LEAVE_ONE_OUT else lines
 
 
 def cut_line(found: ExplainedPair) -> str:
@@ -96,10 +96,7 @@ def words_in_terminal(found: ExplainedPair) -> RenderableType:
     for text in ("query", "passage"):
         for i, (word, value) in enumerate(found.top_words(text)):
             rows.add_row(Text("" if i else text, "dim"), Text(word), Text(signed(value), _style(value)))
-    notes = [f"{line[0].upper()}{line[1:]}." for line in sums(found)]
-    if found.attribution == LEAVE_ONE_OUT and notes:
-        notes.append(NOT_ADDITIVE)
-    return Group(heads, rows, *(Text(note, style="dim") for note in notes))
+    return Group(heads, rows, *(Text(line, style="dim") for line in sums(found)))
 
 
 def lengths_in_terminal(found: ExplainedPair) -> RenderableType:
@@ -140,10 +137,7 @@ def words_in_html(found: ExplainedPair) -> str:
         for i, (word, value) in enumerate(found.top_words(text))
     ]
     html.append(table(rows, "llrl"))
-    notes = [f"{line[0].upper()}{line[1:]}." for line in sums(found)]
-    if found.attribution == LEAVE_ONE_OUT and notes:
-        notes.append(NOT_ADDITIVE)
-    html += [f'<div style="color:{MUTED}">{escape(note)}</div>' for note in notes]
+    html += [f'<div style="color:{MUTED}">{escape(line)}</div>' for line in sums(found)]
     return "".join(html)
 
 
