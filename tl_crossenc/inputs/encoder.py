@@ -119,6 +119,13 @@ class PairEncoder:
                     f"expected valid Unicode, got half a surrogate pair in {text[:60]!r}: decode the text's file as UTF-8"
                 )
         self._check_room(queries, passages, limit)
+        return self._encoded(queries, passages, limit)
+
+    def encode_whole(self, queries: Sequence[str], passages: Sequence[str]) -> EncodedPairs:
+        """Encode `queries[i]` with `passages[i]` without a limit of length; the model may not take all of it."""
+        return self._encoded(queries, passages, None)
+
+    def _encoded(self, queries: Sequence[str], passages: Sequence[str], limit: int | None) -> EncodedPairs:
         columns: tuple[list[np.ndarray], ...] = ([], [], [])
         lengths: list[int] = []
         truncated: list[bool] = []
@@ -153,14 +160,18 @@ class PairEncoder:
         return parts, np.asarray(encoded["offset_mapping"][0], np.int64).reshape(-1, 2)
 
     def _rows(
-        self, queries: Sequence[str], passages: Sequence[str], limit: int
+        self, queries: Sequence[str], passages: Sequence[str], limit: int | None
     ) -> Iterator[tuple[Any, Any, Any, bool]]:
+        cut = (
+            {"truncation": False, "verbose": False}
+            if limit is None
+            else {"truncation": "only_second", "max_length": limit}
+        )
         for start in range(0, len(queries), BLOCK):
             encoded = self.tokenizer(
                 list(queries[start : start + BLOCK]),
                 list(passages[start : start + BLOCK]),
-                truncation="only_second",
-                max_length=limit,
+                **cut,
                 padding=False,
                 return_token_type_ids=self.types_fed,
                 return_attention_mask=False,
@@ -174,14 +185,14 @@ class PairEncoder:
                     )
                 types = encoded[TYPES][i] if self.types_fed else [0] * len(ids)
                 parts = parts_of_sequence(encoded.sequence_ids(i))
-                cut = bool(encoded.encodings[i].overflowing)
-                if cut and not self._said_longest_first:
+                lost = bool(encoded.encodings[i].overflowing)
+                if lost and limit is not None and not self._said_longest_first:
                     self._compare_longest_first(parts.count(int(Part.QUERY)), limit)
                 yield (
                     np.asarray(ids, dtype=np.int32),
                     np.asarray(types, dtype=np.int8),
                     np.asarray(parts, dtype=np.int8),
-                    cut,
+                    lost,
                 )
 
     def _compare_longest_first(self, query: int, limit: int) -> None:

@@ -57,12 +57,13 @@ class PairWords(NamedTuple):
 
     Attributes:
         words: the query's first, each text's in order; those that have no token at all are left out.
-        passage_tokens: of the whole passage, read or not.
+        passage_tokens, read_tokens: of the whole passage, and of what the model reads of it.
         read: the characters of the passage's tokens that the model reads, half open.
     """
 
     words: tuple[PairWord, ...]
     passage_tokens: int
+    read_tokens: int
     read: tuple[int, int]
 
 
@@ -92,7 +93,7 @@ def pair_words(encoder: PairEncoder, query: str, passage: str, *, max_length: in
             found.append(PairWord(part, text[start:stop], start, stop, tokens, len(pieces) - len(kept)))
     kept_spans = whole[first : first + len(places)]
     read = (int(kept_spans[:, 0].min()), int(kept_spans[:, 1].max())) if len(places) else (0, 0)
-    return PairWords(tuple(found), len(whole), read)
+    return PairWords(tuple(found), len(whole), len(places), read)
 
 
 def _words(text: str, spans: np.ndarray) -> Iterator[tuple[tuple[int, int], range]]:

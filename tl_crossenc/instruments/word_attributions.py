@@ -1,7 +1,7 @@
 """What the words of one pair are worth to its score, by any attribution that `token_attributions` names.
 
-    leave-one-out    s - s(without the word), the word removed whole from its text (`word_removal`): exact for each word, and not
-                     additive: two words of which one would do are worth nothing each, two that need each other count twice
+    leave-one-out    s - s(the text without the word), see `word_removal`: exact for each word, and not additive: two words of which
+                     one would do are worth nothing each, two that need each other count twice
     the others       the sum of the values of the word's tokens, as `word_sums` adds them
 
 **Completeness.** Of leave-one-out it is told what the effects of a text's words add up to, and beside it what the score loses when
@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.console.shown import quoted
-from tl_crossenc.inputs.pair_words import PairWord
+from tl_crossenc.inputs.pair_words import PairWord, PairWords, pair_words
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
@@ -86,11 +86,13 @@ class WordAttributions:
 
 def word_attributions(
     model: HookedCrossEncoder,
-    pair: EncodedPairs,
-    words: tuple[PairWord, ...],
+    query: str,
+    passage: str,
     attribution: str = LEAVE_ONE_OUT,
     *,
+    found: PairWords | None = None,
     way: str | None = None,
+    max_length: int | None = None,
     statistics: LayerStatistics | None = None,
     token_budget: int | None = None,
     progress: Callable[[int], object] | None = None,
@@ -99,11 +101,12 @@ def word_attributions(
 
     Args:
         model: the model, with what it ablates at the moment.
-        pair: the only pair, as `model.encode_pairs` gives it.
-        words: of it, from `inputs.pair_words`; what is cut of them does not count.
+        query, passage: one text each.
         attribution: of `ATTRIBUTIONS`.
+        found: their words at this `max_length`, where they are known (`inputs.pair_words`).
         way: what stands for a word that is not there, of leave-one-out and gradients: "delete" (the default; gradients then begin
             at the padding token), "mask" or "pad".
+        max_length: tokens the pair is cut to, by default the model's own limit.
         statistics: the layers' distribution over other pairs, for bottlenecks.
         token_budget: padded tokens a batch.
         progress: called with layer runs newly done, as `word_cost` counts them.
@@ -112,12 +115,27 @@ def word_attributions(
         ValueError: another attribution or way, a way for a method that removes nothing, no word that is read, or see
             `token_attributions`.
     """
+    pair = model.encode_pairs(query, passage, max_length=max_length)
     removal = check_words(model, pair, attribution, way)
-    read = tuple(word for word in words if word.tokens)
+    found = found or words_of(model, query, passage, max_length=max_length)
+    read = read_words(found)
     if not read:
         raise ValueError("expected words in the query or in the passage, got none that the model reads")
     if attribution == LEAVE_ONE_OUT:
-        return _left_out(model, pair, read, removal, token_budget, progress)
+        sets, layers = _sets(read), model.cfg.n_layers
+        advance = None if progress is None else lambda done: progress(done * layers)
+        scores = scores_without(
+            model,
+            query,
+            passage,
+            found,
+            sets,
+            removal.way,
+            max_length=max_length,
+            token_budget=token_budget,
+            progress=advance,
+        )
+        return _left_out(read, sets, scores, removal)
     given = Attributing(removal, token_budget=token_budget)
     tokens = token_attributions(model, pair, attribution, given, statistics=statistics, progress=progress)
     values = np.array([tokens[word.tokens.start : word.tokens.stop].sum() for word in read])
@@ -146,10 +164,26 @@ def check_words(model: HookedCrossEncoder, pair: EncodedPairs, attribution: str,
     return word_removal(model, pair, way)
 
 
-def word_cost(model: HookedCrossEncoder, pair: EncodedPairs, words: tuple[PairWord, ...], attribution: str) -> int:
+def words_of(model: HookedCrossEncoder, query: str, passage: str, *, max_length: int | None = None) -> PairWords:
+    """The words of a pair as the model reads it.
+
+    Raises:
+        ValueError: a model without a tokenizer, or see `PairEncoder.encode`.
+    """
+    if model.encoder is None:
+        raise ValueError("expected a model with a tokenizer to tell words, got one made without: pass tokenizer=")
+    return pair_words(model.encoder, query, passage, max_length=max_length)
+
+
+def read_words(found: PairWords) -> tuple[PairWord, ...]:
+    """Those that the model reads, in part at least."""
+    return tuple(word for word in found.words if word.tokens)
+
+
+def word_cost(model: HookedCrossEncoder, pair: EncodedPairs, found: PairWords, attribution: str) -> int:
     """Layer runs, as `progress` counts them."""
     if attribution == LEAVE_ONE_OUT:
-        return model.cfg.n_layers * len(set(_sets(tuple(word for word in words if word.tokens))))
+        return model.cfg.n_layers * len({frozenset(words) for words in _sets(read_words(found))})
     return attribution_cost(model, pair, attribution, Attributing(word_removal(model, pair)))
 
 
@@ -160,22 +194,16 @@ def _sets(words: tuple[PairWord, ...]) -> list[tuple[PairWord, ...]]:
 
 
 def _left_out(
-    model: HookedCrossEncoder,
-    pair: EncodedPairs,
     words: tuple[PairWord, ...],
+    sets: list[tuple[PairWord, ...]],
+    scores: Float[np.ndarray, "set"],
     removal: Removal,
-    token_budget: int | None,
-    progress: Callable[[int], object] | None,
 ) -> WordAttributions:
-    sets = _sets(words)
-    layers = model.cfg.n_layers
-    advance = None if progress is None else lambda done: progress(done * layers)
-    scores = scores_without(model, pair, sets, removal, token_budget=token_budget, progress=advance)
     values = scores[0] - scores[1 : len(words) + 1]
     complete = []
-    for own, without in zip(sets[len(words) + 1 :], scores[len(words) + 1 :], strict=True):
+    for own, less in zip(sets[len(words) + 1 :], scores[len(words) + 1 :], strict=True):
         parts = {word.part for word in own}
         text = TEXT_OF[own[0].part] if len(parts) == 1 else removal.text
         total = sum(value for value, word in zip(values, words, strict=True) if word.part in parts)
-        complete.append(Completeness(text, float(total), float(scores[0] - without)))
+        complete.append(Completeness(text, float(total), float(scores[0] - less)))
     return WordAttributions(LEAVE_ONE_OUT, removal.way, words, values, 0.0, tuple(complete))

@@ -73,12 +73,12 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.console.shown import short_name
-from tl_crossenc.inputs.pair_words import pair_words
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.direct_attribution import direct_attribution
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.token_attributions import LEAVE_ONE_OUT
+from tl_crossenc.instruments.word_attributions import words_of
 from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.hook_points import FwdHooks
@@ -144,8 +144,8 @@ def explain(
     frame = split.to_frame().drop(columns="pair")
     frame = frame.sort_values("contribution", key=np.abs, ascending=False, kind="stable", ignore_index=True)
     heads, joined = _attention_across(model, encoded, tokens, links)
-    found = pair_words(model.encoder, query, passage, max_length=length)
-    valued = word_values(model, encoded, found.words, attribution, removal, statistics, progress)
+    found = words_of(model, query, passage, max_length=length)
+    valued = word_values(model, query, passage, encoded, found, attribution, removal, length, statistics, progress)
     condition = model.active_condition
     return Explanation(
         query=query,

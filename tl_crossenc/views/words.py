@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from tl_crossenc.console.progress import counted
-from tl_crossenc.inputs.pair_words import PairWord
+from tl_crossenc.inputs.pair_words import PairWords
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.token_attributions import BOTTLENECK
@@ -16,6 +16,7 @@ from tl_crossenc.instruments.word_attributions import (
     TEXT_OF,
     WordAttributions,
     check_words,
+    read_words,
     word_attributions,
     word_cost,
 )
@@ -24,10 +25,13 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 def word_values(
     model: HookedCrossEncoder,
+    query: str,
+    passage: str,
     pair: EncodedPairs,
-    words: tuple[PairWord, ...],
+    found: PairWords,
     attribution: str | None,
     removal: str | None,
+    max_length: int,
     statistics: LayerStatistics | None,
     progress: Callable[[int], Any] | bool | None,
 ) -> WordAttributions | None:
@@ -43,10 +47,20 @@ def word_values(
     if attribution is None:
         return None
     check_words(model, pair, attribution, removal)
-    if not any(word.tokens for word in words):
+    if not read_words(found):
         return None
-    with counted(progress, attribution, word_cost(model, pair, words, attribution)) as advance:
-        return word_attributions(model, pair, words, attribution, way=removal, statistics=statistics, progress=advance)
+    with counted(progress, attribution, word_cost(model, pair, found, attribution)) as advance:
+        return word_attributions(
+            model,
+            query,
+            passage,
+            attribution,
+            found=found,
+            way=removal,
+            max_length=max_length,
+            statistics=statistics,
+            progress=advance,
+        )
 
 
 def word_frame(found: WordAttributions | None) -> pd.DataFrame:
