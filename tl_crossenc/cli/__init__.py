@@ -23,6 +23,7 @@ COMMANDS = (
     "parity",
     "score",
     "explain",
+    "doctor",
 )
 """Modules of commands, in the order of the help."""
 

@@ -1,0 +1,49 @@
+"""`tl-crossenc doctor`: why a score differs from somebody else's."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tl_crossenc.cli.options import model_options, of_the_model, token_budget_option
+from tl_crossenc.cli.output import say_json
+
+HELP = "find out why scores differ from another system's"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what the command takes."""
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        required=True,
+        help="query, passage and the other system's score: .tsv, .csv or .jsonl, with or without a header",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    parser.add_argument(
+        "--strict", action="store_true", help="exit status 1 where no known cause reproduces the scores"
+    )
+    token_budget_option(parser)
+    model_options(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
+    from rich.console import Console
+
+    from tl_crossenc.doctor.causes import YES
+    from tl_crossenc.doctor.foreign_scores import read_scores
+    from tl_crossenc.doctor.score_report import compare_scores
+    from tl_crossenc.doctor.terminal import scores_view
+    from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+
+    foreign = read_scores(arguments.scores)
+    model = HookedCrossEncoder.from_pretrained(arguments.model, **of_the_model(arguments))
+    report = compare_scores(model, foreign, token_budget=arguments.token_budget, progress=True)
+    if arguments.json:
+        say_json(report.to_dict())
+    else:
+        Console().print(scores_view(report))
+    return int(arguments.strict and report.reproduced != YES)

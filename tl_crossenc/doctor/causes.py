@@ -1,0 +1,164 @@
+"""Which known cause gives a foreign score: every reading of the pairs with every output of the logits, held against it.
+
+A cause is a reading (`readings`, or half precision) and an output (`outputs`); it is at most one change of each. It reproduces the
+scores if on every pair
+
+    |foreign - cause|  <=  what its digits leave open  +  what rounding of the logits moves the cause  +  2^-22 max(1, |cause|)
+
+where the logits may be off by parity's tolerance for the dtype, 1e-5 of the largest in float32. In half precision the second term
+is `half_precision.NOISE` times how far the run in half precision lies from ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+from tl_crossenc.doctor.foreign_scores import ForeignScores
+from tl_crossenc.doctor.half_precision import HALVES, NOISE, err_alike, on_grid
+from tl_crossenc.doctor.outputs import OURS as OUR_SCORE
+from tl_crossenc.doctor.outputs import Output
+from tl_crossenc.doctor.readings import OURS as AS_HERE
+
+YES, PERHAPS, NO = "yes", "perhaps", "no"
+FLOOR = 2.0**-22
+
+
+@dataclass(frozen=True)
+class ReadPairs:
+    """The logits of all pairs, read in one way.
+
+    Attributes:
+        name: what it does otherwise than ours.
+        also: names of readings that read every pair in the same way.
+        logits: `[pair, label]`, NaN where a pair cannot be read.
+        half: the type of half precision that it was run in; None for the model's own.
+    """
+
+    name: str
+    also: tuple[str, ...]
+    logits: Float[np.ndarray, "pair label"]
+    half: str | None = None
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One cause held against the foreign scores.
+
+    Attributes:
+        reading, output: by name.
+        half: whether it is one of half precision, whose tolerance is its noise.
+        changes: how many of the two differ from ours, 0 to 2.
+        values: `[pair]`, the scores that it gives.
+        tolerance: `[pair]`, how far a score may lie from them.
+        reproduces: "yes", "perhaps" (within half precision's noise, and nothing else speaks for it) or "no".
+        within: on how many pairs it does.
+        max_abs, mean_abs: of the differences.
+        spearman: rank correlation; NaN where either side has one value alone.
+    """
+
+    reading: str
+    output: str
+    half: bool
+    changes: int
+    values: Float[np.ndarray, "pair"]
+    tolerance: Float[np.ndarray, "pair"]
+    reproduces: str
+    within: int
+    max_abs: float
+    mean_abs: float
+    spearman: float
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """What causes are sorted by: whether they reproduce; then the fewest changes, or else the most pairs (none counts that are
+        within half precision's noise); the least difference."""
+        order = (YES, PERHAPS, NO).index(self.reproduces)
+        if self.reproduces == NO:
+            return order, 0 if self.half else -self.within, self.half, self.max_abs
+        return order, self.half, self.changes, self.max_abs
+
+    def __str__(self) -> str:
+        if not self.changes:
+            return OUR_SCORE
+        return self.output if self.reading == AS_HERE else f"{self.output} with {self.reading}"
+
+
+def held_against(
+    foreign: ForeignScores, read: Sequence[ReadPairs], outputs: Sequence[Output], numbers: np.ndarray, slack: float
+) -> list[Cause]:
+    """All causes, best first.
+
+    Args:
+        foreign: the scores.
+        read: the readings' logits, ours first; of half precision too.
+        outputs: ours first.
+        numbers: `[pair]`, the number of each pair's query.
+        slack: the tolerance of logits, relative to the largest where that is above 1.
+    """
+    found = []
+    for reading in read:
+        for output in outputs:
+            found.append(_cause(foreign, read[0], reading, output, numbers, slack))
+    return sorted(found, key=lambda cause: cause.rank)
+
+
+def _cause(
+    foreign: ForeignScores, ours: ReadPairs, reading: ReadPairs, output: Output, numbers: np.ndarray, slack: float
+) -> Cause:
+    values = output.of(reading.logits, numbers)
+    difference = np.abs(foreign.values - values)
+    tolerance = foreign.exact_to + FLOOR * np.maximum(1, np.abs(values))
+    if reading.half is None:
+        tolerance = tolerance + moved(output, reading.logits, numbers, slack)
+    else:
+        exact = output.of(ours.logits, numbers)
+        apart = np.abs(values - exact)
+        tolerance = tolerance + NOISE * np.nanmax(apart, initial=0.0)
+    inside = difference <= tolerance  # NaN is not
+    reproduces = YES if inside.all() else NO
+    if reproduces == YES and reading.half is not None:
+        grid = on_grid(foreign.values, foreign.exact_to, HALVES[reading.half])
+        alike = err_alike(foreign.values - exact, values - exact)
+        reproduces = NO if grid is False and output.plain else YES if grid or alike else PERHAPS
+    known = np.isfinite(difference)
+    return Cause(
+        reading=reading.name,
+        output=output.name,
+        half=reading.half is not None,
+        changes=int(reading.name != AS_HERE) + int(output.name != OUR_SCORE),
+        values=values,
+        tolerance=tolerance,
+        reproduces=reproduces,
+        within=int(inside.sum()),
+        max_abs=float(difference[known].max(initial=0.0)) if known.any() else float("inf"),
+        mean_abs=float(difference[known].mean()) if known.any() else float("inf"),
+        spearman=spearman(foreign.values[known], values[known]),
+    )
+
+
+def moved(
+    output: Output, logits: Float[np.ndarray, "pair label"], numbers: np.ndarray, slack: float
+) -> Float[np.ndarray, "pair"]:
+    """`[pair]`, how far an output moves when every logit is off by the slack: for each label, and for signs drawn a pair."""
+    size = slack * max(1.0, float(np.nanmax(np.abs(logits), initial=0.0)))
+    at = output.of(logits, numbers)
+    total = np.zeros(len(logits))
+    for label in range(logits.shape[1]):
+        step = np.zeros_like(logits)
+        step[:, label] = size
+        total += np.abs(output.of(logits + step, numbers) - at)
+    signs = torch.randint(0, 2, logits.shape, generator=torch.Generator().manual_seed(0)).numpy() * 2 - 1
+    return total + 2 * np.abs(output.of(logits + size * signs, numbers) - at)
+
+
+def spearman(a: Float[np.ndarray, "pair"], b: Float[np.ndarray, "pair"]) -> float:
+    """Rank correlation, ties at their mean rank; NaN of a constant."""
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
