@@ -35,8 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from tl_crossenc.doctor.causes import YES
     from tl_crossenc.doctor.foreign_scores import read_scores
-    from tl_crossenc.doctor.score_report import compare_scores
-    from tl_crossenc.doctor.terminal import scores_view
+    from tl_crossenc.doctor.score_comparison import compare_scores
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
     foreign = read_scores(arguments.scores)
@@ -45,5 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say_json(report.to_dict())
     else:
-        Console().print(scores_view(report))
+        Console().print(report)
     return int(arguments.strict and report.reproduced != YES)

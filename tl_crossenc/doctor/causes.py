@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
 
@@ -27,6 +26,10 @@ from tl_crossenc.doctor.readings import OURS as AS_HERE
 
 YES, PERHAPS, NO = "yes", "perhaps", "no"
 FLOOR = 2.0**-22
+DRAWS = 4
+"""Of signs, by which logits are moved."""
+LARGEST_NOISE = 0.25
+"""Noise of half precision that is more of the foreign scores' range shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,13 @@ class Cause:
     spearman: float
 
     @property
-    def rank(self) -> tuple[float, ...]:
+    def rank(self) -> tuple[int, int, int, float]:
         """What causes are sorted by: whether they reproduce; then the fewest changes, or else the most pairs (none counts that are
         within half precision's noise); the least difference."""
         order = (YES, PERHAPS, NO).index(self.reproduces)
         if self.reproduces == NO:
-            return order, 0 if self.half else -self.within, self.half, self.max_abs
-        return order, self.half, self.changes, self.max_abs
+            return order, 0 if self.half else -self.within, int(self.half), self.max_abs
+        return order, int(self.half), self.changes, self.max_abs
 
     def __str__(self) -> str:
         if not self.changes:
@@ -101,10 +104,8 @@ def held_against(
         numbers: `[pair]`, the number of each pair's query.
         slack: the tolerance of logits, relative to the largest where that is above 1.
     """
-    found = []
-    for reading in read:
-        for output in outputs:
-            found.append(_cause(foreign, read[0], reading, output, numbers, slack))
+    with np.errstate(invalid="ignore"):  # pairs that a reading cannot read are NaN
+        found = [_cause(foreign, read[0], reading, output, numbers, slack) for reading in read for output in outputs]
     return sorted(found, key=lambda cause: cause.rank)
 
 
@@ -123,9 +124,13 @@ def _cause(
     inside = difference <= tolerance  # NaN is not
     reproduces = YES if inside.all() else NO
     if reproduces == YES and reading.half is not None:
+        too_coarse = NOISE * np.nanmax(apart, initial=0.0) > LARGEST_NOISE * np.ptp(foreign.values)
         grid = on_grid(foreign.values, foreign.exact_to, HALVES[reading.half])
         alike = err_alike(foreign.values - exact, values - exact)
-        reproduces = NO if grid is False and output.plain else YES if grid or alike else PERHAPS
+        if too_coarse or (grid is False and output.plain) or (not grid and alike is False):
+            reproduces = NO
+        elif not (grid or alike):
+            reproduces = PERHAPS
     known = np.isfinite(difference)
     return Cause(
         reading=reading.name,
@@ -145,16 +150,17 @@ def _cause(
 def moved(
     output: Output, logits: Float[np.ndarray, "pair label"], numbers: np.ndarray, slack: float
 ) -> Float[np.ndarray, "pair"]:
-    """`[pair]`, how far an output moves when every logit is off by the slack: for each label, and for signs drawn a pair."""
+    """`[pair]`, how far an output moves when logits are off by the slack: every logit up and down, and by signs drawn a pair.
+
+    Of an output over a query's passages, how far any of its pairs moves.
+    """
     size = slack * max(1.0, float(np.nanmax(np.abs(logits), initial=0.0)))
     at = output.of(logits, numbers)
-    total = np.zeros(len(logits))
-    for label in range(logits.shape[1]):
-        step = np.zeros_like(logits)
-        step[:, label] = size
-        total += np.abs(output.of(logits + step, numbers) - at)
-    signs = torch.randint(0, 2, logits.shape, generator=torch.Generator().manual_seed(0)).numpy() * 2 - 1
-    return total + 2 * np.abs(output.of(logits + size * signs, numbers) - at)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (DRAWS, *logits.shape))
+    steps = [np.abs(output.of(logits + size * sign, numbers) - at) for sign in signs]
+    steps += [np.abs(output.of(logits + size * sign, numbers) - at) for sign in np.eye(logits.shape[1])]
+    found = 2 * np.max(steps, axis=0)
+    return np.full_like(found, np.nanmax(found, initial=0.0)) if output.over_query else found
 
 
 def spearman(a: Float[np.ndarray, "pair"], b: Float[np.ndarray, "pair"]) -> float:

@@ -8,7 +8,6 @@ the type's grid. And the rounding of the weights is the same everywhere, so that
 from __future__ import annotations
 
 import copy
-import math
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 BITS_FOR_SURE = 10.0
 """So much less likely than 2^-10 scores of another type would all lie on the grid."""
-ALIKE = 1e-3
-"""The p-value below which two runs err alike."""
+ALIKE, UNLIKE = 1e-3, 0.1
+"""The p-values below which two runs err alike, and from which on they do not."""
 FEWEST = 8
 """Pairs on which that is asked."""
 NOISE = 4.0
@@ -46,9 +45,11 @@ def on_grid(values: Float[np.ndarray, "pair"], exact_to: Float[np.ndarray, "pair
     return True if bits >= BITS_FOR_SURE else None
 
 
-def err_alike(theirs: Float[np.ndarray, "pair"], ours: Float[np.ndarray, "pair"]) -> bool:
-    """Whether two series of errors go together, by Pearson's one-sided test."""
-    if len(theirs) < FEWEST or np.ptp(theirs) == 0 or np.ptp(ours) == 0:
+def err_alike(theirs: Float[np.ndarray, "pair"], ours: Float[np.ndarray, "pair"]) -> bool | None:
+    """Whether two series of errors go together, by Pearson's one-sided test; None where that is open, or there are too few."""
+    if len(theirs) < FEWEST:
+        return None
+    if np.ptp(theirs) == 0 or np.ptp(ours) == 0:
         return False
-    found = pearsonr(theirs, ours, alternative="greater")
-    return bool(math.isfinite(found.pvalue) and found.pvalue < ALIKE)
+    chance = float(pearsonr(theirs, ours, alternative="greater").pvalue)
+    return True if chance < ALIKE else None if chance < UNLIKE else False

@@ -29,11 +29,13 @@ class Output:
         name: in words.
         of: gives the output of logits and of the number of each pair's query.
         plain: whether it is a logit or its negative, a number as the model writes it.
+        over_query: whether it depends on the other passages of the query.
     """
 
     name: str
     of: Of
     plain: bool = False
+    over_query: bool = False
 
 
 def all_outputs(n_labels: int, rule: str, activation: ScoreActivation, *, several: bool) -> list[Output]:
@@ -70,8 +72,8 @@ def all_outputs(n_labels: int, rule: str, activation: ScoreActivation, *, severa
     if activation.name not in (IDENTITY, SIGMOID, SOFTMAX, "LogSigmoid") and activation.computed:
         found.append(Output(f"{activation.name}, as the checkpoint says", _activated(score, activation)))
     if several:
-        found.append(Output("softmax over the query's passages", _of_scores(score, _share)))
-        found.append(Output("min-max within the query", _of_scores(score, _range)))
+        found.append(Output("softmax over the query's passages", _of_scores(score, _share), over_query=True))
+        found.append(Output("min-max within the query", _of_scores(score, _range), over_query=True))
     return found
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from tl_crossenc.console.progress import counted
-from tl_crossenc.console.shown import short_name
 from tl_crossenc.doctor.causes import YES, Cause, ReadPairs, held_against
 from tl_crossenc.doctor.foreign_scores import ForeignScores
 from tl_crossenc.doctor.half_precision import HALVES, in_half
@@ -24,9 +23,10 @@ from tl_crossenc.doctor.readings import OURS, Reading, all_readings, uncut_lengt
 from tl_crossenc.doctor.relations import relation_to
 from tl_crossenc.doctor.runs import RowTable, encoded_rows, run_rows
 from tl_crossenc.doctor.score_report import ScoreReport
-from tl_crossenc.doctor.verdicts import Comparison, notes_on, verdict_on
+from tl_crossenc.doctor.verdicts import Comparison
 from tl_crossenc.inputs.encoder import PairEncoder
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import made_by
 from tl_crossenc.model.parity import tolerance
 from tl_crossenc.model.score_rule import describe_rule
 
@@ -59,24 +59,24 @@ def compare_scores(
     several = bool((np.bincount(numbers) > 1).any())
     outputs = all_outputs(model.cfg.n_labels, rule, model.activation, several=several)
     causes = held_against(foreign, read, outputs, numbers, tolerance(model.cfg))
-    best = causes[0]
-    relation = relation_to(foreign, causes) if best.reproduces != YES else None
+    relation = relation_to(foreign, causes) if causes[0].reproduces != YES else None
+    n_known = (len(readings) + len(HALVES)) * len(outputs)
+    found = Comparison(foreign, causes, relation, read, lengths, encoder.max_length, n_known)
     ours = next(cause for cause in causes if not cause.changes)
-    n_known = len(readings) * len(outputs) + len(HALVES) * len(outputs)
     return ScoreReport(
         model=str(model.cfg.model_name),
         score=describe_rule(rule),
         dtype=str(model.dtype).removeprefix("torch."),
         source=foreign.source,
         causes=_causes_frame(causes),
-        pairs=_pairs_frame(foreign, lengths, ours, best),
-        best=best,
-        reproduced=best.reproduces,
+        pairs=_pairs_frame(foreign, lengths, ours, found.best),
+        best=found.best,
+        reproduced=found.reproduced,
         relation=relation,
-        verdict=verdict_on(foreign, causes, relation, n_known),
-        notes=tuple(notes_on(foreign, encoder.max_length, lengths, causes, read, n_known)),
+        verdict=found.verdict(),
+        notes=tuple(found.notes()),
         untold=tuple(untold),
-        made={"model": short_name(str(model.cfg.model_name)), "pairs": len(foreign), "causes": n_known},
+        made=made_by(model, scores=foreign.source, pairs=len(foreign), causes=n_known),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,85 +25,112 @@ def number(value: float) -> str:
     return f"{value:.1e}"
 
 
-def verdict_on(foreign: ForeignScores, causes: Sequence[Cause], relation: Relation | None, n_known: int) -> str:
-    """What foreign scores are, in one sentence or two."""
-    best, n = causes[0], len(foreign)
-    if best.reproduces == YES:
-        found = [cause for cause in causes if cause.reproduces == YES]
-        exactly = f"to {number(best.max_abs)} (allowed: {number(float(best.tolerance.max()))}), on all {n:,} pairs"
-        text = f"Reproduced by {best}, {exactly}."
-        return text if len(found) == 1 else f"{text} These pairs do not tell it from {_or(found[1:])}."
-    if relation is not None and relation.kind == "affine":
-        return f"No known cause, but an affine function of one: {relation}, to {number(relation.max_abs)} on all {n:,} pairs."
-    if best.reproduces == PERHAPS:
-        return (
-            f"Perhaps {best}: within the noise of that type on all {n:,} pairs (largest difference {number(best.max_abs)}), but the "
-            "scores' digits do not show it."
-        )
-    nearest = f"nearest: {best}, off by up to {number(best.max_abs)}, and within what is allowed on {best.within:,} of {n:,} pairs"
-    if relation is not None:
-        return f"No known cause, but {relation}: an activation that is not among the known ones; {nearest}."
-    return f"None of the {n_known} known causes reproduces these scores; {nearest}."
+@dataclass(frozen=True)
+class Comparison:
+    """Foreign scores held against all causes.
 
-
-def _or(causes: Sequence[Cause]) -> str:
-    names = [str(cause) for cause in causes[:3]]
-    more = f" or {len(causes) - 3} more" if len(causes) > 3 else ""
-    return "; ".join(names) + more
-
-
-def notes_on(
-    foreign: ForeignScores,
-    limit: int,
-    lengths: np.ndarray,
-    causes: Sequence[Cause],
-    read: Sequence[ReadPairs],
-    n_known: int,
-) -> list[str]:
-    """What else is to be known of a comparison, a sentence each.
-
-    Args:
+    Attributes:
         foreign: the scores.
-        limit: tokens that pairs are cut to here.
-        lengths: `[pair]`, tokens of the uncut pairs.
         causes: best first.
+        relation: what the scores are of a cause, where none reproduces them.
         read: the readings, ours first.
-        n_known: how many causes there are, those that these pairs do not tell apart included.
+        lengths: `[pair]`, tokens of the uncut pairs.
+        limit: tokens that pairs are cut to here.
+        n_known: how many causes there are, those included that these pairs do not tell from others.
     """
-    best, found = causes[0], []
-    for reading in read:
-        if reading.also and reading.name == best.reading and best.reproduces != NO:
-            found.append(f"On these pairs it is the same as: {'; '.join(reading.also)}.")
-    if foreign.repeated:
-        text = f"{foreign.repeated:,} pairs were there again and were counted once"
-        if foreign.apart > 2 * float(foreign.exact_to.max()):
-            text += (
-                f", with scores up to {number(foreign.apart)} apart: the other system does not give a pair one score (dropout left on, "
-                "or what else is in its batch)"
+
+    foreign: ForeignScores
+    causes: Sequence[Cause]
+    relation: Relation | None
+    read: Sequence[ReadPairs]
+    lengths: np.ndarray
+    limit: int
+    n_known: int
+
+    @property
+    def best(self) -> Cause:
+        """The first cause."""
+        return self.causes[0]
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether, of the causes with no more changes than the best, one would fit scores drawn evenly from the range of these more
+        often than `CHANCE`."""
+        if np.ptp(self.foreign.values) == 0:
+            return True
+        share = np.minimum(2 * self.best.tolerance / np.ptp(self.foreign.values), 1)
+        n_readings, n_outputs = len(self.read), self.n_known // max(len(self.read), 1)
+        tried = (1, n_readings + n_outputs, self.n_known)[self.best.changes]
+        return bool(np.log(share).sum() + np.log(tried) > np.log(CHANCE))
+
+    @property
+    def reproduced(self) -> str:
+        """ "yes", "perhaps" (a cause fits, and may by chance, or only within half precision's noise) or "no"."""
+        if self.best.reproduces == YES and self.may_be_chance:
+            return PERHAPS
+        return self.best.reproduces
+
+    def verdict(self) -> str:
+        """What the scores are, in one sentence or two."""
+        best, n, relation = self.best, f"all {len(self.foreign):,} pairs", self.relation
+        if best.reproduces == YES:
+            found = [cause for cause in self.causes if cause.reproduces == YES]
+            how = "Reproduced" if self.reproduced == YES else "Perhaps reproduced"
+            exactly = f"to {number(best.max_abs)} (allowed: {number(float(best.tolerance.max()))}), on {n}"
+            text = f"{how} by {best}, {exactly}."
+            return text if len(found) == 1 else f"{text} These pairs do not tell it from: {_listed(found[1:])}."
+        if relation is not None and relation.kind == "affine":
+            return f"No known cause, but an affine function of one: {relation}, to {number(relation.max_abs)} on {n}."
+        if best.reproduces == PERHAPS:
+            return (
+                f"Perhaps {best}: within the noise of that type on {n} (largest difference {number(best.max_abs)}), but the "
+                "scores' digits do not show it."
             )
-        found.append(text + ".")
-    unread = int(np.isnan(read[0].logits[:, 0]).sum())
-    if unread:
-        found.append(
-            f"{unread:,} pairs have a query that leaves its passage no room in {limit:,} tokens: they have no score "
-            "here, where only passages are cut."
-        )
-    if np.ptp(foreign.values) == 0:
-        found.append(f"All {len(foreign):,} scores are equal ({foreign.values[0]:g}), which tells next to nothing.")
-    elif best.reproduces != NO and _by_chance(foreign, best) * n_known > CHANCE:
-        found.append(
-            f"With {len(foreign):,} pairs of {foreign.decimals} decimals a cause may fit by chance: send more pairs, or more digits."
-        )
-    if best.reproduces == NO:
-        found += _in_common(foreign, lengths, best)
-        found += _as_small_as(best, causes)
-    return found
+        nearest = f"nearest: {best}, off by up to {number(best.max_abs)}, within what is allowed on {best.within:,} of {n[4:]}"
+        if relation is not None:
+            return f"No known cause, but {relation}, an activation that is not among the known; {nearest}."
+        return f"None of the {self.n_known} known causes reproduces these scores; {nearest}."
+
+    def notes(self) -> list[str]:
+        """What else is to be known, a sentence each."""
+        foreign, best, found = self.foreign, self.best, []
+        for reading in self.read:
+            if reading.also and reading.name == best.reading and best.reproduces != NO:
+                found.append(f"On these pairs that reading is the same as: {'; '.join(reading.also)}.")
+        if foreign.repeated:
+            text = f"{foreign.repeated:,} line(s) have a pair that was there before, and are not counted"
+            if foreign.apart > 2 * float(foreign.exact_to.max()):
+                text += (
+                    f"; their scores are up to {number(foreign.apart)} apart: the other system does not give a pair one score "
+                    "(dropout left on, or what else is in its batch)"
+                )
+            found.append(text + ".")
+        unread = int(np.isnan(self.read[0].logits[:, 0]).sum())
+        if unread:
+            found.append(
+                f"{unread:,} pair(s) have a query that leaves the passage no room in {self.limit:,} tokens: no score here, where "
+                "only passages are cut."
+            )
+        if np.ptp(foreign.values) == 0:
+            found.append(f"All {len(foreign):,} scores are equal ({foreign.values[0]:g}), which tells next to nothing.")
+        elif best.reproduces != NO and self.may_be_chance:
+            found.append(
+                f"With {len(foreign):,} pair(s) of {foreign.decimals} decimal(s) a cause may fit by chance: send more pairs, or "
+                "more digits."
+            )
+        if best.reproduces == NO:
+            found += [*_in_common(foreign, self.lengths, best), *_as_small_as(best, self.causes)]
+            if self.relation is None:
+                found.append(
+                    "Next: hidden states of the other system for the first pairs (--hidden FILE) show the first layer that differs."
+                )
+        return found
 
 
-def _by_chance(foreign: ForeignScores, cause: Cause) -> float:
-    """How likely scores drawn evenly from the range of these would all lie within the tolerance."""
-    share = np.minimum(2 * cause.tolerance / np.ptp(foreign.values), 1)
-    return float(np.exp(np.log(share).sum()))
+def _listed(causes: Sequence[Cause]) -> str:
+    names = [str(cause) for cause in causes[:3]]
+    more = f" and {len(causes) - 3} more" if len(causes) > 3 else ""
+    return "; ".join(names) + more
 
 
 def _in_common(foreign: ForeignScores, lengths: np.ndarray, nearest: Cause) -> list[str]:
@@ -114,7 +142,7 @@ def _in_common(foreign: ForeignScores, lengths: np.ndarray, nearest: Cause) -> l
     text = f"It does give {int(inside.sum()):,} pairs; those that differ are in line {lines}"
     least, most = int(lengths[~inside].min()), int(lengths[inside].max())
     if least > most:
-        text += f". They are those of {least:,} tokens or more, and the others have {most:,} or fewer: look at what is cut, and where"
+        text += f". They have {least:,} tokens or more, all others {most:,} or fewer: look at what is cut, and where"
     return [text + "."]
 
 
@@ -130,6 +158,6 @@ def _as_small_as(nearest: Cause, causes: Sequence[Cause]) -> list[str]:
         return []
     sizes = ", ".join(f"{name}: {number(size)}" for name, size in moved.items())
     return [
-        f"It is off by no more than rounding moves scores here ({sizes}), but these are no numbers of those types: quantized weights, "
-        "other kernels, or half precision that was averaged or activated since."
+        f"It is off by no more than half precision moves scores ({sizes}), but these are no numbers of those types: quantized "
+        "weights, perhaps."
     ]
