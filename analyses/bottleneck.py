@@ -16,7 +16,7 @@ from common import run, write_table
 
 from tl_crossenc.console.progress import progress_bar
 from tl_crossenc.experiments.bottleneck import PER_QUERY, QUERIES, run_bottleneck
-from tl_crossenc.instruments.bottleneck import OBJECTIVES, Fitting
+from tl_crossenc.instruments.fitting import OBJECTIVES, Fitting
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store

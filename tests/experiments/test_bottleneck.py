@@ -20,7 +20,8 @@ from tl_crossenc.experiments.bottleneck_sample import folds
 from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.pieces import Pieces
-from tl_crossenc.instruments.bottleneck import Fitting, fit_bottlenecks
+from tl_crossenc.instruments.bottleneck import fit_bottlenecks
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec

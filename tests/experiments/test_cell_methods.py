@@ -31,7 +31,7 @@ from tl_crossenc.experiments import (
     scoring,
     soft_tf_cells,
 )
-from tl_crossenc.instruments.bottleneck import Fitting
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.removal import Removal
 from tl_crossenc.instruments.token_attributions import Attributing
 from tl_crossenc.interventions.conditions import Condition

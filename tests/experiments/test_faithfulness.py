@@ -13,8 +13,8 @@ from tl_crossenc.experiments.bottleneck_cells import About
 from tl_crossenc.experiments.faithfulness import run_faithfulness
 from tl_crossenc.experiments.faithfulness_cells import Attribution, Measuring, faithfulness_tasks
 from tl_crossenc.experiments.faithfulness_frames import MEASURES
-from tl_crossenc.instruments.bottleneck import Fitting
 from tl_crossenc.instruments.faithfulness import random_sets, removal_curves
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.removal import Removal, as_removal, model_scorer
 from tl_crossenc.instruments.token_attributions import ATTRIBUTIONS, Attributing, token_attributions
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder

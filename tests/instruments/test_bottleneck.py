@@ -11,7 +11,8 @@ from type_checks import unchecked
 
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments import bottleneck
-from tl_crossenc.instruments.bottleneck import Fitting, fit_bottlenecks
+from tl_crossenc.instruments.bottleneck import fit_bottlenecks
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.noise_mask import PairNoise, information, masked
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder

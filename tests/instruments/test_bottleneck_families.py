@@ -6,7 +6,8 @@ import pytest
 import torch
 from family_models import opened
 
-from tl_crossenc.instruments.bottleneck import Fitting, fit_bottlenecks
+from tl_crossenc.instruments.bottleneck import fit_bottlenecks
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 
 CASES = {  # post-LN, projected embeddings, relative positions, rotary and windows and pre-LN, CLS and mean, one label and two

@@ -12,7 +12,8 @@ from scipy.integrate import simpson
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
 from tl_crossenc.instruments.baselines import Baseline
-from tl_crossenc.instruments.integrated_gradients import integrated_gradients, path_integral
+from tl_crossenc.instruments.gradient_paths import path_integral
+from tl_crossenc.instruments.integrated_gradients import integrated_gradients
 from tl_crossenc.instruments.word_sums import word_sums
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.resumed_run import finish

@@ -10,9 +10,9 @@ from planted_texts import graded_pool
 
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.parts import Part
-from tl_crossenc.instruments.bottleneck import Fitting
 from tl_crossenc.instruments.direct_attribution import direct_attribution
 from tl_crossenc.instruments.faithfulness import removal_curves
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.removal import Removal, as_removal, model_scorer
 from tl_crossenc.instruments.token_attributions import (

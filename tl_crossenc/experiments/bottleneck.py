@@ -40,7 +40,7 @@ from tl_crossenc.experiments.bottleneck_frames import (
 from tl_crossenc.experiments.bottleneck_sample import folds
 from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.inputs.pieces import Pieces
-from tl_crossenc.instruments.bottleneck import Fitting
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.resumed_run import check_unhooked

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.experiments.pair_tasks import encode
-from tl_crossenc.instruments.bottleneck import Fitting, fit_bottlenecks
+from tl_crossenc.instruments.bottleneck import fit_bottlenecks
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.layer_statistics import LayerStatistics, digests_of
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, PoolPair

@@ -34,8 +34,8 @@ from tl_crossenc.experiments.faithfulness_cells import (
 from tl_crossenc.experiments.faithfulness_frames import curve_frame, measure_frame, query_frame, ranking_frame
 from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.experiments.query_folds import sampled_pools
-from tl_crossenc.instruments.bottleneck import Fitting
 from tl_crossenc.instruments.faithfulness import BINS, FRACTIONS, check_fractions
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.integrated_gradients import NODES
 from tl_crossenc.instruments.removal import as_removal
 from tl_crossenc.instruments.token_attributions import (

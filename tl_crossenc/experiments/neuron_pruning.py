@@ -19,11 +19,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.conductance_cells import MEASURES, QueryConductance, query_conductance
+from tl_crossenc.experiments.neuron_frames import (
+    RANDOM,
+    Ranked,
+    best_first,
+    contrast_frame,
+    neuron_frame,
+    query_frame,
+    ranking_frame,
+)
 from tl_crossenc.experiments.query_folds import Folds, of_queries, sampled_pools, two_folds
 from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.experiments.replacement import NONE, run_replacement
@@ -33,18 +42,12 @@ from tl_crossenc.interventions.targets import Target, format_targets, neuron_tar
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.results.unavailable import Unavailable
-from tl_crossenc.statistics.significance import holm, mean_interval, paired_t
+from tl_crossenc.statistics.significance import mean_interval
 from tl_crossenc.store.cells import Store
 
 COUNTS = (16, 64, 256)
 KINDS = ("zero", "mean")
 FEWEST_DRAWS, DRAWS = 2, 20
-RANDOM, UNPRUNED = "random", "unpruned"
-KEPT = 256
-"""Neurons in the list that is kept."""
-
-Ranked = Mapping[tuple[str, int, str, int], pd.Series]
-"""(values, k, choice, draw) -> nDCG of every query; the draw of a choice that is none is 0."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +154,8 @@ def run_neuron_pruning(
     unpruned = pd.concat([half[1] for half in halves])
     sizes_of = [len(fold) for fold in folds]
     return NeuronPruning(
-        rankings=_ranking_frame(values, kinds, sizes, draws),
-        contrasts=_contrasts(values, unpruned, kinds, sizes, draws),
+        rankings=ranking_frame(values, kinds, sizes, draws),
+        contrasts=contrast_frame(values, unpruned, kinds, sizes, draws),
         draws=pd.DataFrame(
             [
                 (kind, k, d, float(values[kind, k, RANDOM, d].mean()))
@@ -162,8 +165,8 @@ def run_neuron_pruning(
             ],
             columns=["values", "k", "draw", "mean"],
         ),
-        neurons=_neuron_frame(found, model.cfg.d_mlp or 0),
-        per_query=_per_query(values, unpruned, folds, draws),
+        neurons=neuron_frame(found, model.cfg.d_mlp or 0),
+        per_query=query_frame(values, unpruned, folds, draws),
         scalars={
             "n_queries": len(unpruned),
             "fold_sizes": sizes_of,
@@ -193,12 +196,8 @@ def _orders(found: QueryConductance, folds: Folds) -> list[dict[str, Int[np.ndar
             raise Unavailable(
                 "choosing neurons on either half of the queries needs a relevant passage in both, got one half without"
             )
-        orders.append({name: _best_first(found.values[name][rows].mean(0)) for name in MEASURES})
+        orders.append({name: best_first(found.values[name][rows].mean(0)) for name in MEASURES})
     return orders
-
-
-def _best_first(values: Float[np.ndarray, "neuron"]) -> Int[np.ndarray, "neuron"]:
-    return np.argsort(-values, kind="stable")
 
 
 def _sets(
@@ -212,62 +211,3 @@ def _sets(
         for k in sizes
         for choice, draw, order in chosen
     }
-
-
-def _mean_of_draws(values: Ranked, kind: str, k: int, draws: int) -> pd.Series:
-    return pd.concat([values[kind, k, RANDOM, draw] for draw in range(draws)], axis=1).mean(axis=1)
-
-
-def _ranking_frame(values: Ranked, kinds: Sequence[str], sizes: Sequence[int], draws: int) -> pd.DataFrame:
-    rows = []
-    for kind in kinds:
-        for k in sizes:
-            for choice in (*MEASURES, RANDOM):
-                own = _mean_of_draws(values, kind, k, draws) if choice == RANDOM else values[kind, k, choice, 0]
-                means = (
-                    [float(values[kind, k, RANDOM, draw].mean()) for draw in range(draws)]
-                    if choice == RANDOM
-                    else [np.nan]
-                )
-                rows.append((kind, k, choice, float(own.mean()), *mean_interval(own), min(means), max(means), len(own)))
-    names = ["values", "k", "choice", "mean", "low", "high", "lowest_draw", "highest_draw", "n_queries"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def _contrasts(
-    values: Ranked, unpruned: pd.Series, kinds: Sequence[str], sizes: Sequence[int], draws: int
-) -> pd.DataFrame:
-    rows = []
-    for kind in kinds:
-        for k in sizes:
-            own = values[kind, k, "conductance", 0]
-            others = {
-                UNPRUNED: unpruned,
-                RANDOM: _mean_of_draws(values, kind, k, draws),
-                "activity": values[kind, k, "activity", 0],
-            }
-            for against, other in others.items():
-                change = own - other
-                rows.append((kind, k, against, float(change.mean()), *mean_interval(change), paired_t(own, other)))
-    frame = pd.DataFrame(rows, columns=["values", "k", "against", "difference", "low", "high", "p"])
-    p = frame["p"].to_numpy(dtype=np.float64)
-    frame["p_holm"] = p if np.isnan(p).any() else holm(p)
-    return frame
-
-
-def _neuron_frame(found: QueryConductance, d_mlp: int) -> pd.DataFrame:
-    means = {name: found.values[name].mean(0) for name in MEASURES}
-    top = _best_first(means["conductance"])[:KEPT]
-    layers, neurons = np.divmod(top, d_mlp)
-    return pd.DataFrame({"layer": layers, "neuron": neurons, **{name: means[name][top] for name in MEASURES}})
-
-
-def _per_query(values: Ranked, unpruned: pd.Series, folds: Folds, draws: int) -> pd.DataFrame:
-    columns = {"fold": pd.Series({query: str(i) for i, fold in enumerate(folds) for query in fold}), UNPRUNED: unpruned}
-    for kind, k in dict.fromkeys((kind, k) for kind, k, _, _ in values):
-        for choice in MEASURES:
-            columns[f"{kind}; k={k}; {choice}"] = values[kind, k, choice, 0]
-        columns[f"{kind}; k={k}; {RANDOM}"] = _mean_of_draws(values, kind, k, draws)
-    frame = pd.concat([column.reindex(unpruned.index) for column in columns.values()], axis=1)
-    frame.columns = list(columns)
-    return frame

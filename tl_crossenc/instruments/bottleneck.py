@@ -31,86 +31,24 @@ counted twice.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import N_PARTS
-from tl_crossenc.instruments.layer_statistics import MIN_SIGMA, By, LayerStatistics, digests_of
-from tl_crossenc.instruments.noise_mask import PairNoise, information, masked
-from tl_crossenc.interventions.conditions import LayerEdits
+from tl_crossenc.instruments.fitting import Fitting
+from tl_crossenc.instruments.layer_statistics import LayerStatistics, digests_of
+from tl_crossenc.instruments.masked_runs import MaskedRuns
+from tl_crossenc.instruments.noise_mask import PairNoise
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.resumed_run import check_unhooked, finish_logits, select_pairs
-
-Objective = Literal["keep", "relevant"]
-OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
-
-
-@dataclass(frozen=True)
-class Fitting:
-    """How masks are fitted.
-
-    Attributes:
-        objective: "keep" or "relevant".
-        beta: what a nat an element costs.
-        steps: of Adam.
-        lr: its learning rate.
-        alpha0: where every alpha begins; 5 lets .993 through.
-        copies: of the noise, in every step and for the score under the final mask.
-        by: whose tokens share mean and standard deviation, "all" or those of a "part".
-        min_sigma: the smallest standard deviation, see `LayerStatistics.spread`.
-        seed: of the noise.
-
-    Raises:
-        ValueError: a value that there is not.
-    """
-
-    objective: Objective = "keep"
-    beta: float = 10.0
-    steps: int = 10
-    lr: float = 1.0
-    alpha0: float = 5.0
-    copies: int = 10
-    by: By = "all"
-    min_sigma: float = MIN_SIGMA
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES or self.by not in get_args(By):
-            raise ValueError(
-                f"expected the objective {' or '.join(OBJECTIVES)} by 'all' or 'part', got {self.objective!r} by {self.by!r}"
-            )
-        numbers = (self.beta, self.lr, self.alpha0, self.min_sigma)
-        if not all(map(math.isfinite, numbers)) or self.beta < 0 or self.lr <= 0 or self.min_sigma <= 0:
-            raise ValueError(
-                f"expected beta of at least 0, lr and min_sigma above 0 and a finite alpha0, got {self.beta}, {self.lr}, "
-                f"{self.min_sigma} and {self.alpha0}"
-            )
-        if self.steps < 0 or self.copies < 1:
-            raise ValueError(
-                f"expected steps of at least 0 and copies of at least 1, got {self.steps} and {self.copies}"
-            )
-
-    @property
-    def fields(self) -> dict[str, str | int | float]:
-        """All of it by name, as a stored result's key has it."""
-        return asdict(self) | {name: float(getattr(self, name)) for name in ("beta", "lr", "alpha0", "min_sigma")}
-
-    def layer_runs(self, n_layers: int, layers: Sequence[int]) -> int:
-        """Layers run for one pair: once to the end, and from each layer on forth and back each step; a step's mask counts one."""
-        above = sum((2 * self.steps + 1) * self.copies * (n_layers - 1 - layer) for layer in layers)
-        return n_layers + above + (self.steps + 1) * len(layers)
+from tl_crossenc.model.resumed_run import check_unhooked
 
 
 @dataclass(frozen=True)
@@ -206,7 +144,7 @@ def fit_bottlenecks(
     digests = digests_of(pairs)
 
     def run(indices: np.ndarray) -> None:
-        above = _Above(model, pairs.batch(indices).to(model.device), fitting, statistics.score_sd)
+        above = MaskedRuns(model, pairs.batch(indices).to(model.device), fitting, statistics.score_sd)
         streams = above.streams(chosen)
         found.scores[indices] = above.scores.double().cpu().numpy()
         for row, (layer, spread) in enumerate(zip(chosen, spreads, strict=True)):
@@ -230,78 +168,3 @@ def fit_bottlenecks(
             "expected finite bits and scores, but some are NaN or infinite: check the checkpoint's weights, or use dtype float32"
         )
     return found
-
-
-class _Above:
-    """One batch of pairs: its run to the end, and runs of masked copies of it from a layer on."""
-
-    def __init__(self, model: HookedCrossEncoder, batch: PairBatch, fitting: Fitting, score_sd: float) -> None:
-        self.model, self.batch, self.fitting, self.score_sd = model, batch, fitting, score_sd
-        self.edits: tuple[LayerEdits | None, ...] = model.active_condition.compile(
-            model.cfg.n_layers, model.cfg.n_heads
-        )
-        self.given = model.attention_input(batch.attention_mask, batch.parts)
-        self.copied = select_pairs(self.given, torch.arange(len(batch)).repeat_interleave(fitting.copies))
-        self.precise = torch.promote_types(model.dtype, torch.float32)
-
-    def streams(self, layers: Sequence[int]) -> list[Tensor]:
-        """The streams after the layers, of one run to the end, whose scores are kept."""
-        model, last, held = self.model, self.model.cfg.n_layers - 1, {}
-        with torch.no_grad():
-            resid = model.run_embed(self.batch.tokens, self.batch.token_type_ids)
-            for layer in range(last + 1):
-                alone = layer == last and layer not in layers
-                resid = model.run_layer(layer, resid, self.given, self.edits[layer], only_cls=alone)
-                if layer in layers:
-                    held[layer] = resid
-            self.scores = model.score_of(model.read_out(resid, self.given.attention_mask)).to(self.precise)
-        return [held[layer] for layer in layers]
-
-    def fit(
-        self, layer: int, stream: Tensor, mean: Tensor, sigma: Tensor, noise: PairNoise
-    ) -> tuple[Float[Tensor, "pair pos"], Float[Tensor, "pair copy"]]:
-        """(bits of the final mask, scores under it), float64; bits at padding mean nothing."""
-        stream, fitting = stream.to(self.precise), self.fitting
-        group = self.batch.parts.codes.long().clamp(max=len(mean) - 1)
-        mean, sigma = (table.to(self.precise)[group] for table in (mean, sigma))
-        r = (stream - mean) / sigma
-        real = self.batch.attention_mask
-        elements = real.sum(1) * stream.shape[2]
-        alpha = torch.full_like(stream, fitting.alpha0, requires_grad=True)
-        adam = torch.optim.Adam([alpha], lr=fitting.lr)
-        for _ in range(fitting.steps):
-            with torch.enable_grad():
-                task = self._task(*self._run(layer, alpha, stream, mean, sigma, noise.draw()))
-                cost = (information(alpha, r).sum(2) * real).sum(1) / elements
-                (alpha.grad,) = torch.autograd.grad((task + fitting.beta * cost).sum(), [alpha])
-            adam.step()
-        with torch.no_grad():
-            _, scores = self._run(layer, alpha, stream, mean, sigma, noise.draw())
-            bits = information(alpha.double(), r.double()).sum(2) / math.log(2)
-        return bits, scores.double()
-
-    def _run(
-        self, layer: int, alpha: Tensor, stream: Tensor, mean: Tensor, sigma: Tensor, noise: Tensor
-    ) -> tuple[Float[Tensor, "pair copy label"], Float[Tensor, "pair copy"]]:
-        """Logits and scores of copies of the masked stream after a layer."""
-        model, last = self.model, self.model.cfg.n_layers - 1
-        rows = 1 if layer == last and model.reads_only_first_row else None
-        alpha, stream, mean, sigma = (tensor[:, :rows] for tensor in (alpha, stream, mean, sigma))
-        copies = masked(alpha, stream, mean, sigma, noise[:, :, :rows].to(stream.device, self.precise))
-        resid = copies.flatten(0, 1).to(model.dtype)
-        logits = finish_logits(model, layer + 1, "pre", resid, self.copied, self.edits)
-        scores = model.score_of(logits).to(self.precise)
-        return logits.to(self.precise).unflatten(0, (-1, self.fitting.copies)), scores.unflatten(
-            0, (-1, self.fitting.copies)
-        )
-
-    def _task(self, logits: Tensor, scores: Tensor) -> Float[Tensor, "pair"]:
-        """The task's loss, mean over copies."""
-        rule = str(self.model.cfg.score)
-        if self.fitting.objective == "keep":
-            loss = ((scores - self.scores[:, None]) / self.score_sd) ** 2
-        elif rule.startswith("index:") and logits.shape[2] > 1:
-            loss = -F.log_softmax(logits, 2)[..., int(rule.removeprefix("index:"))]
-        else:  # of two labels the cross-entropy, too: the score is their difference
-            loss = F.softplus(-scores)
-        return loss.mean(1)

@@ -45,21 +45,19 @@ from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PART_NAMES
 from tl_crossenc.instruments.attributed_difference import (
     NODES,
-    Attributed,
-    Edits,
     attributed_score,
     check_path,
     relative,
     tell_errors,
 )
 from tl_crossenc.instruments.baselines import Baseline, BaselineLike, as_baseline, same_pairs
+from tl_crossenc.instruments.gradient_paths import path_integral, streams_and_score
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.block import Stage
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.gradients import activations_only
-from tl_crossenc.model.hook_points import FwdHooks
-from tl_crossenc.model.resumed_run import finish_logits, select_pairs
+from tl_crossenc.model.resumed_run import finish_logits
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,9 @@ def integrated_gradients(
         edits = model.active_condition.compile(model.cfg.n_layers, model.cfg.n_heads)
         with torch.no_grad():
             (streams, ends[0, indices]), (starts, ends[1, indices]) = (
-                _streams(model, side.batch(indices).to(model.device), given, edits, wanted, entered, attributed)
+                streams_and_score(
+                    model, side.batch(indices).to(model.device), given, edits, wanted, entered, attributed
+                )
                 for side in (pairs, others)
             )
         real = batch.attention_mask.cpu().numpy()
@@ -203,32 +203,6 @@ def integrated_gradients(
     return found
 
 
-def path_integral(
-    onward: Callable[[Tensor, AttentionInput], Tensor],
-    end: Float[Tensor, "pair pos d_model"],
-    start: Float[Tensor, "pair pos d_model"],
-    given: AttentionInput,
-    nodes: int,
-    token_budget: int,
-) -> Float[Tensor, "pair pos d_model"]:
-    """(end - start) times the mean gradient of `onward` on the straight line from `start` to `end`; several nodes a pass."""
-    at, weights = np.polynomial.legendre.leggauss(nodes)
-    at, weights = 0.5 * (1 + at), 0.5 * weights
-    n, width = end.shape[:2]
-    together = max(token_budget // (n * max(width, 1)), 1)
-    step, total = end - start, torch.zeros_like(end)
-    for first in range(0, nodes, together):
-        times = torch.from_numpy(at[first : first + together]).to(end)
-        shares = torch.from_numpy(weights[first : first + together]).to(end)
-        copies = (
-            given if len(times) == 1 else select_pairs(given, torch.arange(n, device=end.device).repeat(len(times)))
-        )
-        points = (start + times[:, None, None, None] * step).flatten(0, 1).requires_grad_()
-        (gradient,) = torch.autograd.grad(onward(points, copies).sum(), points)
-        total += torch.einsum("t,tnpd->npd", shares, gradient.unflatten(0, (len(times), n)))
-    return total * step
-
-
 def integration_cost(model: HookedCrossEncoder, layers: Sequence[int], stage: Stage, nodes: int) -> int:
     """Layer runs for one pair, a layer forward or backward counting 1: both ends, and from each layer up for each node."""
     n = model.cfg.n_layers
@@ -241,35 +215,3 @@ def _stage(stage: str) -> Stage:
         if stage == known:
             return known
     raise ValueError(f"expected a stage among {', '.join(get_args(Stage))}, got {stage!r}")
-
-
-def _streams(
-    model: HookedCrossEncoder,
-    batch: PairBatch,
-    given: AttentionInput,
-    edits: Edits,
-    layers: Sequence[int],
-    stage: Stage,
-    attributed: Attributed,
-) -> tuple[list[Tensor], np.ndarray]:
-    """The stream `[pair, pos, d_model]` at the stage of each layer, and what is attributed, `[pair]`."""
-    kept: dict[int, Tensor] = {}
-    resid = model.run_embed(batch.tokens, batch.token_type_ids)
-    for layer in range(model.cfg.n_layers):
-        hooks: FwdHooks = []
-        if layer in layers and stage == "pre":
-            kept[layer] = resid
-        elif layer in layers:
-            hooks = [(model.block(layer).stream_name(stage), _keeper(kept, layer))]
-        with model.hooks(fwd_hooks=hooks):
-            resid = model.run_layer(layer, resid, given, edits[layer])
-    kept[model.cfg.n_layers] = resid
-    logits = model.read_out(resid, given.attention_mask)
-    return [kept[layer] for layer in layers], attributed(logits).to("cpu", torch.float64).numpy()
-
-
-def _keeper(kept: dict[int, Tensor], layer: int) -> Callable:
-    def keep(activation: Tensor, hook: object) -> None:
-        kept[layer] = activation
-
-    return keep

@@ -26,7 +26,8 @@ from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.console.shown import quoted
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.instruments.baselines import Baseline
-from tl_crossenc.instruments.bottleneck import Fitting, fit_bottlenecks
+from tl_crossenc.instruments.bottleneck import fit_bottlenecks
+from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.instruments.integrated_gradients import NODES, integrated_gradients, integration_cost
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.removal import (
