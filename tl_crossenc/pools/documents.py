@@ -25,6 +25,10 @@ class Documents(ABC):
     def get_many(self, doc_ids: AbstractCollection[str]) -> dict[str, str]:
         """Texts of the passages `doc_ids`; those it does not have are absent from the result."""
 
+    def expect(self, doc_ids: AbstractCollection[str]) -> None:
+        """Say that `get_many` will be called for these, some at a time; nothing has to be done about it."""
+        return None
+
     @abstractmethod
     def count(self) -> int:
         """How many passages there are."""
@@ -94,10 +98,14 @@ class FolderDocuments(Documents):
     def _scanned(self) -> dict[str, int]:
         return self._scan() if self._offsets is None else self._offsets
 
-    def get_many(self, doc_ids: AbstractCollection[str]) -> dict[str, str]:
-        """See `Documents.get_many`."""
+    def expect(self, doc_ids: AbstractCollection[str]) -> None:
+        """See `Documents.expect`: the file is read once for all of them."""
         if not self._wanted.issuperset(doc_ids):
             self._wanted, self._offsets = self._wanted.union(doc_ids), None
+
+    def get_many(self, doc_ids: AbstractCollection[str]) -> dict[str, str]:
+        """See `Documents.get_many`."""
+        self.expect(doc_ids)
         offsets = self._scanned()
         texts = {}
         with unpacked(self._path) as file:

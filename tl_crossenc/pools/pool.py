@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from tl_crossenc.pools.files import Qrels, read_pool_file, write_pool_file
 from tl_crossenc.pools.runs import Run, read_run, run_pairs
 from tl_crossenc.pools.sampling import draw
 from tl_crossenc.pools.scoreddocs import SCOREDDOCS, read_scoreddocs
-from tl_crossenc.pools.spec import EASY_NEGATIVE, PoolPair, PoolSpec
+from tl_crossenc.pools.spec import EASY_NEGATIVE, PoolPair, PoolSpec, digest_line
 
 __all__ = ["Pool", "PoolPair", "PoolSpec", "build_pool"]
 
@@ -88,7 +87,7 @@ class Pool:
         """SHA-256 of the pairs in their order; neither the collection's name nor the provenance enters."""
         checksum = hashlib.sha256()
         for pair in self.pairs:
-            checksum.update(json.dumps(list(pair)).encode() + b"\n")
+            checksum.update(digest_line(pair))
         return checksum.hexdigest()
 
     @property

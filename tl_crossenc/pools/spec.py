@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ class PoolPair(NamedTuple):
     doc_id: str
     text: str
     grade: int
+
+
+def digest_line(pair: PoolPair) -> bytes:
+    """What of a pair enters a pool's digest."""
+    return json.dumps(list(pair)).encode() + b"\n"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,230 @@
+"""The first passages of every query of a run, by id: what is reranked, however long the run is.
+
+Ids, scores and numbers a pair are held, about 200 bytes a pair; a text is looked up where it is read, and then let go. The order is
+trec_eval's: by score, then doc_id, both descending; the run's column `rank` is not read. Queries are in the collection's order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from tl_crossenc.pools.collections import Collection
+from tl_crossenc.pools.runs import Run, read_run
+from tl_crossenc.pools.scoreddocs import SCOREDDOCS, read_scoreddocs
+from tl_crossenc.pools.spec import MOST_PASSAGES, PoolPair, digest_line
+
+BLOCK = 1024
+"""Passages looked up at a time."""
+Numbers = Callable[[Sequence[PoolPair]], np.ndarray]
+"""From some pairs to `[pair, number]` whole numbers that are kept of each."""
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """What a run holds of a collection's queries, down to a depth.
+
+    Attributes:
+        collection: whose queries and passages they are.
+        depth: passages a query, at most.
+        top: query_id -> (doc_ids, scores), best first, queries in the collection's order.
+        sha256: of the run's file; "" where it is none.
+        unknown_queries: of the run, that the collection lacks.
+        unjudged_queries: of `top`, without judgments: they are reranked and not evaluated.
+        absent_queries: judged, and not in the run: they count 0.
+        cut_ties: queries whose last passage taken and first one left have one score, so that doc_ids decide which.
+    """
+
+    collection: Collection
+    depth: int
+    top: dict[str, tuple[tuple[str, ...], np.ndarray]] = field(repr=False)
+    sha256: str
+    unknown_queries: tuple[str, ...]
+    unjudged_queries: tuple[str, ...]
+    absent_queries: tuple[str, ...]
+    cut_ties: tuple[str, ...]
+
+    @classmethod
+    def of(cls, collection: Collection, run: str | Path | Run, depth: int) -> FirstStage:
+        """Read a run; no text is looked up.
+
+        Args:
+            collection: from `load_collection`.
+            run: a TREC file, gzipped or not, "scoreddocs" (the collection's own, of ir_datasets), or query_id -> doc_id -> score.
+            depth: most passages a query, at least 1.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: a malformed run, a score that is no finite number, a depth below 1, or no query of the collection.
+            OSError: ir_datasets could not download or read the collection's own.
+        """
+        if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= MOST_PASSAGES:
+            raise ValueError(f"depth is a whole number from 1 to {MOST_PASSAGES:,}, not {depth!r}.")
+        if isinstance(run, Mapping):
+            given, checksum = run, ""
+        else:
+            given, checksum = read_scoreddocs(collection) if run == SCOREDDOCS else read_run(run)
+        top, cut = {}, []
+        for query_id in collection.queries:
+            if not given.get(query_id):
+                continue
+            ranked = sorted(((float(score), doc_id) for doc_id, score in given[query_id].items()), reverse=True)
+            if not all(math.isfinite(score) for score, _ in ranked):
+                raise ValueError(
+                    f"the run has a score of query {query_id!r} that is no finite number; correct or remove it."
+                )
+            if len(ranked) > depth and ranked[depth - 1][0] == ranked[depth][0]:
+                cut.append(query_id)
+            taken = ranked[:depth]
+            top[query_id] = tuple(doc_id for _, doc_id in taken), np.array([score for score, _ in taken])
+        if not top:
+            names = ", ".join(list(given)[:3])
+            raise ValueError(
+                f"the run has no query of collection {collection.name!r} (its queries: {names or 'none'}); check that both use the "
+                "same query ids."
+            )
+        qrels = collection.qrels
+        return cls(
+            collection,
+            depth,
+            top,
+            checksum,
+            tuple(query_id for query_id in given if query_id not in collection.queries),
+            tuple(query_id for query_id in top if query_id not in qrels),
+            tuple(query_id for query_id in qrels if query_id not in top),
+            tuple(cut),
+        )
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The queries that are evaluated, all that have judgments; none where the run has none of them."""
+        qrels = self.collection.qrels
+        return tuple(qrels) if any(query_id in qrels for query_id in self.top) else ()
+
+    def __len__(self) -> int:
+        return sum(len(doc_ids) for doc_ids, _ in self.top.values())
+
+
+@dataclass(frozen=True)
+class RunPairs:
+    """The pairs of a first stage whose passages the collection has, without their texts.
+
+    Attributes:
+        stage: what they are of.
+        queries: `[query]` ids of those that have pairs.
+        offsets: `[query + 1]`; query i has the pairs `offsets[i]:offsets[i + 1]`, as the run ranks them.
+        doc_ids: `[pair]`.
+        grades: `[pair]`, 0 where nobody judged.
+        characters: `[pair]` of query and passage.
+        numbers: `[pair, number]`, what the caller wanted to know of each.
+        digest: as `Pool.digest` of the same pairs.
+        missing: ids of passages that the collection lacks, or that have no text: they are not ranked. Each once.
+        missing_pairs: how many places of the run they have.
+    """
+
+    stage: FirstStage = field(repr=False)
+    queries: tuple[str, ...] = field(repr=False)
+    offsets: np.ndarray = field(repr=False)
+    doc_ids: tuple[str, ...] = field(repr=False)
+    grades: np.ndarray = field(repr=False)
+    characters: np.ndarray = field(repr=False)
+    numbers: np.ndarray = field(repr=False)
+    digest: str
+    missing: tuple[str, ...]
+    missing_pairs: int
+
+    def __len__(self) -> int:
+        return len(self.doc_ids)
+
+    @classmethod
+    def of(cls, stage: FirstStage, numbers: Numbers) -> RunPairs:
+        """Look at every pair once, a block at a time.
+
+        Raises:
+            ValueError: the collection has no passage of the run, or its files cannot be read.
+        """
+        checksum, missing = hashlib.sha256(), list[str]()
+        places, doc_ids, grades = [], [], []
+        characters, found = [], []
+        names = list(stage.top)
+        for block in _blocks(stage):
+            known = [(place, pair) for place, pair in block if pair.text.strip()]
+            missing += [pair.doc_id for _, pair in block if not pair.text.strip()]
+            for place, pair in known:
+                checksum.update(digest_line(pair))
+                places.append(place)
+                doc_ids.append(pair.doc_id)
+                grades.append(pair.grade)
+                characters.append(len(pair.query) + len(pair.text))
+            if known:
+                found.append(numbers([pair for _, pair in known]))
+        distinct = tuple(dict.fromkeys(missing))
+        if not doc_ids:
+            raise ValueError(
+                f"none of the {len(distinct):,} passages of the run has a text in collection {stage.collection.name!r} (for example "
+                f"{', '.join(distinct[:3])}); check that both use the same document ids."
+            )
+        chosen, counts = np.unique(places, return_counts=True)
+        return cls(
+            stage,
+            tuple(names[i] for i in chosen),
+            np.concatenate([[0], np.cumsum(counts)]),
+            tuple(doc_ids),
+            np.array(grades, np.int32),
+            np.array(characters, np.int64),
+            np.concatenate(found),
+            checksum.hexdigest(),
+            distinct,
+            len(missing),
+        )
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> tuple[PoolPair, ...]:
+        """Some of the pairs with their texts, which are looked up.
+
+        Raises:
+            ValueError: a passage is no longer there.
+        """
+        collection, chosen = self.stage.collection, np.asarray(indices)
+        texts = collection.docs.get_many({self.doc_ids[i] for i in chosen})
+        owners = np.searchsorted(self.offsets, chosen, side="right") - 1
+        pairs = []
+        for i, owner in zip(chosen.tolist(), owners.tolist(), strict=True):
+            query_id, doc_id = self.queries[owner], self.doc_ids[i]
+            if not texts.get(doc_id, "").strip():
+                raise ValueError(f"the passage {doc_id!r} of collection {collection.name!r} is gone; start again.")
+            query, grade = collection.queries[query_id], int(self.grades[i])
+            pairs.append(PoolPair(query_id, query, doc_id, texts[doc_id], grade))
+        return tuple(pairs)
+
+    def of_query(self, query_id: str) -> slice:
+        """The places of a query's pairs; an empty slice where it has none."""
+        i = self._places.get(query_id)
+        return slice(0, 0) if i is None else slice(int(self.offsets[i]), int(self.offsets[i + 1]))
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {query_id: i for i, query_id in enumerate(self.queries)}
+
+
+def _blocks(stage: FirstStage) -> Iterator[list[tuple[int, PoolPair]]]:
+    """(place of the query, pair) by blocks, in order; a passage that the collection lacks has an empty text."""
+    queries, qrels, docs = stage.collection.queries, stage.collection.qrels, stage.collection.docs
+    docs.expect({doc_id for doc_ids, _ in stage.top.values() for doc_id in doc_ids})
+    every = (
+        (place, query_id, doc_id)
+        for place, (query_id, (doc_ids, _)) in enumerate(stage.top.items())
+        for doc_id in doc_ids
+    )
+    while block := list(islice(every, BLOCK)):
+        texts = docs.get_many({doc_id for _, _, doc_id in block})
+        yield [
+            (place, PoolPair(query, queries[query], doc_id, texts.get(doc_id, ""), qrels.get(query, {}).get(doc_id, 0)))
+            for place, query, doc_id in block
+        ]
