@@ -20,9 +20,11 @@ from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.executors.task import Advance, Cell, Task
 from tl_crossenc.experiments.pair_tasks import cell_meta, encode
+from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.execution import count_layer_runs, run_conditions
+from tl_crossenc.model.execution import Scores, count_layer_runs, run_conditions
+from tl_crossenc.pools.first_stage import RunPairs
 from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
@@ -64,7 +66,7 @@ class ScoreTask(Task):
     """A shard of a pool under some conditions, which share what they have in common.
 
     Attributes:
-        pairs: of the shard.
+        pairs: of the shard; a tuple, or what looks the texts up whenever they are read.
         conditions: one a cell, on top of what the model ablates.
         keys: of the cells.
         shape: (layers, heads) of the model.
@@ -72,7 +74,7 @@ class ScoreTask(Task):
         meta: of the cells.
     """
 
-    pairs: tuple[PoolPair, ...]
+    pairs: Sequence[PoolPair]
     conditions: tuple[Condition, ...]
     keys: tuple[CellKey, ...]
     active: Condition
@@ -83,7 +85,7 @@ class ScoreTask(Task):
     @property
     def cost(self) -> int:
         """See `Task`."""
-        return _layer_runs(self.active, self.conditions, self.shape) * len(self.pairs)
+        return layer_runs(self.active, self.conditions, self.shape) * len(self.pairs)
 
     @property
     def alone(self) -> int:
@@ -107,23 +109,26 @@ class ScoreTask(Task):
 
     def cells(self, model: HookedCrossEncoder, advance: Advance) -> Iterator[Cell]:
         """See `Task`."""
-        encoded = encode(model, self.pairs)
-        scores = run_conditions(model, encoded, self.conditions, token_budget=self.token_budget, progress=advance)
+        pairs = tuple(self.pairs)
+        scores = self._scores(model, encode(model, pairs), advance)
         _require_finite(scores.values, self.conditions)
         for key, values in zip(self.keys, scores.values, strict=True):
             table = pa.table(
                 {
-                    "query_id": [pair.query_id for pair in self.pairs],
-                    "doc_id": [pair.doc_id for pair in self.pairs],
-                    "grade": pa.array([pair.grade for pair in self.pairs], pa.int32()),
+                    "query_id": [pair.query_id for pair in pairs],
+                    "doc_id": [pair.doc_id for pair in pairs],
+                    "grade": pa.array([pair.grade for pair in pairs], pa.int32()),
                     "score": values,
                 }
             )
             yield Cell(key, table, self.meta)
 
+    def _scores(self, model: HookedCrossEncoder, encoded: EncodedPairs, advance: Advance) -> Scores:
+        return run_conditions(model, encoded, self.conditions, token_budget=self.token_budget, progress=advance)
+
 
 @lru_cache(maxsize=64)
-def _layer_runs(active: Condition, conditions: tuple[Condition, ...], shape: tuple[int, int]) -> int:
+def layer_runs(active: Condition, conditions: tuple[Condition, ...], shape: tuple[int, int]) -> int:
     """Of a pair: the same in all shards."""
     return count_layer_runs([(active + condition).compile(*shape) for condition in conditions])
 
@@ -199,7 +204,7 @@ def _scores(
     """What is stored, `ran` being what was computed for it now."""
     shards = shards_by_length(pool)
     rows = {condition: row for row, condition in enumerate(dict.fromkeys(conditions))}
-    stored = (_stored(store, [task.keys[row] for task in tasks], shards) for row in rows.values())
+    stored = (stored_scores(store, [task.keys[row] for task in tasks], shards) for row in rows.values())
     first = next(stored)
     values = np.empty(
         (len(rows), len(pool)), first.dtype
@@ -225,12 +230,16 @@ def shards_by_length(pool: Pool) -> list[np.ndarray]:
 
     Pairs of one length, by characters, are together, so that small cells are padded no more than large ones.
     """
-    size = shard_size(len(pool))
-    order = np.argsort([-len(pair.query) - len(pair.text) for pair in pool.pairs], kind="stable")
-    return [np.sort(order[start : start + size]) for start in range(0, len(pool), size)]
+    return shards_of([len(pair.query) + len(pair.text) for pair in pool.pairs])
 
 
-def _stored(store: Store, keys: Sequence[CellKey], shards: Sequence[np.ndarray]) -> np.ndarray:
+def shards_of(characters: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """`shards_by_length` of pairs with so many characters."""
+    size, order = shard_size(len(characters)), np.argsort(-np.asarray(characters, np.int64), kind="stable")
+    return [np.sort(order[start : start + size]) for start in range(0, len(order), size)]
+
+
+def stored_scores(store: Store, keys: Sequence[CellKey], shards: Sequence[np.ndarray]) -> np.ndarray:
     """`[pair]`, from the cells of one condition."""
     found = [store.read(key)["score"].to_numpy() for key in keys]
     if not found:
@@ -240,7 +249,9 @@ def _stored(store: Store, keys: Sequence[CellKey], shards: Sequence[np.ndarray])
     return values
 
 
-def cell_key(identity: Mapping[str, str], pool: Pool, condition: Condition, shard: int, token_budget: int) -> CellKey:
+def cell_key(
+    identity: Mapping[str, str], pool: Pool | RunPairs, condition: Condition, shard: int, token_budget: int
+) -> CellKey:
     """The key of one cell of scores, `condition` being all that is ablated."""
     return CellKey.of(
         "scores",

@@ -12,9 +12,11 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from tl_crossenc.console.shown import quoted
 from tl_crossenc.inputs.pairs import EncodedPairs
@@ -26,8 +28,8 @@ TYPES = "token_type_ids"
 """What a tokenizer that wants its token types fed names among its `model_input_names`."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-BLOCK = 4096
-"""Pairs tokenized at a time, so that the tokenizer's own records never fill the memory."""
+BLOCK = 512
+"""Pairs tokenized at a time: the tokenizer's own records of a pair weigh a hundred times its tokens."""
 
 
 class PairEncoder:
@@ -108,6 +110,53 @@ class PairEncoder:
                 limit is none that the model has.
             TypeError: something that is no text.
         """
+        return self._encoded(queries, passages, self._checked(queries, passages, max_length))
+
+    def encode_whole(self, queries: Sequence[str], passages: Sequence[str]) -> EncodedPairs:
+        """Encode `queries[i]` with `passages[i]` without a limit of length; the model may not take all of it."""
+        return self._encoded(queries, passages, None)
+
+    def _encoded(self, queries: Sequence[str], passages: Sequence[str], limit: int | None) -> EncodedPairs:
+        columns: tuple[list[np.ndarray], ...] = ([], [], [])
+        lengths: list[int] = []
+        truncated: list[bool] = []
+        rows = self._rows(queries, passages, limit)
+        while block := list(islice(rows, BLOCK)):  # an array a pair would weigh more than its tokens
+            for column, values in zip(columns, zip(*(row[:3] for row in block), strict=True), strict=True):
+                column.append(np.concatenate(values))
+            lengths += [len(row[0]) for row in block]
+            truncated += [row[3] for row in block]
+        tokens, types, parts = (
+            np.concatenate(column) if column else np.zeros(0, dtype)
+            for column, dtype in zip(columns, "iii", strict=True)
+        )
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+        pad = self.tokenizer.pad_token_id or 0
+        return EncodedPairs(tokens, types, parts, offsets, np.asarray(truncated, dtype=bool), pad)
+
+    def sizes(
+        self, queries: Sequence[str], passages: Sequence[str], *, max_length: int | None = None
+    ) -> Int64[np.ndarray, "pair 2"]:
+        """(tokens, tokens that the passage loses to the limit) of `queries[i]` with `passages[i]`; texts and limit as for `encode`.
+
+        Raises:
+            ValueError, TypeError: see `encode`.
+        """
+        limit = self._checked(queries, passages, max_length)
+        whole = self._counts(queries) + self._counts(passages) + self.n_special
+        return np.stack([np.minimum(whole, limit), np.maximum(whole - limit, 0)], 1)
+
+    def _counts(self, texts: Sequence[str]) -> Int64[np.ndarray, "text"]:
+        """Tokens of each text."""
+        distinct, counts = list(dict.fromkeys(texts)), dict[str, int]()
+        for start in range(0, len(distinct), BLOCK):
+            block = distinct[start : start + BLOCK]
+            encoded = self.tokenizer(block, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            counts.update((text, len(ids)) for text, ids in zip(block, encoded["input_ids"], strict=True))
+        return np.array([counts[text] for text in texts], np.int64)
+
+    def _checked(self, queries: Sequence[str], passages: Sequence[str], max_length: int | None) -> int:
+        """The limit, where the texts can be encoded under it."""
         limit = self.length_limit(max_length)
         if len(queries) != len(passages):
             raise ValueError(f"expected as many queries as passages, got {len(queries)} and {len(passages)}")
@@ -119,28 +168,7 @@ class PairEncoder:
                     f"expected valid Unicode, got half a surrogate pair in {text[:60]!r}: decode the text's file as UTF-8"
                 )
         self._check_room(queries, passages, limit)
-        return self._encoded(queries, passages, limit)
-
-    def encode_whole(self, queries: Sequence[str], passages: Sequence[str]) -> EncodedPairs:
-        """Encode `queries[i]` with `passages[i]` without a limit of length; the model may not take all of it."""
-        return self._encoded(queries, passages, None)
-
-    def _encoded(self, queries: Sequence[str], passages: Sequence[str], limit: int | None) -> EncodedPairs:
-        columns: tuple[list[np.ndarray], ...] = ([], [], [])
-        lengths: list[int] = []
-        truncated: list[bool] = []
-        for row in self._rows(queries, passages, limit):
-            for column, values in zip(columns, row[:3], strict=True):
-                column.append(values)
-            lengths.append(len(row[0]))
-            truncated.append(row[3])
-        tokens, types, parts = (
-            np.concatenate(column) if column else np.zeros(0, dtype)
-            for column, dtype in zip(columns, "iii", strict=True)
-        )
-        offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
-        pad = self.tokenizer.pad_token_id or 0
-        return EncodedPairs(tokens, types, parts, offsets, np.asarray(truncated, dtype=bool), pad)
+        return limit
 
     def locate(self, query: str, passage: str) -> tuple[np.ndarray, np.ndarray]:
         """One pair without a limit of length: `[token]`, the part of each token, and `[token, 2]`, its characters in its text.
@@ -213,18 +241,12 @@ class PairEncoder:
         has_passage: dict[str, bool] = {}
         for query, passage in zip(queries, passages, strict=True):
             has_passage[query] = has_passage.get(query, False) or bool(passage.strip())
-        distinct = list(has_passage)
-        for start in range(0, len(distinct), BLOCK):
-            block = distinct[start : start + BLOCK]
-            encoded = self.tokenizer(block, add_special_tokens=False, verbose=False)
-            for query, ids in zip(block, encoded["input_ids"], strict=True):
-                room = limit - n_special - len(ids)
-                if room < int(has_passage[query]):
-                    raise ValueError(
-                        f"expected a query of at most {limit - n_special - 1} tokens, so that the "
-                        f"{limit}-token input has room for a passage; got {len(ids)} tokens in "
-                        f"{query[:60]!r}: shorten the query"
-                    )
+        for query, count in zip(has_passage, self._counts(list(has_passage)).tolist(), strict=True):
+            if limit - n_special - count < int(has_passage[query]):
+                raise ValueError(
+                    f"expected a query of at most {limit - n_special - 1} tokens, so that the {limit}-token input has room for a "
+                    f"passage; got {count} tokens in {query[:60]!r}: shorten the query"
+                )
 
 
 def _around(token: str, *texts: str) -> str:

@@ -56,6 +56,7 @@ def run_conditions(
     *,
     token_budget: int | None = None,
     progress: Progress | None = None,
+    ran: Callable[[np.ndarray], object] | None = None,
 ) -> Scores:
     """Score every pair under every condition (on top of what `model.ablating` removes at the moment).
 
@@ -67,6 +68,7 @@ def run_conditions(
         token_budget: padded tokens a batch; by default what suits the device (`HookedEncoder.token_budget`). A batch that its
             memory does not hold is run in halves. Under hooks, batches are of consecutive pairs, see `HookedCrossEncoder.score`.
         progress: called after each batch with the number of layer runs (times pairs) done.
+        ran: called after each batch with the places of its pairs.
 
     Raises:
         ValueError: no conditions, text that is none, or a layer or head that the model does not have.
@@ -93,6 +95,8 @@ def run_conditions(
         for indices, _ in run_batches(pairs.lengths, budget, run, in_order=model.hooked):
             if progress is not None:
                 progress(runs * len(indices))
+            if ran is not None:
+                ran(indices)
     return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int64
 from torch import Tensor
 
 from tl_crossenc.inputs.encoder import PairEncoder
@@ -58,6 +60,12 @@ class ReadingEncoder(HookedEncoder):
         A pair has at most `max_length` tokens, by default the tokenizer's `model_max_length` or the model's positions.
         """
         return self._text_encoder().encode(*broadcast_texts(query, passages), max_length=max_length)
+
+    def pair_sizes(
+        self, query: Texts, passages: Texts, *, max_length: int | None = None
+    ) -> Int64[np.ndarray, "pair 2"]:
+        """How many tokens each pair has as `encode_pairs` gives it, and how many its passage lost: `[pair, (tokens, lost)]`."""
+        return self._text_encoder().sizes(*broadcast_texts(query, passages), max_length=max_length)
 
     def to_pairs(self, query: Texts, passages: Texts) -> PairBatch:
         """One padded batch of pairs, on the model's device, with the part of every position.

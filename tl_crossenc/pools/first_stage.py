@@ -168,8 +168,8 @@ class RunPairs:
         distinct = tuple(dict.fromkeys(missing))
         if not doc_ids:
             raise ValueError(
-                f"none of the {len(distinct):,} passages of the run has a text in collection {stage.collection.name!r} (for example "
-                f"{', '.join(distinct[:3])}); check that both use the same document ids."
+                f"none of the {len(distinct):,} passages of the run has a text in collection {stage.collection.name!r} (for "
+                f"example {', '.join(distinct[:3])}); check that both use the same document ids."
             )
         chosen, counts = np.unique(places, return_counts=True)
         return cls(

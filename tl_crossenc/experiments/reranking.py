@@ -1,0 +1,189 @@
+"""A run reranked: its first passages in the order of the model's scores, under conditions, evaluated and ready to be written.
+
+Passages are looked up a shard at a time and scores lie in cells, so that memory holds ids, grades and one condition's scores of the
+run, and never its texts. `first_stage` has what is read of the run, `reranked_frames` how it is evaluated.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.console.shown import listed
+from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.experiments.rankings import Rankings
+from tl_crossenc.experiments.reranked_frames import evaluated, measure_table, pool_frame
+from tl_crossenc.experiments.run_tasks import run_tasks, survey
+from tl_crossenc.interventions.conditions import UNABLATED, Condition
+from tl_crossenc.interventions.presets import resolve_ablations
+from tl_crossenc.model.ablations import as_condition
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import made_by
+from tl_crossenc.pools.collections import Collection
+from tl_crossenc.pools.first_stage import FirstStage, RunPairs
+from tl_crossenc.pools.runs import Run
+from tl_crossenc.statistics.measures import MEASURES, parse_measures
+from tl_crossenc.store.cells import Store
+
+logger = logging.getLogger(__name__)
+
+DEPTH = 100
+"""Passages a query where nobody says."""
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """A run reranked under conditions.
+
+    Attributes:
+        table: a row a measure and ranking (`reranked_frames.measure_table`); no row where no query of the run is judged.
+        per_query: a row a ranking and judged query: a column a measure, `tied`, `unjudged`, `n_passages`
+            (`measures.evaluate_rankings`).
+        pool: a row a query of the run: what of its relevant passages the first stage holds, what was cut and what is missing
+            (`reranked_frames.pool_frame`).
+        rankings: the scores, and what was read of the run.
+        measures: their texts.
+        made: how, in plain values (`made_by`).
+    """
+
+    table: pd.DataFrame
+    per_query: pd.DataFrame
+    pool: pd.DataFrame
+    rankings: Rankings
+    measures: tuple[str, ...]
+    made: dict[str, Any]
+
+    __repr__ = short_repr
+
+    @property
+    def stage(self) -> FirstStage:
+        """What was read of the run."""
+        return self.rankings.pairs.stage
+
+    @property
+    def recall(self) -> float:
+        """Share of the relevant passages (grade 1 and more) of the judged queries that the first stage holds; NaN without any."""
+        relevant = self.pool["relevant"].sum() + self._relevant_of_absent
+        return float(self.pool["relevant_in_pool"].sum() / relevant) if relevant else float("nan")
+
+    @property
+    def _relevant_of_absent(self) -> int:
+        qrels = self.stage.collection.qrels
+        return sum(grade > 0 for query_id in self.stage.absent_queries for grade in qrels[query_id].values())
+
+    def to_frame(self) -> pd.DataFrame:
+        """`table`; its `attrs` say how it was made."""
+        frame = self.table.copy()
+        frame.attrs = dict(self.made)
+        return frame
+
+
+def rerank(
+    model: HookedCrossEncoder,
+    collection: Collection,
+    run: str | Path | Run,
+    store: Store,
+    conditions: Sequence[Condition | str] = (),
+    *,
+    depth: int = DEPTH,
+    measures: Sequence[str] = MEASURES,
+    token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
+    progress: Progress | None = None,
+) -> Reranked:
+    """Rerank the first passages of every query of a run.
+
+    A passage that the collection lacks is left out, and so is a query; a query without judgments is reranked and not evaluated.
+
+    Args:
+        model: the model.
+        collection: with the run's queries and passages.
+        run: a TREC file, gzipped or not, "scoreddocs", or query_id -> doc_id -> score.
+        store: of the cells.
+        conditions: what to ablate beside the unablated model, a ranking each; texts may name presets.
+        depth: passages a query, at most.
+        measures: as ir_measures names them.
+        token_budget: padded tokens a batch.
+        executor: who computes what the store lacks.
+        progress: called with (done, in all), in layer runs times tokens.
+
+    Raises:
+        ValueError: a run, measure or condition that cannot be used, or nothing in common with the collection.
+        CellsFailed, Waiting: see `Executor.run`.
+    """
+    chosen = conditions_of(model, conditions)
+    parse_measures(measures)
+    pairs = survey(model, FirstStage.of(collection, run, depth))
+    return rerank_pairs(
+        model, pairs, store, chosen, measures=measures, token_budget=token_budget, executor=executor, progress=progress
+    )
+
+
+def rerank_pairs(
+    model: HookedCrossEncoder,
+    pairs: RunPairs,
+    store: Store,
+    conditions: Sequence[Condition],
+    *,
+    measures: Sequence[str] = MEASURES,
+    token_budget: int | None = None,
+    executor: Executor = IN_PROCESS,
+    progress: Progress | None = None,
+) -> Reranked:
+    """`rerank` of what `survey` found, under conditions from `conditions_of`."""
+    asked, stage = parse_measures(measures), pairs.stage
+    tasks = run_tasks(model, pairs, conditions, executor, token_budget)
+    executor.run(model, tasks, store, progress)
+    rankings = Rankings(pairs, tuple(map(str, conditions)), store, tuple(tasks))
+    say_what_was_met(pairs)
+    about = {"dtype": str(model.dtype).removeprefix("torch."), "scale": model.score_scale}
+    per_query = evaluated(rankings, asked, about)
+    return Reranked(
+        table=measure_table(per_query, asked, rankings.conditions),
+        per_query=per_query,
+        pool=pool_frame(pairs),
+        rankings=rankings,
+        measures=tuple(map(str, asked)),
+        made=made_by(
+            model,
+            collection=stage.collection.name,
+            run_sha256=stage.sha256,
+            depth=stage.depth,
+            conditions=list(rankings.conditions),
+            measures=list(map(str, asked)),
+        ),
+    )
+
+
+def conditions_of(model: HookedCrossEncoder, conditions: Sequence[Condition | str]) -> tuple[Condition, ...]:
+    """The unablated model and the conditions, each once.
+
+    Raises:
+        ValueError: text that is no condition, or a layer or head that the model does not have.
+    """
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    texts = (resolve_ablations([one], n_layers)[0] if isinstance(one, str) else one for one in conditions)
+    found = [as_condition(one) for one in texts]
+    for one in found:
+        (model.active_condition + one).compile(n_layers, n_heads)
+    return tuple(dict.fromkeys([UNABLATED, *found]))
+
+
+def say_what_was_met(pairs: RunPairs) -> None:
+    """Log what of the run is left out, and what of it is not evaluated."""
+    stage, name = pairs.stage, pairs.stage.collection.name
+    for found, what in (
+        (pairs.missing, "documents of the run are not in the collection, or have no text, and are left out"),
+        (stage.unknown_queries, "queries of the run are not in the collection and are left out"),
+        (stage.unjudged_queries, "queries of the run have no judgments: they are reranked and not evaluated"),
+        (stage.absent_queries if stage.judged else (), "judged queries are not in the run and count 0"),
+        (stage.cut_ties, f"queries tie at depth {stage.depth}: doc_ids decide which of these passages are taken"),
+    ):
+        if found:
+            logger.warning("%s: %s %s: %s", name, f"{len(found):,}", what, listed(found, 3))
