@@ -18,6 +18,7 @@ from tl_crossenc.console.shown import PLAIN, ShownFormatter
 COMMANDS = (
     "reproduce",
     "compare_masks",
+    "rerank",
     "merge",
     "status",
     "parity",

@@ -116,7 +116,7 @@ def _last_line(found: Status) -> str:
     if found.state == "running":
         left = "unknown" if found.seconds_left is None else f"about {duration(found.seconds_left)}"
         return f"Time left: {left}, for what is planned so far: an experiment is planned when it begins."
-    command = f"tl-crossenc {found.command}" if found.command in ("reproduce", "compare-masks") else "the job"
+    command = f"tl-crossenc {found.command}" if found.command in ("reproduce", "compare-masks", "rerank") else "the job"
     why = f"{found.why}: " if found.state == "left" and not found.processes else ""
     return (
         f"Left: {why}run {command} with the same options and --out {found.folder} again: it computes what is missing, "

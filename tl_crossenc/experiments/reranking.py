@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from tl_crossenc.console.reprs import short_repr
-from tl_crossenc.console.shown import listed
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.rankings import Rankings
 from tl_crossenc.experiments.reranked_frames import evaluated, measure_table, pool_frame
@@ -67,15 +66,15 @@ class Reranked:
         return self.rankings.pairs.stage
 
     @property
-    def recall(self) -> float:
-        """Share of the relevant passages (grade 1 and more) of the judged queries that the first stage holds; NaN without any."""
-        relevant = self.pool["relevant"].sum() + self._relevant_of_absent
-        return float(self.pool["relevant_in_pool"].sum() / relevant) if relevant else float("nan")
+    def relevant(self) -> int:
+        """Relevant passages, of grade 1 and more, in all judgments of the queries that are evaluated."""
+        qrels = self.stage.collection.qrels
+        return sum(grade > 0 for query_id in self.stage.judged for grade in qrels[query_id].values())
 
     @property
-    def _relevant_of_absent(self) -> int:
-        qrels = self.stage.collection.qrels
-        return sum(grade > 0 for query_id in self.stage.absent_queries for grade in qrels[query_id].values())
+    def recall(self) -> float:
+        """The share of them that the first stage holds; NaN without any."""
+        return float(self.pool["relevant_in_pool"].sum() / self.relevant) if self.relevant else float("nan")
 
     def to_frame(self) -> pd.DataFrame:
         """`table`; its `attrs` say how it was made."""
@@ -120,6 +119,7 @@ def rerank(
     chosen = conditions_of(model, conditions)
     parse_measures(measures)
     pairs = survey(model, FirstStage.of(collection, run, depth))
+    tell(pairs)
     return rerank_pairs(
         model, pairs, store, chosen, measures=measures, token_budget=token_budget, executor=executor, progress=progress
     )
@@ -141,7 +141,6 @@ def rerank_pairs(
     tasks = run_tasks(model, pairs, conditions, executor, token_budget)
     executor.run(model, tasks, store, progress)
     rankings = Rankings(pairs, tuple(map(str, conditions)), store, tuple(tasks))
-    say_what_was_met(pairs)
     about = {"dtype": str(model.dtype).removeprefix("torch."), "scale": model.score_scale}
     per_query = evaluated(rankings, asked, about)
     return Reranked(
@@ -175,15 +174,7 @@ def conditions_of(model: HookedCrossEncoder, conditions: Sequence[Condition | st
     return tuple(dict.fromkeys([UNABLATED, *found]))
 
 
-def say_what_was_met(pairs: RunPairs) -> None:
-    """Log what of the run is left out, and what of it is not evaluated."""
-    stage, name = pairs.stage, pairs.stage.collection.name
-    for found, what in (
-        (pairs.missing, "documents of the run are not in the collection, or have no text, and are left out"),
-        (stage.unknown_queries, "queries of the run are not in the collection and are left out"),
-        (stage.unjudged_queries, "queries of the run have no judgments: they are reranked and not evaluated"),
-        (stage.absent_queries if stage.judged else (), "judged queries are not in the run and count 0"),
-        (stage.cut_ties, f"queries tie at depth {stage.depth}: doc_ids decide which of these passages are taken"),
-    ):
-        if found:
-            logger.warning("%s: %s %s: %s", name, f"{len(found):,}", what, listed(found, 3))
+def tell(pairs: RunPairs) -> None:
+    """Log what of a run is left out, and what of it is not evaluated."""
+    for sentence in pairs.left_out():
+        logger.warning("%s: %s", pairs.stage.collection.name, sentence)

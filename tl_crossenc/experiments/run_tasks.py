@@ -5,9 +5,8 @@ The cells are those of `scoring`, by the same keys: a pool of the same pairs (`P
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
 
 import numpy as np
 
@@ -18,41 +17,11 @@ from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.execution import Scores, run_conditions
-from tl_crossenc.pools.first_stage import FirstStage, RunPairs
+from tl_crossenc.pools.first_stage import FirstStage, RunPairs, ShardPairs
 from tl_crossenc.pools.spec import PoolPair
 
 TOKENS, LOST = 0, 1
 """Columns of `RunPairs.numbers`, as `PairEncoder.sizes` has them."""
-
-
-class ShardPairs(Sequence[PoolPair]):
-    """Some pairs of a run. Their texts are looked up whenever they are read, and go with them to another process.
-
-    Args:
-        pairs: of the run.
-        indices: `[pair]`, which of them.
-    """
-
-    def __init__(self, pairs: RunPairs, indices: np.ndarray) -> None:
-        self._pairs, self._indices = pairs, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> PoolPair: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[PoolPair]: ...
-    def __getitem__(self, index: int | slice) -> PoolPair | Sequence[PoolPair]:
-        if isinstance(index, slice):
-            return self._pairs.read(self._indices[index])
-        return self._pairs.read([self._indices[index]])[0]
-
-    def __iter__(self) -> Iterator[PoolPair]:
-        return iter(self._pairs.read(self._indices))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return tuple, (self._pairs.read(self._indices),)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.execution import Scores, count_layer_runs, run_conditions
-from tl_crossenc.pools.first_stage import RunPairs
+from tl_crossenc.pools.first_stage import RunPairs, ShardPairs
 from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
@@ -74,7 +74,7 @@ class ScoreTask(Task):
         meta: of the cells.
     """
 
-    pairs: Sequence[PoolPair]
+    pairs: tuple[PoolPair, ...] | ShardPairs
     conditions: tuple[Condition, ...]
     keys: tuple[CellKey, ...]
     active: Condition

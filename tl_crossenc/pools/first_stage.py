@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tl_crossenc.console.shown import listed
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.runs import Run, read_run
 from tl_crossenc.pools.scoreddocs import SCOREDDOCS, read_scoreddocs
@@ -208,9 +210,47 @@ class RunPairs:
         i = self._places.get(query_id)
         return slice(0, 0) if i is None else slice(int(self.offsets[i]), int(self.offsets[i + 1]))
 
+    def left_out(self) -> list[str]:
+        """What of the run is not ranked or not evaluated, a sentence each, with the first ids."""
+        stage = self.stage
+        found = (
+            ("document", self.missing, "of the run, not in the collection or without text: left out"),
+            ("query", stage.unknown_queries, "of the run, not in the collection: left out"),
+            ("query", stage.unjudged_queries, "of the run without judgments: reranked, and not evaluated"),
+            ("query", stage.absent_queries if stage.judged else (), "judged and not in the run: 0 under every measure"),
+            ("query", stage.cut_ties, f"with a tie at depth {stage.depth}: doc_ids decide which passages are taken"),
+        )
+        plural = {"document": "documents", "query": "queries"}
+        return [
+            f"{len(ids):,} {name if len(ids) == 1 else plural[name]} {what} ({listed(ids, 3)})."
+            for name, ids, what in found
+            if ids
+        ]
+
     @cached_property
     def _places(self) -> dict[str, int]:
         return {query_id: i for i, query_id in enumerate(self.queries)}
+
+
+class ShardPairs:
+    """Some pairs of a run. Their texts are looked up whenever they are read, and go with them to another process, as a tuple.
+
+    Args:
+        pairs: of the run.
+        indices: `[pair]`, which of them.
+    """
+
+    def __init__(self, pairs: RunPairs, indices: np.ndarray) -> None:
+        self._pairs, self._indices = pairs, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[PoolPair]:
+        return iter(self._pairs.read(self._indices))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (self._pairs.read(self._indices),)
 
 
 def _blocks(stage: FirstStage) -> Iterator[list[tuple[int, PoolPair]]]:

@@ -18,18 +18,26 @@ from tl_crossenc.report.tables import SIDES, cell_text, published_text
 
 
 class RateColumn(ProgressColumn):
-    """Work done a second, in pairs through one layer."""
+    """Work done a second.
+
+    Args:
+        unit: of the work.
+    """
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
         """The rate, or nothing before there is one."""
-        return Text("" if task.speed is None else f"{task.speed:,.0f} pair-layers/s", style="progress.data.speed")
+        return Text("" if task.speed is None else f"{task.speed:,.0f} {self._unit}/s", style="progress.data.speed")
 
 
 @contextmanager
-def progress_bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(console: Console, what: str, unit: str = "pair-layers") -> Iterator[Callable[[int, int], None]]:
     """A bar with rate and remaining time; yields what to call with (done, total). Nothing is drawn when nothing is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(*columns, RateColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+    with Progress(*columns, RateColumn(unit), TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task(what, total=None, visible=False)
 
         def advance(done: int, total: int) -> None:

@@ -56,6 +56,10 @@ WORDS = {
     "methods": "the choice of methods (--method, --all)",
     "sampled": "whether methods take samples (--all)",
     "presets": "the choice of masks (--preset)",
+    "run": "the run (--run)",
+    "depth": "the number of passages a query (--depth)",
+    "conditions": "the choice of conditions (--ablate)",
+    "measures": "the choice of measures (--measure)",
 }
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import platform
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +31,8 @@ PACKAGES = (
     "ir_datasets",
     "ir_measures",
 )
+LONGEST = 120
+"""Letters of a run's file name; file systems take 255 bytes."""
 
 
 def write_frame(path: Path, frame: pd.DataFrame, *, index: bool = True) -> None:
@@ -142,8 +146,17 @@ def write_runs(folder: Path, scores: pd.DataFrame, conditions: list[str]) -> Non
 
 
 def run_files(conditions: Iterable[str]) -> dict[str, str]:
-    """Condition -> the file name of its run."""
-    return {condition: f"{file_name(condition)}.run" for condition in conditions}
+    """Condition -> the file name of its run; with a digest in it where that is long, or another condition's too."""
+    names = {condition: file_name(condition) for condition in conditions}
+    often = Counter(names.values())
+    return {
+        condition: f"{name if often[name] == 1 and len(name) <= LONGEST else _with_digest(name, condition)}.run"
+        for condition, name in names.items()
+    }
+
+
+def _with_digest(name: str, condition: str) -> str:
+    return f"{name[:LONGEST]}-{hashlib.sha256(condition.encode()).hexdigest()[:8]}"
 
 
 def file_name(condition: str) -> str:

@@ -113,9 +113,31 @@ def at_work(
         adopt(folder)
         for name, pool in zip(collections, pools, strict=True):
             keep_pool(name, pool, folder / POOLS)
-        claim(folder, job, shared=shared)
-        with recorded(folder) as record:
-            work = Work(held, pools, open_store(folder, record))
-            if shared:
-                stack.close()
-            yield work
+        with _in_hand(folder, job, stack, shared) as store:
+            yield Work(held, pools, store)
+
+
+@contextmanager
+def with_store(
+    folder: Path, job: Job, *, wait: int | float = WAIT, shared: bool = False
+) -> Iterator[tuple[LockedFolder, Store]]:
+    """As `at_work`, for a job that knows its pools and keeps none of them in the folder: (the folder, its store)."""
+    prepare(folder)
+    with ExitStack() as stack:
+        told = locked(folder, wait=wait, waiting=lambda: refuse_another(folder, job, at_once=True))
+        held = stack.enter_context(told)
+        refuse_another(folder, job, shared=shared)
+        adopt(folder)
+        with _in_hand(folder, job, stack, shared) as store:
+            yield held, store
+
+
+@contextmanager
+def _in_hand(folder: Path, job: Job, lock: ExitStack, shared: bool) -> Iterator[Store]:
+    """The store of a locked folder that is claimed for the job; others may come in from here on where it is shared."""
+    claim(folder, job, shared=shared)
+    with recorded(folder) as record:
+        store = open_store(folder, record)
+        if shared:
+            lock.close()
+        yield store

@@ -12,6 +12,7 @@ relevant passages of R and AP are of all judgments. A judged query without a ran
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,7 @@ def evaluate_rankings(
     ties = TIE_TOLERANCE[dtype], scale
     rows: dict[str, dict[str, Any]] = {}
     run: dict[str, dict[str, float]] = {}
-    closed: list[str] = []
+    closed: list[str] = []  # those with ties
     for query_id, judgments in qrels.items():
         names, scores = rankings.get(query_id, ((), np.zeros(0)))
         values, n = finite_scores(scores), len(names)
@@ -128,18 +129,13 @@ def evaluate_rankings(
         if n:  # ranks in place of scores: nobody's float32 ties them anew
             run[query_id] = {names[i]: float(n - rank) for rank, i in enumerate(order)}
     for measure in measures:
-        name, expected = str(measure), set(closed) if has_expectation(measure) else set()
+        expected = set(_in_closed_form(measure, run, closed))
         asked = {query_id: own for query_id, own in run.items() if query_id not in expected}
-        for query_id in rows:
-            rows[query_id][name] = (
-                _expected(measure, rankings[query_id], qrels[query_id], ties)
-                if query_id in expected
-                else measure.DEFAULT
-            )
-        if asked:
-            judged = {query_id: dict(qrels[query_id]) for query_id in asked}
-            for metric in ir_measures.iter_calc([measure], judged, asked):
-                rows[metric.query_id][name] = float(metric.value)
+        found = _by_ir_measures(measure, asked, qrels) if asked else {}
+        for query_id, row in rows.items():
+            if query_id in expected:
+                found[query_id] = _expected(measure, rankings[query_id], qrels[query_id], ties)
+            row[str(measure)] = found.get(query_id, measure.DEFAULT)
     columns = [*map(str, measures), "tied", "unjudged", "n_passages"]
     return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="query_id", dtype=object), columns=columns)
 
@@ -149,6 +145,29 @@ def _by_score_then_doc_id(names: Sequence[str], values: np.ndarray) -> list[int]
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32).tolist()
     return sorted(range(len(names)), key=lambda i: (rounded[i], names[i]), reverse=True)
+
+
+def _in_closed_form(measure: Measure, ranked: Iterable[str], tied: Iterable[str]) -> Iterable[str]:
+    """The queries whose value is not ir_measures': of nDCG with exponential gains all, which it has to five decimals."""
+    if not has_expectation(measure):
+        return ()
+    return ranked if measure.params.get("dcg") == "exp-log2" else tied
+
+
+def _by_ir_measures(
+    measure: Measure, run: Mapping[str, Mapping[str, float]], qrels: Mapping[str, Mapping[str, int]]
+) -> dict[str, float]:
+    """query_id -> value. Queries go by numbers: some of the programs that ir_measures calls know no other."""
+    names = {str(i): query_id for i, query_id in enumerate(run, 1)}
+    judged = {number: dict(qrels[query_id]) for number, query_id in names.items()}
+    ranked = {number: dict(run[query_id]) for number, query_id in names.items()}
+    try:
+        return {names[m.query_id]: float(m.value) for m in ir_measures.iter_calc([measure], judged, ranked)}
+    except (subprocess.SubprocessError, OSError, RuntimeError) as error:
+        raise ValueError(
+            f"expected {measure} from ir_measures, which failed ({type(error).__name__}: {error}): take another measure, such as "
+            f"{EXAMPLES}"
+        ) from error
 
 
 def _expected(measure: Measure, ranking: Ranking, judgments: Mapping[str, int], ties: tuple[float, float]) -> float:
