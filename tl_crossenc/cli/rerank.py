@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from tl_crossenc.executors.sharded import Shard
-    from tl_crossenc.experiments.reranking import conditions_of, rerank_pairs, tell
+    from tl_crossenc.experiments.reranking import conditions_of, measures_of, rerank_pairs, tell
     from tl_crossenc.experiments.run_tasks import survey
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
     from tl_crossenc.pools.collections import load_collection
@@ -77,11 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.unavailable import Unavailable
     from tl_crossenc.results.watch import record_of
     from tl_crossenc.results.work import with_store
-    from tl_crossenc.statistics.measures import MEASURES, parse_measures
 
     executor = executor_of(arguments)
     out = arguments.out or default_folder(arguments.model, [arguments.collection], "rerank-")
-    measures = [str(measure) for measure in parse_measures(arguments.measure or MEASURES)]
+    measures = measures_of(arguments.measure)
     model = HookedCrossEncoder.from_pretrained(arguments.model, **of_the_model(arguments))
     conditions = conditions_of(model, arguments.ablate or [])
     stage = FirstStage.of(load_collection(arguments.collection), arguments.first_stage, arguments.depth)

@@ -174,6 +174,15 @@ def conditions_of(model: HookedCrossEncoder, conditions: Sequence[Condition | st
     return tuple(dict.fromkeys([UNABLATED, *found]))
 
 
+def measures_of(texts: Sequence[str] | None) -> list[str]:
+    """The measures asked for, each once as ir_measures writes it; `MEASURES` where none is.
+
+    Raises:
+        ValueError: see `parse_measures`.
+    """
+    return [str(measure) for measure in parse_measures(texts or MEASURES)]
+
+
 def tell(pairs: RunPairs) -> None:
     """Log what of a run is left out, and what of it is not evaluated."""
     for sentence in pairs.left_out():
