@@ -89,3 +89,14 @@ def test_bad_scores_are_one_sentence(text, message, run, folder, tmp_path):
     assert message in err.splitlines()[-1]
     assert run(folder, "--scores", tmp_path / "none.tsv")[0] == 2
     assert run(tmp_path / "nowhere", "--scores", written(tmp_path / "a.tsv", torch.zeros(10)))[0] == 2
+
+
+def test_without_scores_a_report_on_the_model(run, folder):
+    status, out, _ = run(folder)
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80
+    for topic in ("relevance", "activation", "truncation", "token types", "tokenizer"):
+        assert topic in out
+    found = json.loads(run(folder, "--json")[1])
+    warned = any(finding["severity"] == "warning" for finding in found["findings"])
+    assert run(folder, "--strict")[0] == int(warned)

@@ -18,12 +18,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--scores",
         type=Path,
         metavar="FILE",
-        required=True,
-        help="query, passage and the other system's score: .tsv, .csv or .jsonl, with or without a header",
+        help="find the cause of these: query, passage and the other system's score: .tsv, .csv or .jsonl, with or without a header",
     )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     parser.add_argument(
-        "--strict", action="store_true", help="exit status 1 where no known cause reproduces the scores"
+        "--strict",
+        action="store_true",
+        help="exit status 1 where there is a warning, or no known cause gives the scores",
     )
     token_budget_option(parser)
     model_options(parser)
@@ -33,16 +34,26 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command; its exit status."""
     from rich.console import Console
 
+    from tl_crossenc.checkpoints.embedded import open_model
     from tl_crossenc.doctor.causes import YES
+    from tl_crossenc.doctor.examination import examine_model
+    from tl_crossenc.doctor.findings import ModelReport
     from tl_crossenc.doctor.foreign_scores import read_scores
     from tl_crossenc.doctor.score_comparison import compare_scores
+    from tl_crossenc.doctor.score_report import ScoreReport
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
-    foreign = read_scores(arguments.scores)
+    foreign = None if arguments.scores is None else read_scores(arguments.scores)
     model = HookedCrossEncoder.from_pretrained(arguments.model, **of_the_model(arguments))
-    report = compare_scores(model, foreign, token_budget=arguments.token_budget, progress=True)
+    report: ModelReport | ScoreReport
+    if foreign is None:
+        report = examine_model(model, open_model(arguments.model, arguments.revision))
+        failed = bool(report.warnings)
+    else:
+        report = compare_scores(model, foreign, token_budget=arguments.token_budget, progress=True)
+        failed = report.reproduced != YES
     if arguments.json:
         say_json(report.to_dict())
     else:
         Console().print(report)
-    return int(arguments.strict and report.reproduced != YES)
+    return int(arguments.strict and failed)

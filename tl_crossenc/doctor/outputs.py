@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from tl_crossenc.doctor.runs import scores_of_logits
 from tl_crossenc.model.score_activation import IDENTITY, SIGMOID, SOFTMAX, ScoreActivation
-from tl_crossenc.model.score_rule import DIFFERENCE, describe_rule, score_from_logits
+from tl_crossenc.model.score_rule import DIFFERENCE, describe_rule
 
 Logits = Float[np.ndarray, "pair label"]
 Queries = Int[np.ndarray, "pair"]
@@ -78,7 +79,7 @@ def all_outputs(n_labels: int, rule: str, activation: ScoreActivation, *, severa
 
 
 def _by_rule(rule: str) -> Of:
-    return lambda logits, queries: score_from_logits(torch.from_numpy(logits), rule).numpy()
+    return lambda logits, queries: scores_of_logits(logits, rule)
 
 
 def _of_scores(of: Of, function: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Of:

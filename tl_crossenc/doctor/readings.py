@@ -50,38 +50,38 @@ def all_readings(encoder: PairEncoder, longest: int) -> list[Reading]:
     """
     ours = encoder.max_length
     shorter = f"no pair has more than {{}} tokens (the longest has {longest:,})"
-    found = [Reading(OURS, "", _Way(encoder))]
+    found = [Reading(OURS, "", Way(encoder))]
     limits = sorted({ours, encoder.n_positions, *LIMITS})
     for limit in limits:
         if not encoder.n_special < limit <= encoder.n_positions:
             continue
         if limit != ours:
             same = shorter.format(f"{min(limit, ours):,}")
-            found.append(Reading(f"the passage cut at {limit:,} tokens", same, _Way(encoder, limit=limit)))
+            found.append(Reading(f"the passage cut at {limit:,} tokens", same, Way(encoder, limit=limit)))
         same = "where a pair is cut, its passage alone is longer than all that is left"
         if longest <= min(limit, ours):
             same = shorter.format(f"{min(limit, ours):,}")
-        longer = _Way(encoder, limit=limit, cut="longest_first")
+        longer = Way(encoder, limit=limit, cut="longest_first")
         found.append(Reading(f"longest_first at {limit:,} tokens", same, longer))
     if encoder.types_fed:
         found.append(
             Reading(
-                "token types all 0", "the tokenizer gives type 0 alone", _Way(encoder, types=lambda parts: 0 * parts)
+                "token types all 0", "the tokenizer gives type 0 alone", Way(encoder, types=lambda parts: 0 * parts)
             )
         )
     elif encoder.use_types:
-        found.append(Reading("token types fed", "", _Way(encoder, types=lambda parts: (parts >= Part.DOC).astype(int))))
+        found.append(Reading("token types fed", "", Way(encoder, types=lambda parts: (parts >= Part.DOC).astype(int))))
     found += [
-        Reading("passage before query", "queries and passages are equal", _Way(encoder, swapped=True)),
-        Reading("lower case", "the tokenizer lowers case, or there is none to lower", _Way(encoder, text=str.lower)),
-        Reading("no accents", "the tokenizer strips them, or there are none", _Way(encoder, text=without_accents)),
+        Reading("passage before query", "queries and passages are equal", Way(encoder, swapped=True)),
+        Reading("lower case", "the tokenizer lowers case, or there is none to lower", Way(encoder, text=str.lower)),
+        Reading("no accents", "the tokenizer strips them, or there are none", Way(encoder, text=without_accents)),
         Reading(
             "lower case and no accents",
             "the tokenizer does both, or there is nothing to do",
-            _Way(encoder, text=lambda text: without_accents(text.lower())),
+            Way(encoder, text=lambda text: without_accents(text.lower())),
         ),
-        Reading("texts joined by a separator", "", _Way(encoder, joint=f" {encoder.tokenizer.sep_token} ")),
-        Reading("texts joined by a space", "", _Way(encoder, joint=" ")),
+        Reading("texts joined by a separator", "", Way(encoder, joint=f" {encoder.tokenizer.sep_token} ")),
+        Reading("texts joined by a space", "", Way(encoder, joint=" ")),
     ]
     return found
 
@@ -96,8 +96,18 @@ def without_accents(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Way:
-    """One reading, by what it does otherwise than ours."""
+class Way:
+    """How pairs are read, by what is done otherwise than here.
+
+    Attributes:
+        encoder: what reads texts here.
+        limit: tokens that pairs are cut to; None for the encoder's own.
+        cut: "only_second" or "longest_first".
+        types: makes token types of parts; None for the encoder's own.
+        swapped: whether the passage comes first.
+        text: what is done to every text.
+        joint: what joins query and passage into one text; None where they are two.
+    """
 
     encoder: PairEncoder
     limit: int | None = None

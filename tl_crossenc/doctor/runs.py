@@ -13,6 +13,7 @@ from tl_crossenc.doctor.readings import Tokens
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.score_rule import score_from_logits
 
 
 def encoded_rows(rows: Sequence[Tokens], pad: int) -> EncodedPairs:
@@ -67,3 +68,8 @@ def run_rows(
             if progress is not None:
                 progress(len(indices))
     return found
+
+
+def scores_of_logits(logits: Float[np.ndarray, "pair label"], rule: str) -> Float[np.ndarray, "pair"]:
+    """The scores that a canonical rule makes of logits."""
+    return score_from_logits(torch.from_numpy(logits), rule).numpy()

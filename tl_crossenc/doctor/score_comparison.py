@@ -49,7 +49,7 @@ def compare_scores(
     Raises:
         ValueError: a model without a tokenizer, or under ablation or hooks; a text that is none the model can be given.
     """
-    encoder = _encoder_of(model)
+    encoder = encoder_of(model)
     _check_texts(encoder, foreign)
     lengths = uncut_lengths(encoder, foreign.queries, foreign.passages)
     readings = all_readings(encoder, int(lengths.max()))
@@ -80,7 +80,12 @@ def compare_scores(
     )
 
 
-def _encoder_of(model: HookedCrossEncoder) -> PairEncoder:
+def encoder_of(model: HookedCrossEncoder) -> PairEncoder:
+    """What reads texts for a model that runs as others run it.
+
+    Raises:
+        ValueError: it has no tokenizer, or is under ablation or hooks.
+    """
     if model.encoder is None:
         raise ValueError(
             "expected a model with a tokenizer, which reads the pairs; this one was made without: pass tokenizer="

@@ -100,7 +100,7 @@ def rule_of_labels(config: Mapping[str, Any], n_labels: int, name: str) -> str |
     Raises:
         ValueError: `id2label` or `label2id` is no object of names.
     """
-    names = _names(config, n_labels, name)
+    names = label_names(config, n_labels, name)
     sides = [side_of_label(label) for label in names]
     if n_labels == 1 and sides == [-1]:
         logger.warning(
@@ -123,7 +123,7 @@ def rule_of_labels(config: Mapping[str, Any], n_labels: int, name: str) -> str |
     return rule
 
 
-def _names(config: Mapping[str, Any], n_labels: int, name: str) -> list[str]:
+def label_names(config: Mapping[str, Any], n_labels: int, name: str) -> list[str]:
     """The labels' names in the order of the logits; none where the configuration does not name them."""
     found: list[list[str]] = []
     for key in ("id2label", "label2id"):
