@@ -118,6 +118,7 @@ class Way:
     joint: str | None = None
 
     def __call__(self, queries: Sequence[str], passages: Sequence[str]) -> list[Tokens | None]:
+        """Each pair's tokens and types; None of a pair whose query leaves its passage no room where only passages are cut."""
         if self.text is not None:
             queries, passages = list(map(self.text, queries)), list(map(self.text, passages))
         first, second = (passages, queries) if self.swapped else (queries, passages)
