@@ -191,7 +191,7 @@ def _reproduce(
     except CellsFailed as error:
         rest = {} if settings.only_table1 else run_rest(settings, model, pools, store, progress, executor)
         raise CellsFailed.of([error, *failed_ones(rest).values()]) from error.failures[0].cause
-    names, cut = ", ".join(pool.collection for pool in pools), tuple(count_cut(model, pool) for pool in pools)
+    names, cut = ", ".join(pool.title for pool in pools), tuple(count_cut(model, pool) for pool in pools)
     found = Reproduction(settings, model.cfg.model_name, names, pools, cut, table)
     folder.verify()
     record = _record(found, model, executor)

@@ -10,12 +10,11 @@ from tl_crossenc.cli.options import (
     executor_options,
     model_options,
     of_the_model,
-    per_grade_option,
-    seed_option,
     token_budget_option,
     wait_option,
 )
 from tl_crossenc.cli.output import say
+from tl_crossenc.cli.pools import draw_of, pool_options
 from tl_crossenc.cli.work import say_shard
 from tl_crossenc.console.shown import short_name
 
@@ -33,8 +32,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="such as zhan-q2d, or zhan-q2d:4 for the first four layers; several times for several (default: all compared)",
     )
-    per_grade_option(parser)
-    seed_option(parser)
+    pool_options(parser)
     token_budget_option(parser)
     wait_option(parser)
     executor_options(parser)
@@ -43,19 +41,16 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command; its exit status."""
-    from dataclasses import asdict
-
     from rich.console import Console
 
     from tl_crossenc.executors.sharded import Shard
     from tl_crossenc.experiments.compare_masks import mask_conditions, run_compare_masks
     from tl_crossenc.interventions.presets import COMPARED
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-    from tl_crossenc.pools.pool import PoolSpec
     from tl_crossenc.report.masks import masks_caption, write_masks
     from tl_crossenc.report.tables import measure_text
     from tl_crossenc.report.terminal import masks_for_terminal, progress_bar
-    from tl_crossenc.results.job import Job, model_source
+    from tl_crossenc.results.job import Job, model_source, pool_rules
     from tl_crossenc.results.kept_pools import count_cut
     from tl_crossenc.results.outputs import default_folder
     from tl_crossenc.results.unavailable import Unavailable
@@ -64,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     executor = executor_of(arguments)
     collections = arguments.collection or ["demo"]
+    draw = draw_of(arguments, collections)
     out = arguments.out or default_folder(arguments.model, collections, "masks-")
     presets = arguments.preset or COMPARED
     model = HookedCrossEncoder.from_pretrained(
@@ -71,12 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
         **of_the_model(arguments),
     )
     mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
-    spec = PoolSpec(arguments.per_grade, 0, arguments.seed)
-    rules = {f"pool.{name}": value for name, value in asdict(spec).items()}
     free = {"presets": list(presets), "token_budget": arguments.token_budget, "device": model.device.type}
-    job = Job("compare-masks", model.cfg.model_name, model_source(model) | rules, free)
+    job = Job("compare-masks", model.cfg.model_name, model_source(model) | pool_rules(draw), free)
     shard = executor if isinstance(executor, Shard) else None
-    with at_work(out, job, collections, spec, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
+    with at_work(out, job, collections, draw, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
         record_of(store).begins("Masks")
         try:
             with executor, progress_bar(Console(stderr=True), "masks") as advance:
@@ -98,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             folder.verify()
             say_shard(shard, shard.done(store, reasons), out)
             return 0
-        names = ", ".join(pool.collection for pool in pools)
+        names = ", ".join(pool.title for pool in pools)
         called = short_name(str(model.cfg.model_name))
         caption = masks_caption(
             called,

@@ -51,18 +51,6 @@ def of_the_model(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def per_grade_option(parser: argparse.ArgumentParser) -> None:
-    """How many passages of a grade a pool takes."""
-    parser.add_argument(
-        "--per-grade", type=count_or_all, default=10, help="passages a grade and query, or all (default: 10)"
-    )
-
-
-def seed_option(parser: argparse.ArgumentParser) -> None:
-    """The seed of a pool."""
-    parser.add_argument("--seed", type=number(0, 2**63 - 1), default=0, help="of the pool's draw (default: 0)")
-
-
 def token_budget_option(parser: argparse.ArgumentParser) -> None:
     """How much the model takes at a time."""
     parser.add_argument(

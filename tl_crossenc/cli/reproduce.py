@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from tl_crossenc.cli.options import (
-    MOST_PASSAGES,
     count_or_all,
     executor_of,
     executor_options,
@@ -14,12 +13,11 @@ from tl_crossenc.cli.options import (
     model_options,
     number,
     of_the_model,
-    per_grade_option,
-    seed_option,
     token_budget_option,
     wait_option,
 )
 from tl_crossenc.cli.output import say
+from tl_crossenc.cli.pools import draw_of, pool_options, seed_of
 from tl_crossenc.cli.work import refuse_failed, say_shard
 from tl_crossenc.console.shown import short_name
 
@@ -47,20 +45,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mode", choices=("zero", "mask"), default="zero", help="how attention is removed (default: zero)"
     )
-    per_grade_option(parser)
-    parser.add_argument(
-        "--easy-negatives",
-        type=number(0, MOST_PASSAGES),
-        default=10,
-        help="passages a query that nobody judged for it (default: 10)",
-    )
-    parser.add_argument(
-        "--easy-negatives-draw",
-        choices=("matched", "random"),
-        default="matched",
-        help="as long as the query's relevant passages, or at random as in the paper (default: matched)",
-    )
-    seed_option(parser)
+    pool_options(parser, easy_negatives=True)
     parser.add_argument(
         "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
     )
@@ -86,8 +71,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--against",
         type=grades,
         metavar="G",
-        default=(-1,),
-        help="grades that Figure 1b compares them with: -1 or easy, 0 or hard, or several such as hard,easy (default: -1)",
+        help="grades that Figure 1b compares them with: -1 or easy, 0 or hard, or several such as hard,easy (default: -1, and 0 "
+        "with --run)",
     )
     parser.add_argument(
         "--quantity",
@@ -145,8 +130,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     executor = executor_of(arguments)
     collections = tuple(arguments.collection or ["demo"])
+    seed = seed_of(arguments)
+    draw = draw_of(arguments, collections, easy_negatives=True, match_grades=arguments.relevant_grades)
+    against = arguments.against or ((-1,) if isinstance(draw, PoolSpec) else (0,))
     folder = default_folder(arguments.model, collections)
-    for value, default in ((arguments.mode, "zero"), (arguments.dtype, "float32"), (arguments.seed, 0)):
+    for value, default in ((arguments.mode, "zero"), (arguments.dtype, "float32"), (seed, 0)):
         folder = folder if value == default else Path(f"{folder}-{value}")
     directions = [direction for text in arguments.direction or [] for direction in parse_directions(text)]
     settings = Settings(
@@ -155,25 +143,19 @@ def run(arguments: argparse.Namespace) -> int:
         out=arguments.out or folder,
         **of_the_model(arguments),
         mode=arguments.mode,
-        pool=PoolSpec(
-            arguments.per_grade,
-            arguments.easy_negatives,
-            arguments.seed,
-            match_length=arguments.easy_negatives_draw == "matched",
-            match_grades=arguments.relevant_grades,
-        ),
+        pool=draw,
         gain=arguments.gain,
         token_budget=arguments.token_budget,
         options=PaperOptions(
             directions=tuple(directions) or FIGURE_1A,
             span=arguments.span,
             relevant_grades=arguments.relevant_grades,
-            against=arguments.against,
+            against=against,
             quantity=arguments.quantity,
             control=not arguments.no_control,
             n_draws=arguments.draws,
             draw_queries=arguments.draw_queries,
-            seed=arguments.seed,
+            seed=seed,
             methods=_methods(arguments),
             sampled=not arguments.all,
         ),

@@ -61,6 +61,7 @@ class Attention:
         pairs_run: pairs that the model ran for this; 0 when everything was stored.
         model: the model's name.
         highest_grades: the highest grade in the qrels of each collection, once each (`grades.py`); the paper's 3 where not given.
+        unjudged: of runs: how many pairs of grade 0 nobody judged; None of pools that were drawn, which have none.
     """
 
     by_direction: pd.DataFrame
@@ -71,6 +72,7 @@ class Attention:
     pairs_run: int
     model: str
     highest_grades: tuple[int, ...] = (3,)
+    unjudged: int | None = None
 
     __repr__ = short_repr
 
@@ -175,6 +177,7 @@ def run_attention(
         pairs_run=sum(len(task.pairs) for task in ran),
         model=model.cfg.model_name,
         highest_grades=tuple(sorted({pool.highest_grade for pool in pools})),
+        unjudged=sum(pool.unjudged for pool in pools) if any(pool.ideal == "qrels" for pool in pools) else None,
     )
 
 

@@ -97,7 +97,7 @@ def query_means(
             what = "easy negatives" if wanted == {EASY_NEGATIVE} else f"passages of grade {listed(wanted)}"
             raise Unavailable(
                 f"the difference between relevant passages and negatives needs {what} ({side}), but the pool has only "
-                f"grades {listed(attention.grades)}: {_other_grades(attention.grades, side, relevant | negative)}"
+                f"grades {listed(attention.grades)}: {_other_grades(attention, side, relevant | negative)}"
             )
 
     def side_of(group: object) -> tuple[str, str, bool] | None:
@@ -165,6 +165,8 @@ def matching_heads(
         "quantity": quantity,
         "highest_grades": sorted(set(attention.highest_grades)),
     }
+    if attention.unjudged is not None and 0 in against:
+        frame.attrs["unjudged"] = attention.unjudged
     return frame
 
 
@@ -216,13 +218,21 @@ def _grades(grades: int | Iterable[int]) -> tuple[int, ...]:
     return tuple(grades) if isinstance(grades, Iterable) else (grades,)
 
 
-def _other_grades(grades: Iterable[int], side: str, taken: set[int]) -> str:
+def _other_grades(attention: Attention, side: str, taken: set[int]) -> str:
     """What to do where the pool lacks a side."""
+    grades = attention.grades
     if side == "relevant":
         above = [grade for grade in grades if grade > 0]
         if not above:
             return "no passage of it is relevant, so choose another collection"
         return f"choose others with --relevant-grades {listed(above).replace(' ', '')} (relevant_grades in Python)"
+    if attention.unjudged is not None:
+        other = (
+            "compare with grade 0 by --against 0 (against=0 in Python)"
+            if 0 not in taken
+            else "take more of it by --depth"
+        )
+        return f"a run's passages have no easy negatives: {other}; {attention.unjudged:,} of its passages of grade 0 nobody judged"
     draw = "draw easy negatives with --easy-negatives 10"
     if 0 in grades and 0 not in taken:
         return f"{draw}, or compare with hard negatives by --against 0 (against=0 in Python)"

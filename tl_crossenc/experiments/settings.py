@@ -12,12 +12,15 @@ from tl_crossenc.interventions.conditions import MODES, Mode
 from tl_crossenc.interventions.heads import check_heads_text
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import PoolSpec
-from tl_crossenc.results.job import Job
+from tl_crossenc.pools.spec import Draw, specs_of
+from tl_crossenc.results.job import Job, pool_rules
 
 NOT_OF_THE_JOB = ("model", "collections", "out", "device", "dtype", "revision", "tokenizer", "max_length", "score")
 """Settings that the model's identity, the pools or the place say better."""
 FREE = ("heads", "only_table1", "token_budget")
 """Settings that may change from run to run in one folder; so may `PaperOptions`, but for its seed."""
+NEGATIVES = ("pool.easy_negatives", "pool.match_length", "pool.match_grades")
+"""Rules of a pool that choose what is not ranked."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Settings:
         out: the results folder.
         device, dtype, revision, tokenizer, max_length, score: as `HookedCrossEncoder.from_pretrained` takes them.
         mode: of the ablations, "zero" or "mask".
-        pool: how passages are drawn.
+        pool: how passages are drawn, or a run a collection, whose first passages are taken.
         cutoff: the k of nDCG@k.
         gain: "linear" (as in trec_eval) or "exponential".
         token_budget: padded tokens a batch; None for what suits the device (`HookedEncoder.token_budget`).
@@ -49,7 +52,7 @@ class Settings:
     max_length: int | None = None
     score: str | None = None
     mode: Mode = "zero"
-    pool: PoolSpec = field(default_factory=PoolSpec)
+    pool: Draw = field(default_factory=PoolSpec)
     cutoff: int = 10
     gain: str = "linear"
     token_budget: int | None = None
@@ -67,6 +70,7 @@ class Settings:
             raise ValueError(f"expected a mode among {', '.join(MODES)}, got {self.mode!r}")
         if not self.collections:
             raise ValueError("expected at least one collection, got none")
+        specs_of(self.collections, self.pool)
         if self.heads is not None:
             check_heads_text(self.heads)
 
@@ -77,11 +81,11 @@ def job_of(settings: Settings, model: HookedCrossEncoder, source: Mapping[str, A
     for item in fields(settings):
         if item.name not in (*NOT_OF_THE_JOB, *FREE, "pool", "options"):
             fixed[item.name] = getattr(settings, item.name)
-    pool = {f"pool.{name}": value for name, value in asdict(settings.pool).items()}
-    negatives = {name: pool.pop(f"pool.{name}") for name in ("easy_negatives", "match_length", "match_grades")}
+    pool = pool_rules(settings.pool)
+    negatives = {name: pool.pop(name) for name in NEGATIVES if name in pool}
     fixed |= pool | {"seed": settings.options.seed}
     free = {name: getattr(settings, name) for name in FREE} | {"device": model.device.type}
-    free |= {f"pool.{name}": str(value) for name, value in negatives.items()}
+    free |= {name: str(value) for name, value in negatives.items()}
     for item in fields(settings.options):
         if item.name not in ("seed", "heads"):
             value = getattr(settings.options, item.name)
@@ -93,4 +97,10 @@ def settings_record(settings: Settings) -> dict[str, Any]:
     """The settings as `run.json` says them; not the folder, which may be moved."""
     options = {name: str(value) for name, value in asdict(settings.options).items()}
     options["directions"] = ", ".join(str(direction) for direction in settings.options.directions)
-    return asdict(settings) | {"out": None, "options": options}
+    record = asdict(settings) | {"out": None, "options": options}
+    if not isinstance(settings.pool, PoolSpec):
+        record["pool"] = {
+            "runs": [spec.name for spec in settings.pool],
+            "depth": [spec.depth for spec in settings.pool],
+        }
+    return record

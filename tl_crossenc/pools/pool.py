@@ -20,12 +20,13 @@ from typing import Any, Literal, get_args
 
 import pandas as pd
 
+from tl_crossenc.console.shown import shown
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.files import Qrels, read_pool_file, write_pool_file
 from tl_crossenc.pools.runs import Run, read_run, run_pairs
 from tl_crossenc.pools.sampling import draw
-from tl_crossenc.pools.scoreddocs import SCOREDDOCS, read_scoreddocs
-from tl_crossenc.pools.spec import EASY_NEGATIVE, PoolPair, PoolSpec, digest_line
+from tl_crossenc.pools.scoreddocs import read_scoreddocs
+from tl_crossenc.pools.spec import DEPTH, EASY_NEGATIVE, SCOREDDOCS, PoolPair, PoolSpec, digest_line
 
 __all__ = ["Pool", "PoolPair", "PoolSpec", "build_pool"]
 
@@ -101,6 +102,18 @@ class Pool:
             return max(max(judgments.values(), default=0) for judgments in self.qrels.values())
         return max((pair.grade for pair in self.pairs if pair.grade > 0), default=0)
 
+    @property
+    def title(self) -> str:
+        """The collection's name; of a run's pool with the run, `fleas (the first 100 of bm25.run)`."""
+        return title_with_run(self.collection, self.provenance)
+
+    @cached_property
+    def unjudged(self) -> int:
+        """How many pairs nobody judged though they are ranked, with grade 0: some of a run's, none of a draw's."""
+        if self.ideal == "pool" or self.qrels is None:
+            return 0
+        return sum(pair.doc_id not in self.qrels.get(pair.query_id, {}) for pair in self.ranked.pairs)
+
     @cached_property
     def ranked(self) -> Pool:
         """The judged pairs, those that are ranked and evaluated."""
@@ -172,7 +185,7 @@ class Pool:
         return cls(name, PoolSpec(None, 0, 0, match_length=False), tuple(pairs), {"source": "frame"})
 
     @classmethod
-    def from_run(cls, collection: Collection, run: str | Path | Run, *, depth: int = 100) -> Pool:
+    def from_run(cls, collection: Collection, run: str | Path | Run, *, depth: int = DEPTH) -> Pool:
         """The first `depth` passages of each judged query in a run, in its order, to be reranked and measured as trec_eval does.
 
         A passage that nobody judged is ranked and gains nothing (grade 0); the ideal ranking is that of all judgments; a judged
@@ -240,6 +253,13 @@ class Pool:
         if about["format_version"] == 1:
             logger.info("%s was written before pools kept the collection's qrels; it has none", path)
         return pool
+
+
+def title_with_run(collection: str, provenance: Mapping[str, Any]) -> str:
+    """`Pool.title`, from what a pool says of itself."""
+    if provenance.get("source") != "run":
+        return collection
+    return f"{collection} (the first {provenance['depth']:,} of {shown(provenance.get('run', 'a run'))})"
 
 
 def _of_collection(collection: Collection, pairs: Iterable[PoolPair]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from tl_crossenc.console.shown import listed
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.lines import malformed, read_lines
-from tl_crossenc.pools.spec import PoolPair
+from tl_crossenc.pools.spec import PoolPair, check_depth
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ def run_pairs(collection: Collection, run: Run, depth: int) -> tuple[list[PoolPa
     Raises:
         ValueError: a depth below 1, a score that is no finite number, or no query that the collection judges.
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        raise ValueError(f"depth is a whole number from 1 on, not {depth!r}.")
+    check_depth(depth)
     top: dict[str, list[str]] = {}
     for query_id in collection.qrels:
         scores = run.get(query_id, {})

@@ -7,9 +7,7 @@ import math
 
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.ir_documents import reading
-
-SCOREDDOCS = "scoreddocs"
-"""In place of a run's file: the collection's own. A file of that name is `./scoreddocs`."""
+from tl_crossenc.pools.spec import SCOREDDOCS
 
 
 def read_scoreddocs(collection: Collection) -> tuple[dict[str, dict[str, float]], str]:

@@ -1,9 +1,11 @@
-"""What a pool is made of and how it is asked for: its pairs, and the numbers that its draw takes."""
+"""What a pool is made of and how it is asked for: its pairs, and what its draw or its run takes."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from tl_crossenc.console.shown import quoted
@@ -11,6 +13,10 @@ from tl_crossenc.console.shown import quoted
 EASY_NEGATIVE = -1
 MOST_PASSAGES = 1_000_000
 """A query, of a grade or of easy negatives, that may be asked for."""
+DEPTH = 100
+"""Passages a query of a run, where nobody says."""
+SCOREDDOCS = "scoreddocs"
+"""In place of a run's file: the ranking that comes with a collection of ir_datasets. A file of that name is `./scoreddocs`."""
 
 
 class PoolPair(NamedTuple):
@@ -67,3 +73,60 @@ class PoolSpec:
                 raise ValueError(f"{name} is a whole number from {least} on{or_none}, not {quoted(value)}.")
             if most is not None and value > most:
                 raise ValueError(f"{name} is at most {most:,}, not {quoted(value)}: no query has so many passages.")
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """The run whose first passages a pool takes, see `Pool.from_run`.
+
+    Attributes:
+        run: a TREC file, or "scoreddocs" for the collection's own, of ir_datasets.
+        depth: most passages a query.
+
+    Raises:
+        ValueError: no name, or a depth that is no whole number from 1 to a million.
+    """
+
+    run: str
+    depth: int = DEPTH
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.run, str | Path) or not str(self.run).strip():
+            raise ValueError(f"run is the file of a TREC run, or {SCOREDDOCS!r}, not {quoted(self.run)}.")
+        object.__setattr__(self, "run", str(self.run))
+        check_depth(self.depth)
+        if self.depth > MOST_PASSAGES:
+            raise ValueError(
+                f"depth is at most {MOST_PASSAGES:,}, not {quoted(self.depth)}: no query has so many passages."
+            )
+
+    @property
+    def name(self) -> str:
+        """Of the file, without its folder."""
+        return Path(self.run).name
+
+
+Draw = PoolSpec | tuple[RunSpec, ...]
+"""How the pools of some collections are made: all are drawn by one rule, or each is the top of a run of its own."""
+
+
+def check_depth(depth: object) -> None:
+    """Raise a ValueError unless it is a whole number from 1 on."""
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
+        raise ValueError(f"depth is a whole number from 1 on, not {depth!r}.")
+
+
+def specs_of(collections: Sequence[str], draw: Draw) -> tuple[PoolSpec | RunSpec, ...]:
+    """How the pool of each collection is made.
+
+    Raises:
+        ValueError: not one run a collection.
+    """
+    if isinstance(draw, PoolSpec):
+        return (draw,) * len(collections)
+    if len(draw) != len(collections):
+        raise ValueError(
+            f"expected one run a collection, in the same order, got {len(draw)} for {len(collections)} "
+            f"({', '.join(collections)}): give --run once for each --collection"
+        )
+    return draw

@@ -87,6 +87,7 @@ def _figure1c(folder: Path, scalars: dict, run: Run) -> str:
         f"within queries (max-statistic over layers and directions; seed {scalars['seed']})."
         + (f" Too few token pairs to draw: {', '.join(left_out)}." if left_out else "")
         + (" Token pairs beyond a layer's window have no weight and are not counted." if run.windows else "")
+        + (run.hard if "hard" in shown else "")
     )
 
 
@@ -104,6 +105,7 @@ def _matches(folder: Path, scalars: dict, run: Run) -> str:
         "DOC, dotted the share that equal attention to every token would give."
         + (" In a layer with a window that is a share of all tokens, seen or not." if run.windows else "")
         + (" Bands: 95 % t-intervals over queries." if mass["mass_low"].notna().any() else "")
+        + (run.hard if "hard" in counts else "")
     )
 
 
@@ -241,9 +243,9 @@ def _halves(folder: Path) -> str:
 CAPTIONS = {
     "table1": _table1,
     "figure1a": _figure1a,
-    "figure1b": lambda folder, scalars, run: figure1b(folder, scalars, run.where, run.record),
+    "figure1b": lambda folder, scalars, run: figure1b(folder, scalars, run),
     "figure1b_control": lambda folder, _, run: figure1b_control(folder, run.where, run.record),
-    "figure1b_counts": lambda folder, _, run: figure1b_counts(folder, run.where, run.record),
+    "figure1b_counts": lambda folder, _, run: figure1b_counts(folder, run),
     "figure1c": _figure1c,
     "matches": _matches,
     "sinks": _sinks,

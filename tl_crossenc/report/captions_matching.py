@@ -9,6 +9,7 @@ import pandas as pd
 
 from tl_crossenc.pools.grades import NAMES, listed, scale_sentence
 from tl_crossenc.report.figures.matching import map_extent
+from tl_crossenc.report.run_record import Run
 from tl_crossenc.results.artefacts import load_scalars, load_table, load_unavailable
 
 ALPHA_TEXT = "p ≤ .05"
@@ -19,8 +20,9 @@ QUANTITY_TEXT = {
 }
 
 
-def figure1b(folder: Path, scalars: dict[str, Any], where: str, record: dict[str, Any]) -> str:
+def figure1b(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     """The caption of a model's map."""
+    where, record = run.where, run.record
     frame = load_table(folder, "figure1b", "heads")
     text = QUANTITY_TEXT[scalars["quantity"]]
     if any(record.get("model", {}).get("windows") or ()):
@@ -29,6 +31,7 @@ def figure1b(folder: Path, scalars: dict[str, Any], where: str, record: dict[str
         f"{text} of every head in relevant passages ({_relevant(scalars)}) less that in "
         f"{_negatives(scalars['against'])}{_lengths(scalars['against'], record)}: {where}, {scalars['n_queries']:,} queries with "
         f"both. Means over a query's passages first, then over queries. {_marks(folder, frame)}"
+        + (run.hard if NAMES["hard"] in scalars["against"] else "")
     )
 
 
@@ -44,8 +47,9 @@ def figure1b_control(folder: Path, where: str, record: dict[str, Any]) -> str:
     )
 
 
-def figure1b_counts(folder: Path, where: str, record: dict[str, Any]) -> str:
+def figure1b_counts(folder: Path, run: Run) -> str:
     """The caption of the table of counts."""
+    where, record = run.where, run.record
     scalars = load_scalars(folder, "figure1b")
     shown = f"{scalars.get('quantity', 'mass')} against {_negatives(scalars.get('against', [-1]))}"
     return (
@@ -54,7 +58,7 @@ def figure1b_counts(folder: Path, where: str, record: dict[str, Any]) -> str:
         f"Easy negatives{_lengths([-1], record)}; hard negatives are as long as they are. Bold: Figure 1b, {shown}. Where lengths "
         "differ, each quantity follows them in its own way: mass and density where a head looks at nothing in particular, the "
         "excess where it gives a part the same mass whatever its length. What stands in one row alone, or in the untrained twin, "
-        "is of the choice and not of the head. All three: significant in the same sense under every quantity."
+        "is of the choice and not of the head. All three: significant in the same sense under every quantity.{run.hard}"
     )
 
 

@@ -195,7 +195,7 @@ def _letter(place: int) -> str:
 
 
 def _facts(folder: Path, run: Run, missing: dict[str, str]) -> list[tuple[str, str]]:
-    facts = [("model", short_name(run.model)), ("collections", ", ".join(run.collections) or "not recorded")]
+    facts = [("model", short_name(run.model)), ("collections", ", ".join(run.titles) or "not recorded")]
     if "table1" not in missing:
         per_query = load_table(folder, "table1", "per_query")
         low, high = mean_interval(per_query["none"])
@@ -204,6 +204,8 @@ def _facts(folder: Path, run: Run, missing: dict[str, str]) -> list[tuple[str, s
         facts.append(("queries", f"{len(per_query):,}"))
     if run.by_grade:
         facts.append(("passages", f"{sum(run.by_grade.values()):,}"))
+    if run.unjudged is not None:
+        facts.append(("judged by nobody", f"{run.unjudged:,}"))
     if "figure1b" not in missing:
         frame = load_table(folder, "figure1b", "heads")
         passing = frame.astype({"passes": bool}).groupby(["layer", "head"])["passes"].any()

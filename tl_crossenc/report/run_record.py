@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_crossenc.console.shown import short_name
+from tl_crossenc.pools.pool import title_with_run
 from tl_crossenc.report.tables import measure_text, one_gain_text
 from tl_crossenc.results.layout import RUN
 from tl_crossenc.results.outputs import read_json
@@ -79,10 +80,44 @@ class Run:
     def where(self) -> str:
         """`the demo model on trec-dl-2019`."""
         names = ["the demo collection" if name == "demo" else short_name(name) for name in self.collections]
+        names = [title_with_run(*one) for one in zip(names, self.provenances, strict=True)]
         return f"{self.name} on {' and '.join(names)}" if names else self.name
+
+    @property
+    def titles(self) -> list[str]:
+        """The collections, each with the run whose passages are ranked where there is one."""
+        return [title_with_run(*one) for one in zip(self.collections, self.provenances, strict=True)]
+
+    @property
+    def provenances(self) -> list[dict[str, Any]]:
+        """What each pool says of itself."""
+        return [pool.get("provenance", {}) for pool in self.record.get("pools", [])]
+
+    @property
+    def unjudged(self) -> int | None:
+        """How many passages of runs nobody judged; None where the pools are drawn from what is judged."""
+        of_runs = [about["unjudged"] for about in self.provenances if about.get("source") == "run"]
+        return sum(of_runs) if of_runs else None
+
+    @property
+    def hard(self) -> str:
+        """A sentence on what grade 0 is in a run, where there is one."""
+        if self.unjudged is None:
+            return ""
+        return (
+            f" Grade 0 in a run's passages: judged not relevant, or judged by nobody, as {self.unjudged:,} of "
+            f"{self.by_grade.get(0, 0):,} are."
+        )
+
+    @property
+    def graded(self) -> str:
+        """What passages that are ranked are called."""
+        return "graded passages" if self.unjudged is None else "passages of a run, judged or not"
 
     @property
     def ranked(self) -> str:
         """How many passages are ranked, as the end of a list."""
         count = sum(n for grade, n in self.by_grade.items() if grade >= 0)
+        if self.unjudged is not None:
+            return f", {count:,} passages of a run, {self.unjudged:,} of which nobody judged"
         return f", {count:,} graded passages" if count else ""

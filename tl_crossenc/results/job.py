@@ -3,8 +3,8 @@
 A job is who asks (`reproduce`, `compare-masks`), the model as it runs (weights, tokenizer, number type), what is measured and on
 which pools. What of it a folder keeps:
 
-- fixed: the model, the mode, the pool's rules and seed, the measure, and whatever is not named as free. A run that differs there is
-  refused, with the first difference, before anything is computed or written.
+- fixed: the model, the mode, the pool's rules and seed (or the run that it is the top of), the measure, and whatever is not named
+  as free. A run that differs there is refused, with the first difference, before anything is computed or written.
 - free: what chooses what is shown or how it is computed and not what a number means: heads to ablate, directions and span of
   Figure 1a, draws, easy negatives (which are not ranked), Table 1 alone or everything, token budget, kind of device. Collections
   may be added behind those that are there.
@@ -19,20 +19,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import CONFIG, model_identity
-from tl_crossenc.pools.pool import Pool
+from tl_crossenc.pools.pool import Pool, PoolSpec
+from tl_crossenc.pools.spec import Draw
 from tl_crossenc.results.layout import CELLS, JOB, REPORT, RUN, TABLES, former_name, is_former, located
 from tl_crossenc.results.outputs import write_json
 from tl_crossenc.store.files import StoreError, explained, regular
 
 FORMAT = 1
-SHOWN = (RUN, f"{TABLES}/table1.csv", REPORT, f"{TABLES}/compare_masks.csv")
+SHOWN = (
+    RUN,
+    f"{TABLES}/table1.csv",
+    REPORT,
+    f"{TABLES}/compare_masks.csv",
+    f"{TABLES}/compare_models.csv",
+    f"{TABLES}/patch_pairs.csv",
+)
 """Files that a job leaves for people: where one is without a `job.json`, it is of a version that kept none."""
+FROM = "pool.source"
 HOW = frozenset({"device", "token_budget"})
 """How a number is computed, not which."""
 WORDS = {
@@ -72,6 +81,7 @@ class Job:
         model: the model's name, for messages; another name of the same weights is the same model.
         fixed, free: names → JSON values, see the module.
         pools: (collection, digest of the passages that are ranked) in order; None while the pools are not drawn.
+        runs: collection → depth and, once it is known, SHA-256 of the run that its pool is the top of; none of others.
     """
 
     command: str
@@ -79,10 +89,14 @@ class Job:
     fixed: Mapping[str, Any]
     free: Mapping[str, Any] = field(default_factory=dict)
     pools: tuple[tuple[str, str], ...] | None = None
+    runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """As JSON."""
-        pools = [{"collection": name, "digest": digest} for name, digest in self.pools or ()]
+        pools = [
+            {"collection": name, "digest": digest} | ({"run": self.runs[name]} if name in self.runs else {})
+            for name, digest in self.pools or ()
+        ]
         kept = {"command": self.command, "model": self.model, "fixed": self.fixed, "free": self.free, "pools": pools}
         return json.loads(json.dumps({"format": FORMAT, **kept}, default=str))
 
@@ -92,6 +106,13 @@ def model_source(model: HookedCrossEncoder) -> dict[str, Any]:
     identity = model_identity(model)
     config = {f"model.{name}": getattr(model.cfg, name) for name in CONFIG if not name.startswith("use_")}
     return {"dtype": identity["dtype"], **config, **{name: identity[name] for name in ("weights", "tokenizer")}}
+
+
+def pool_rules(draw: Draw) -> dict[str, Any]:
+    """What of the way in which pools are made belongs to a job; of a run that it is one: depth and checksum are with the pools."""
+    if isinstance(draw, PoolSpec):
+        return {f"pool.{name}": value for name, value in asdict(draw).items()}
+    return {FROM: "run"}
 
 
 def heads_source(source: Mapping[str, Any], pools: Sequence[Pool]) -> dict[str, Any]:
@@ -162,6 +183,9 @@ def first_difference(
     here = job.record()
     if there.get("command") != here["command"]:
         return f"{places[0]} it is {there.get('command')!r}, {places[1]} {here['command']!r}"
+    origins = [_origin(record["fixed"]) for record in (there, here)]
+    if origins[0] != origins[1]:
+        return f"the passages {places[0]} are {origins[0]}, {places[1]} {origins[1]}"
     parts = ["fixed", *(["free"] if at_once else [])]
     for part in parts:
         old, new = there.get(part, {}), here[part]
@@ -177,6 +201,10 @@ def first_difference(
     return None if job.pools is None else _pool_difference(there.get("pools", []), here["pools"], at_once)
 
 
+def _origin(fixed: Mapping[str, Any]) -> str:
+    return "the first of a run (--run)" if fixed.get(FROM) == "run" else "drawn from all that are judged"
+
+
 def _words(name: str) -> str:
     own = name.removeprefix("model.")
     return WORDS.get(name, ("the model's " if own != name else "") + own.replace("_", " "))
@@ -187,6 +215,11 @@ def _pool_difference(old: list[dict[str, str]], new: list[dict[str, str]], at_on
     if names[0] != names[1][: len(names[0])] or (at_once and len(names[0]) < len(names[1])):
         return f"the collections there are {', '.join(names[0])}, here {', '.join(names[1])}"
     for there, here in zip(old, new, strict=False):
+        for name, value in here.get("run", {}).items():
+            kept = there.get("run", {}).get(name)
+            if kept != value:
+                what = "depth (--depth)" if name == "depth" else name.upper().replace("SHA", "SHA-")
+                return f"the {what} of the run of {here['collection']} there is {_shown(kept)}, here {_shown(value)}"
         if here["digest"] and there["digest"] != here["digest"]:
             return f"the pool of {here['collection']} there is {_shown(there['digest'])}, here {_shown(here['digest'])}"
     return None
@@ -211,7 +244,8 @@ def refuse_two_jobs(folder: Path) -> None:
         return
     less, more = sorted((former, here), key=lambda record: len(record["pools"]))
     pools = tuple((pool["collection"], pool["digest"]) for pool in more["pools"])
-    difference = first_difference(less, Job(more["command"], more["model"], more["fixed"], more["free"], pools))
+    runs = {pool["collection"]: pool["run"] for pool in more["pools"] if "run" in pool}
+    difference = first_difference(less, Job(more["command"], more["model"], more["fixed"], more["free"], pools, runs))
     if difference is not None:
         raise ValueError(
             f"expected the results of one job in {folder}, but {JOB} and the former layout's {former_name(JOB)} are of two: "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tl_crossenc.inputs.encoder import BLOCK
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import TREC_DL, load_collection
 from tl_crossenc.pools.pool import Pool, PoolSpec, build_pool, require_distinct
+from tl_crossenc.pools.runs import read_run
+from tl_crossenc.pools.spec import SCOREDDOCS, Draw, RunSpec, specs_of
 from tl_crossenc.store.files import sha256
 
 
@@ -49,38 +51,79 @@ def pool_title(name: str) -> str:
     return name if source is None or name == "demo" else source.name
 
 
-def frozen_pools(names: Sequence[str], spec: PoolSpec, folder: Path) -> tuple[Pool, ...]:
-    """The pools of some collections: those that the folder keeps, or newly drawn ones, which are not kept yet.
+def frozen_pools(names: Sequence[str], draw: Draw, folder: Path) -> tuple[Pool, ...]:
+    """The pools of some collections: those that the folder keeps, or newly made ones, which are not kept yet.
 
     Raises:
-        ValueError: two collections of one name, or see `frozen_pool`.
+        ValueError: two collections of one name, not one run a collection, or see `frozen_pool`.
+        FileNotFoundError: a run is not there.
     """
     titles = [pool_title(name) for name in names]
     require_distinct(titles)
-    return tuple(_kept_pool(name, spec, folder) or build_pool(load_collection(name), spec) for name in names)
+    specs = specs_of(names, draw)
+    return tuple(_kept_pool(name, spec, folder) or _made(name, spec) for name, spec in zip(names, specs, strict=True))
+
+
+def _made(name: str, spec: PoolSpec | RunSpec) -> Pool:
+    collection = load_collection(name)
+    if isinstance(spec, RunSpec):
+        return Pool.from_run(collection, spec.run, depth=spec.depth)
+    return build_pool(collection, spec)
+
+
+def run_of(spec: RunSpec) -> dict[str, Any]:
+    """What a job says of a run: depth, and its SHA-256, which is not known of `scoreddocs` before they are read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if spec.run == SCOREDDOCS:
+        return {"depth": spec.depth}
+    path = Path(spec.run)
+    return {"depth": spec.depth, "sha256": sha256(path) if path.is_file() else read_run(path)[1]}
+
+
+def run_of_pool(pool: Pool) -> dict[str, Any] | None:
+    """What a job says of the run that a pool is the top of; None of a pool that was drawn."""
+    if pool.provenance.get("source") != "run":
+        return None
+    return {"depth": pool.provenance["depth"], "sha256": pool.provenance["run_sha256"]}
 
 
 def keep_pool(name: str, pool: Pool, folder: Path) -> None:
     """Keep a pool where `frozen_pool` finds it; one that is there stays."""
-    path = _pool_path(name, pool.spec, folder)
+    run = run_of_pool(pool)
+    if run is not None:
+        path = _run_path(name, pool.provenance["run"], run, folder)
+    else:
+        path = _pool_path(name, pool.spec, folder)
     if not path.exists():
         pool.save(path)
 
 
-def frozen_pool(name: str, spec: PoolSpec, folder: Path) -> Pool:
+def frozen_pool(name: str, spec: PoolSpec | RunSpec, folder: Path) -> Pool:
     """The pool of a collection, drawn once and kept: it is not drawn again while its file is there.
 
     Raises:
         ValueError: the pool kept is that of another collection or was drawn by other rules, or its folder's files are no longer
             those it was drawn from.
     """
-    (pool,) = frozen_pools([name], spec, folder)
+    (pool,) = frozen_pools([name], spec if isinstance(spec, PoolSpec) else (spec,), folder)
     keep_pool(name, pool, folder)
     return pool
 
 
+def _label(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", pool_title(name)).strip("-") or "unnamed"
+
+
+def _run_path(name: str, run: str, about: Mapping[str, Any], folder: Path) -> Path:
+    called = SCOREDDOCS if run == SCOREDDOCS else about["sha256"][:12]
+    return folder / f"{_label(name)}_run-{called}_depth-{about['depth']}.parquet"
+
+
 def _pool_path(name: str, spec: PoolSpec, folder: Path) -> Path:
-    label = re.sub(r"[^\w.]+", "-", pool_title(name)).strip("-") or "unnamed"
+    label = _label(name)
     per_grade = "all" if spec.per_grade is None else spec.per_grade
     easy = str(spec.easy_negatives)
     if spec.easy_negatives and spec.match_length:
@@ -88,9 +131,13 @@ def _pool_path(name: str, spec: PoolSpec, folder: Path) -> Path:
     return folder / f"{label}_grade-{per_grade}_easy-{easy}_seed-{spec.seed}.parquet"
 
 
-def _kept_pool(name: str, spec: PoolSpec, folder: Path) -> Pool | None:
+def _kept_pool(name: str, spec: PoolSpec | RunSpec, folder: Path) -> Pool | None:
     """The pool in the folder, where one is kept."""
-    source, title, path = _collection_folder(name), pool_title(name), _pool_path(name, spec, folder)
+    source, title = _collection_folder(name), pool_title(name)
+    run = run_of(spec) if isinstance(spec, RunSpec) else None
+    path = (
+        _pool_path(name, spec, folder) if isinstance(spec, PoolSpec) else _run_path(name, spec.run, run or {}, folder)
+    )
     if not path.exists():
         return None
     pool = Pool.load(path)
@@ -98,7 +145,15 @@ def _kept_pool(name: str, spec: PoolSpec, folder: Path) -> Pool | None:
         raise ValueError(
             f"expected the pool of {title!r} in {path}, got that of {pool.collection!r}: choose another --out"
         )
-    if pool.spec != spec:
+    if run is not None:
+        kept = run_of_pool(pool) or {}
+        other = next((key for key, value in run.items() if kept.get(key) != value), None)
+        if other is not None:
+            raise ValueError(
+                f"expected a pool of the run with {other} {run[other]} in {path}, got one with {kept.get(other)}: choose another "
+                "--out, or delete that pool to make it anew"
+            )
+    elif pool.spec != spec:
         kept, asked = asdict(pool.spec), asdict(spec)
         first = next(rule for rule in asked if kept[rule] != asked[rule])
         raise ValueError(

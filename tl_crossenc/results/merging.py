@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,12 @@ def _job_difference(there: _Source, here: _Source) -> str | None:
 
 def _pool_difference(there: _Source, here: _Source) -> str | None:
     digests = {pool["collection"]: pool["digest"] for pool in there.job["pools"]}
+    runs = {pool["collection"]: pool.get("run") for pool in there.job["pools"]}
     for pool in here.job["pools"]:
         name, other = pool["collection"], digests.get(pool["collection"], pool["digest"])
+        if runs.get(name, pool.get("run")) != pool.get("run"):
+            ends = [_run_text(run) for run in (runs[name], pool.get("run"))]
+            return f"the run of {name} in {there.folder} is {ends[0]}, in {here.folder} {ends[1]}"
         if other != pool["digest"]:
             return f"the pool of {name} in {there.folder} is {other[:12]}…, in {here.folder} {pool['digest'][:12]}…"
     for file, own in here.pools.items():
@@ -177,6 +181,10 @@ def _pool_difference(there: _Source, here: _Source) -> str | None:
             ends = there.pools[file].digest[:12], own.digest[:12]
             return f"the pool {file} in {there.folder} is {ends[0]}…, in {here.folder} {ends[1]}…"
     return None
+
+
+def _run_text(run: Mapping[str, Any] | None) -> str:
+    return "none" if run is None else f"{run['sha256'][:12]}…, depth {run['depth']}"
 
 
 def _job_of_all(sources: Sequence[_Source]) -> tuple[dict[str, Any], list[str]]:

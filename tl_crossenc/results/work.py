@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tl_crossenc.pools.pool import Pool, PoolSpec
+from tl_crossenc.pools.pool import Pool
+from tl_crossenc.pools.spec import Draw, RunSpec, specs_of
 from tl_crossenc.results.former import adopt
 from tl_crossenc.results.job import Job, claim, refuse_another, refuse_two_jobs
-from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title
+from tl_crossenc.results.kept_pools import frozen_pools, keep_pool, pool_title, run_of, run_of_pool
 from tl_crossenc.results.layout import CELLS, FOLDERS, POOLS, former_name, is_former, located
 from tl_crossenc.results.outputs import versions
 from tl_crossenc.results.process_record import ProcessRecord, recorded
@@ -60,6 +61,12 @@ def prepare(folder: Path) -> None:
     refuse_two_jobs(folder)
 
 
+def drawn(job: Job, pools: Sequence[Pool]) -> Job:
+    """The job with its pools, and their runs where they are of runs."""
+    runs = {pool.collection: run for pool in pools if (run := run_of_pool(pool)) is not None}
+    return replace(job, pools=tuple((pool.collection, pool.ranked.digest) for pool in pools), runs=runs)
+
+
 def open_store(folder: Path, record: ProcessRecord | None = None) -> Store:
     """The store of a folder of results, whose writes are told where there is a record; where cells of the former layout lie,
     until they are moved.
@@ -78,7 +85,7 @@ def at_work(
     folder: Path,
     job: Job,
     collections: Sequence[str],
-    spec: PoolSpec,
+    draw: Draw,
     *,
     check: Callable[[tuple[Pool, ...]], object] = lambda pools: None,
     wait: int | float = WAIT,
@@ -90,7 +97,7 @@ def at_work(
         folder: of the results; made where it is not there.
         job: without its pools.
         collections: to draw pools of, as a user names them.
-        spec: how pools are drawn.
+        draw: how pools are drawn, or the run of each collection.
         check: called with the pools before the folder is changed; what it raises leaves the folder as it was.
         wait: seconds to wait for another process with the same job.
         shared: others may work in the folder at the same time, on the same job: it is locked until it is claimed, and in the
@@ -101,13 +108,16 @@ def at_work(
         StoreError: the file system refused, or another process is at work in the folder for longer than that.
     """
     prepare(folder)
-    named = replace(job, pools=tuple((pool_title(name), "") for name in collections))
+    titles = [pool_title(name) for name in collections]
+    asked = zip(titles, specs_of(collections, draw), strict=True)
+    runs = {title: run_of(spec) for title, spec in asked if isinstance(spec, RunSpec)}
+    named = replace(job, pools=tuple((title, "") for title in titles), runs=runs)
     with ExitStack() as stack:
         told = locked(folder, wait=wait, waiting=lambda: refuse_another(folder, named, at_once=True))
         held = stack.enter_context(told)
-        refuse_another(folder, job, shared=shared)  # before a collection is opened
-        pools = frozen_pools(collections, spec, located(folder, POOLS))
-        job = replace(job, pools=tuple((pool.collection, pool.ranked.digest) for pool in pools))
+        refuse_another(folder, named if runs else job, shared=shared)  # before a collection is opened
+        pools = frozen_pools(collections, draw, located(folder, POOLS))
+        job = drawn(job, pools)
         refuse_another(folder, job, shared=shared)
         check(pools)
         adopt(folder)

@@ -51,7 +51,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         f"the k best, chosen on one half of the queries ({first} and {second}, seed {scalars['seed']}) and ranking the other, by "
         f"{by}; relevant: grade {relevant}, hard negatives: grade 0 ({scalars['n_contrasted']} queries have both). Dashed: on the "
         f"half that chose them.{_leak(comparisons)} Bars: 95 % t-intervals over queries. Means: {levels}; BM25 counts words in the "
-        f"pool's passages. {filled if n > 1 else NO_TEST}{_best(rankings, comparisons)}{left}{run.one_gain}"
+        f"pool's passages. {filled if n > 1 else NO_TEST}{_best(rankings, comparisons)}{left}{run.hard}{run.one_gain}"
     )
 
 

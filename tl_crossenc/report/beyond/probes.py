@@ -45,7 +45,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     left = f" {' and '.join(lacking)}, and are left out there." if lacking else ""
     named = f"{SET_NAMES[best['set']]} after {best['layer']} layers, {best['ndcg']:.3f}"
     return (
-        f"{run.measure} of {run.where} ({_sample(scalars)}), ranked by {PROBE_NAMES[scalars['probe']]} that reads the "
+        f"{run.measure} of {run.where} ({_sample(scalars, run)}), ranked by {PROBE_NAMES[scalars['probe']]} that reads the "
         f"{_pooled(scalars)} of some tokens and is asked for relevance (grade {grades}). Every query is ranked by a probe "
         f"that was fitted on other queries ({scalars['n_folds']} folds, seed {scalars['seed']}), its penalty chosen there, too. "
         f"0 layers run: the embeddings. Bands: 95 % t-intervals over queries. Grey: {', '.join(grey)}. Black: the model's own "
@@ -64,17 +64,18 @@ def _caption_features(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     constant = f" No R² of {', '.join(none)}: the same for every pair." if none else ""
     return (
         f"What classical retrieval measures of a pair, read off the {_pooled({**scalars, 'probe': 'ridge'})} of some tokens of "
-        f"{run.where} by ridge regression ({_sample(scalars)}): R² within queries, of pairs whose query was not fitted on; below "
-        f"0 is worse than the query's mean (cut at {LOWEST_R2:g}). BM25 with k1 = {about['k1']:g}, b = {about['b']:g} and the "
+        f"{run.where} by ridge regression ({_sample(scalars, run)}): R² within queries, of pairs whose query was not fitted "
+        f"on; below 0 is worse than the query's mean (cut at {LOWEST_R2:g}). "
+        f"BM25 with k1 = {about['k1']:g}, b = {about['b']:g} and the "
         f"counts of the pool ({counted}), without stop words. R² over all pairs, with intervals, and that of the untrained "
         f"twin are in the table.{constant} {DECODABLE}"
     )
 
 
-def _sample(scalars: dict[str, Any]) -> str:
+def _sample(scalars: dict[str, Any], run: Run) -> str:
     n, of = scalars["queries"], scalars["of_queries"]
     queries = queries_text(n) if n == of else f"{n} of {of} queries, drawn at random"
-    return f"{queries}, {scalars['pairs']:,} graded passages"
+    return f"{queries}, {scalars['pairs']:,} {run.graded}"
 
 
 def _pooled(scalars: dict[str, Any]) -> str:

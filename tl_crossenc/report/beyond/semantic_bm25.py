@@ -40,7 +40,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         f"up to {scalars['n_heads']} heads, chosen on the pairs fitted on by their correlation with the score within queries"
     )  # fmt: skip
     return (
-        f"The scores of {run.where} ({queries}, {scalars['n_pairs']:,} graded passages) by least squares on rarity and soft-TF, "
+        f"The scores of {run.where} ({queries}, {scalars['n_pairs']:,} {run.graded}) by least squares on rarity and soft-TF, "
         f"what a query token's attention gives to DOC, summed over the query's tokens; {heads}; {scalars['n_folds']} folds, seed "
         f"{scalars['seed']}. Left: Pearson's r of held-out predictions with the score, 95 % bootstrap intervals over queries; "
         f"small dots: the folds. By query: {levels}; the difference is {above}. By pair, where other pairs of the same queries "
