@@ -19,6 +19,7 @@ COMMANDS = (
     "reproduce",
     "compare_masks",
     "rerank",
+    "compare",
     "merge",
     "status",
     "parity",

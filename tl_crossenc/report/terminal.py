@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from tl_crossenc.console.shown import shown
 from tl_crossenc.report.masks import masks_cells
+from tl_crossenc.report.model_comparison import HEADERS, layer_rows, query_rows
 from tl_crossenc.report.tables import SIDES, cell_text, published_text
 
 
@@ -84,3 +86,21 @@ def masks_for_terminal(comparison: pd.DataFrame, cutoff: int, title: str, captio
     for cells, significant in zip(rows, comparison["decrease_holm"], strict=True):
         table.add_row(*(Text(shown(cell), style="bold" if significant else "") for cell in cells))
     return table
+
+
+def comparison_for_terminal(found: Any) -> list[Table]:
+    """The tables of a `ModelComparison`, of 80 columns or more: the queries that differ most, and the layers."""
+    rows = {"queries": query_rows(found.per_query), "layers": [] if found.layers is None else layer_rows(found.layers)}
+    titles = {"queries": "The queries that differ most", "layers": "Where the two part"}
+    tables = []
+    for name, lines in rows.items():
+        if not lines:
+            continue
+        table = Table(title=titles[name], title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for column in HEADERS[name]:
+            texts = column in ("query", "text")
+            table.add_column(column, justify="left" if texts else "right", no_wrap=column != "text", overflow="fold")
+        for line in lines:
+            table.add_row(*map(Text, line))
+        tables.append(table)
+    return tables

@@ -1,0 +1,269 @@
+"""Two models on one pool: rankings and streams against Hugging Face's scores and hidden states, orders against scipy."""
+
+import ir_measures
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import VOCABULARY, bert_tokenizer
+from scipy import stats
+from small_worlds import collection_folder, forbid_model_work, model_folder, pool_of_words
+from tiny_models import D_MODEL, N_LAYERS, port, tiny_hf
+
+from tl_crossenc.cli import main
+from tl_crossenc.experiments.compare_models import run_compare_models
+from tl_crossenc.experiments.model_divergence import draw_pairs, pair_distances, run_divergence
+from tl_crossenc.interventions.conditions import Condition
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.results.unavailable import Unavailable
+from tl_crossenc.store.cells import Store
+
+QUERIES = {"q1": "how do fleas lay egg .", "q2": "bread rise", "q3": "the flea", "q4": "lay bread", "q5": "egg"}
+JUDGED = {"q1": (3, 2, 2, 0), "q2": (3, 1, -1), "q3": (2, 0, 0, 1, -1), "q4": (2, 1, 0, 0), "q5": (3, 0)}
+WORDS = ("flea", "fleas", "lay", "egg", "the", "bread", "rise", "how", ".", ",", "do")
+POOL = pool_of_words("tiny", QUERIES, JUDGED, WORDS, {("q3", 0), ("q2", 2)})
+
+
+def opened(hf, limit=31):
+    ported = port(hf, torch.float64)
+    model = HookedCrossEncoder(ported.cfg, bert_tokenizer(model_max_length=limit))
+    model.load_state_dict(ported.state_dict())
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """Two Hugging Face models in float64."""
+    return [tiny_hf(seed=seed, vocab_size=len(VOCABULARY)).double() for seed in (4, 5)]
+
+
+@pytest.fixture(scope="module")
+def models(theirs):
+    return [opened(hf) for hf in theirs]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def found(models, store):
+    return run_compare_models(models, [POOL], store, cutoff=3, sample=100, token_budget=50)
+
+
+def run_hf(hf, pair):
+    """Logits, hidden states `[layer, position, d_model]` and the positions of each part, of one pair alone."""
+    tokenizer = bert_tokenizer(model_max_length=31)
+    query, passage = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (pair.query, pair.text))
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    ids = [cls, *query, sep, *passage, sep]
+    types = [0] * (len(query) + 2) + [1] * (len(passage) + 1)
+    given = {"input_ids": torch.tensor([ids]), "token_type_ids": torch.tensor([types])}
+    with torch.no_grad():
+        out = hf(**given, output_hidden_states=True)
+    start = len(query) + 2
+    parts = {"CLS": [0], "QUERY": list(range(1, start - 1)), "DOC": list(range(start, start + len(passage)))}
+    return out.logits[0].numpy(), torch.cat(out.hidden_states).numpy(), parts
+
+
+def test_rankings_are_those_of_the_two_models_alone(found, theirs):
+    graded = [pair for pair in POOL.pairs if pair.grade >= 0]
+    scores = []
+    for side, hf in zip("ab", theirs, strict=True):
+        logits = [run_hf(hf, pair)[0] for pair in graded]
+        scores.append([float(two[1] - two[0]) for two in logits])
+        assert found.scores[side].tolist() == pytest.approx(scores[-1], abs=1e-9)
+        qrels = [ir_measures.Qrel(p.query_id, p.doc_id, p.grade) for p in graded]
+        run = [ir_measures.ScoredDoc(p.query_id, p.doc_id, s) for p, s in zip(graded, scores[-1], strict=True)]
+        expected = {m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.nDCG @ 3], qrels, run)}
+        assert found.per_query.droplevel(0)[side].to_dict() == pytest.approx(expected, abs=1e-12)
+        assert found.table[side].item() == pytest.approx(np.mean(list(expected.values())))
+    for (_, query_id), row in found.per_query.iterrows():
+        own = [i for i, pair in enumerate(graded) if pair.query_id == query_id]
+        one, other = ([side[i] for i in own] for side in scores)
+        assert row["tau"] == pytest.approx(stats.kendalltau(one, other).statistic)
+        assert row["weighted_tau"] == pytest.approx(stats.weightedtau(one, other).statistic)
+        assert (row["n_passages"], row["query"]) == (len(own), QUERIES[query_id])
+
+
+def test_differences_are_paired_b_less_a_and_the_largest_come_first(found):
+    apart = found.per_query["difference"]
+    assert apart.to_numpy() == pytest.approx((found.per_query["b"] - found.per_query["a"]).to_numpy())
+    assert apart.abs().is_monotonic_decreasing
+    assert apart.abs().max() > 0.05
+    row = found.table.iloc[0]
+    test = stats.ttest_rel(found.per_query["b"], found.per_query["a"])
+    assert row["p_t"] == pytest.approx(test.pvalue)
+    assert (row["diff_low"], row["diff_high"]) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    assert row["b_better"] + row["a_better"] + row["equal"] == row["n_queries"] == 5
+    assert found.to_frame().attrs["against"]["model"] == found.made["model"] == "tiny"
+
+
+def test_streams_are_as_far_apart_as_hugging_faces_hidden_states(found, theirs):
+    graded = [pair for pair in POOL.pairs if pair.grade >= 0]
+    rows = {}
+    for pair in graded:
+        (_, x, parts), (_, y, _) = (run_hf(hf, pair) for hf in theirs)
+        for part, positions in parts.items():
+            for layer in range(N_LAYERS + 1):
+                if positions:
+                    apart = sum(np.sum((x[layer, i] - y[layer, i]) ** 2) for i in positions)
+                    size = sum(np.sum(x[layer, i] ** 2) + np.sum(y[layer, i] ** 2) for i in positions) / 2
+                    rows.setdefault((part, layer), {}).setdefault(pair.query_id, []).append(np.sqrt(apart / size))
+    frame = found.layers.set_index(["part", "layer"])
+    assert len(frame) == 3 * (N_LAYERS + 1)
+    for place, by_query in rows.items():
+        means = [np.mean(values) for values in by_query.values()]
+        assert frame.loc[place, "distance"] == pytest.approx(np.mean(means), rel=1e-5)
+        assert frame.loc[place, "n_pairs"] == sum(map(len, by_query.values()))
+        if place == ("CLS", 0):  # one token at one place: the same in all pairs
+            assert np.isnan(frame.loc[place, "cka"])
+            continue
+        low, high = stats.t.interval(0.95, len(means) - 1, np.mean(means), stats.sem(means))
+        assert (frame.loc[place, "low"], frame.loc[place, "high"]) == pytest.approx((low, high), rel=1e-4)
+    assert frame.loc[("DOC", 1), "n_pairs"] == frame.loc[("CLS", 1), "n_pairs"] - 1  # one passage is empty
+    assert (frame["distance"] > 0.3).all()
+    assert frame["cka"].drop([("CLS", 0)]).abs().lt(1.5).all()  # unbiased, of few tokens
+
+
+def test_a_change_in_one_layer_shows_from_there_on(theirs, tmp_path):
+    edited = tiny_hf(seed=4, vocab_size=len(VOCABULARY)).double()
+    with torch.no_grad():
+        edited.bert.encoder.layer[1].output.dense.weight.mul_(1.5)
+    layers = run_compare_models([opened(theirs[0]), opened(edited)], [POOL], Store(tmp_path / "s")).layers
+    by = layers.pivot(index="layer", columns="part", values="distance")
+    assert (by.loc[:1] == 0).all(axis=None)
+    assert (by.loc[2:] > 0.01).all(axis=None)
+
+
+def test_the_same_model_twice_differs_nowhere(models, theirs, store):
+    same = run_compare_models([models[0], opened(theirs[0])], [POOL], store, cutoff=3)
+    assert same.same
+    assert same.per_query["difference"].eq(0).all()
+    assert same.per_query[["tau", "weighted_tau"]].to_numpy() == pytest.approx(1)
+    assert same.layers["distance"].eq(0).all()
+    assert same.layers["cka"].dropna().eq(1).all()
+    row = same.table.iloc[0]
+    assert (row["difference"], row["diff_low"], row["diff_high"], row["p_t"], row["p_randomization"]) == (0, 0, 0, 1, 1)
+
+
+def test_what_is_stored_is_not_run_again(found, models, store, monkeypatch):
+    forbid_model_work(monkeypatch)
+    again = run_compare_models(models, [POOL], store, cutoff=3, sample=100, token_budget=50)
+    pd.testing.assert_frame_equal(again.per_query, found.per_query)
+    pd.testing.assert_frame_equal(again.layers, found.layers)
+    assert (again.layers_run, again.same) == (0, False)
+    assert found.layers_run == 2 * N_LAYERS * len(POOL.ranked)
+
+
+def test_models_of_two_shapes_are_ranked_and_the_layers_say_why_not(models, store):
+    deeper = opened(tiny_hf(seed=6, vocab_size=len(VOCABULARY), num_hidden_layers=2).double())
+    wider = opened(tiny_hf(seed=6, vocab_size=len(VOCABULARY), hidden_size=33).double())
+    shorter = opened(tiny_hf(seed=6, vocab_size=len(VOCABULARY)).double(), limit=29)
+    for other, said in (
+        (deeper, f"one has {N_LAYERS} layers, the other 2"),
+        (wider, f"the states of one have {D_MODEL} numbers, those of the other 33"),
+        (shorter, "their tokenizers, or the lengths that they cut a pair to, are not the same"),
+    ):
+        compared = run_compare_models([models[0], other], [POOL], store, cutoff=3)
+        assert compared.layers is None
+        assert said in compared.why_no_layers
+        assert len(compared.per_query) == 5
+    with pytest.raises(Unavailable, match="where they share a shape, and one has 3 layers, the other 2"):
+        run_divergence([models[0], deeper], [POOL], store)
+
+
+def test_a_condition_is_of_both(models, theirs, store):
+    ablated = run_compare_models(models, [POOL], store, condition=Condition.ablate("DOC->QUERY"), cutoff=3)
+    for side, model in zip("ab", models, strict=True):
+        with model.ablating("DOC->QUERY"):
+            pairs = POOL.ranked.pairs
+            expected = model.score([p.query for p in pairs], [p.text for p in pairs]).tolist()
+        assert ablated.scores[side].tolist() == pytest.approx(expected, abs=1e-10)
+    with pytest.raises(ValueError, match="expected two models to compare, got 3"):
+        run_compare_models([*models, models[0]], [POOL], store)
+
+
+def test_pairs_are_drawn_from_all_pools_the_same_ones_again():
+    other = pool_of_words("other", QUERIES, {"q1": (1, 0), "q2": (2, 0)}, WORDS)
+    drawn = draw_pairs([POOL, other], 11, 3)
+    assert sum(map(len, drawn)) == 11
+    assert drawn == draw_pairs([POOL, other], 11, 3) != draw_pairs([POOL, other], 11, 4)
+    assert all(pair.grade >= 0 for pool in drawn for pair in pool.pairs)
+    assert draw_pairs([POOL], 1000, 0)[0].pairs == POOL.ranked.pairs
+    with pytest.raises(ValueError, match="expected a sample of at least one pair of at least one, got 0 of 16"):
+        draw_pairs([POOL], 0, 0)
+
+
+def test_distances_by_hand():
+    x = np.array([[[3.0, 4.0]], [[1.0, 0.0]], [[0.0, 0.0]]])
+    y = np.array([[[3.0, 4.0]], [[-1.0, 0.0]], [[0.0, 0.0]]])
+    assert pair_distances(x, y, np.array([0, 1, 1, 2, 3]))[:, 0].tolist() == pytest.approx(
+        [0, np.nan, 2, 0], nan_ok=True
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    place = tmp_path_factory.mktemp("world")
+    for name, seed in (("a", 1), ("b", 2)):
+        model_folder(place / name, seed=seed)
+    collection_folder(place / "fleas", n_queries=4, per_grade=(2, 1, 1, 1))
+    return place
+
+
+def arguments(world, out, *more, models="ab"):
+    given = [str(world / name) for name in models]
+    return ["compare", *given, "--collection", str(world / "fleas"), "--out", str(out), "--device", "cpu", *more]
+
+
+def test_the_command_writes_every_query_and_says_the_rest(world, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    assert main(arguments(world, out)) == 0
+    said = capsys.readouterr().out
+    assert all(
+        len(line) <= 80 for line in said[said.index("The queries that") : said.index("All queries")].splitlines()
+    )
+    for text in (
+        "A (a)",
+        "B (b)",
+        "B - A:",
+        "paired t-test p",
+        "Kendall's tau",
+        "The queries that differ most",
+        "Where the two part",
+    ):
+        assert text in said, text
+    table = pd.read_csv(out / "tables" / "compare_models_per_query.csv")
+    assert len(table) == 4
+    assert pd.read_csv(out / "tables" / "compare_models_layers.csv")["distance"].gt(0).all()
+    assert len(pd.read_parquet(out / "tables" / "compare_models_scores.parquet")) > 15
+    files = {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
+    forbid_model_work(monkeypatch)
+    assert main(arguments(world, out)) == 0
+    assert {path.name: path.read_bytes() for path in (out / "tables").iterdir()} == files
+    capsys.readouterr()
+    assert main(arguments(world, out, models="ba")) == 2  # the other way round is another job
+    assert "A.weights there is" in capsys.readouterr().err
+
+
+def test_the_command_in_two_shards_and_one_model_twice(world, tmp_path, capsys):
+    out = tmp_path / "out"
+    for shard in ("1/2", "2/2"):
+        assert main(arguments(world, out, "--shard", shard, models="aa")) == 0
+    capsys.readouterr()
+    assert main(arguments(world, out, models="aa")) == 0
+    said = capsys.readouterr().out
+    assert "A and B are the same model, by weights, arithmetic and tokenizer: every difference is exactly 0." in said
+    assert "The queries that differ most" not in said
+
+
+def test_bad_input_is_one_sentence(world, tmp_path, capsys):
+    for more, said in (
+        (["--ablate", "zero(DOC->QUERY; layers=7)"], "expected layers 0..1"),
+        (["--ablate", "DOC->QUERY"], "expected an edit such as zero"),
+        (["--depth", "3"], "expected --run beside --depth"),
+    ):
+        assert main(arguments(world, tmp_path / "out", *more)) == 2
+        assert said in capsys.readouterr().err

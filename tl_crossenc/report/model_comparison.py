@@ -1,0 +1,129 @@
+"""The comparison of two models (`experiments.compare_models`) as texts and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from tl_crossenc.console.shown import short_name, shown
+from tl_crossenc.report.tables import (
+    DIGITS,
+    NO_TEST,
+    interval_text,
+    markdown,
+    measure_text,
+    one_gain_text,
+    queries_text,
+)
+from tl_crossenc.results.layout import TABLES
+from tl_crossenc.results.outputs import write_frame
+from tl_crossenc.store.files import write_atomic
+
+SHOWN = 10
+"""Queries that are shown, those that differ most; all are in the table."""
+HEADERS = {
+    "layers": ["layer", "CLS", "QUERY", "DOC", "CKA CLS", "CKA QUERY", "CKA DOC"],
+    "queries": ["query", "A", "B", "B - A", "tau", "text"],
+}
+
+
+def comparison_sentences(found: Any, collections: str) -> list[str]:
+    """What was found, a sentence or two each: the means, the test, the orders, the layers."""
+    row, names = found.table.iloc[0], [short_name(name) for name in found.names]
+    count, measure = int(row["n_queries"]), measure_text(found.cutoff, found.ideal, found.gain)
+    means = "; ".join(
+        f"{side.upper()} ({name}) {row[side]:.{DIGITS}f}{interval_text(row[f'{side}_low'], row[f'{side}_high'])}"
+        for side, name in zip("ab", names, strict=True)
+    )
+    tests = (
+        f"paired t-test p = {row['p_t']:.3g}, randomization test p = {row['p_randomization']:.3g}"
+        if count > 1
+        else NO_TEST
+    )
+    lines = [
+        f"{measure} on {collections} ({queries_text(count)}): {means}; random ranking {row['random']:.{DIGITS}f}."
+        + one_gain_text(found.one_gain, count),
+        f"B - A: {row['difference']:+.{DIGITS}f}{interval_text(row['diff_low'], row['diff_high'], '+')}; {tests}. B is better in "
+        f"{row['b_better']} queries, A in {row['a_better']}, equal in {row['equal']}.",
+    ]
+    if pd.notna(row["tau"]):
+        lines.append(
+            f"Orders of a query's passages: Kendall's tau {row['tau']:.{DIGITS}f}, weighted to the top "
+            f"{row['weighted_tau']:.{DIGITS}f} (means over queries)."
+        )
+    if found.same:
+        lines.append("A and B are the same model, by weights, arithmetic and tokenizer: every difference is exactly 0.")
+    if found.layers is None:
+        lines.append(f"Layers are not compared: {found.why_no_layers}.")
+    else:
+        lines.append(
+            f"Relative distance of the residual streams after each layer (0: the embeddings; sqrt(2) for unrelated states) over "
+            f"{int(found.layers['n_pairs'].max()):,} sampled pairs, at most 20 tokens of a part; linear CKA, 1 for states that are "
+            "one but for rotation and scale."
+        )
+    return lines
+
+
+def layer_rows(layers: pd.DataFrame) -> list[list[str]]:
+    """A row a layer: distances, then CKA, by part."""
+    by = layers.set_index(["layer", "part"])
+    parts = list(dict.fromkeys(layers["part"]))
+    return [
+        [
+            str(layer),
+            *(_number(by.loc[(layer, part), "distance"]) for part in parts),
+            *(_number(by.loc[(layer, part), "cka"]) for part in parts),
+        ]
+        for layer in dict.fromkeys(layers["layer"])
+    ]
+
+
+def query_rows(per_query: pd.DataFrame, count: int = SHOWN) -> list[list[str]]:
+    """The queries that differ most; those that do not differ are left out."""
+    rows = []
+    for key, row in per_query.head(count).iterrows():
+        if row["difference"]:
+            values = [
+                f"{row['a']:.{DIGITS}f}",
+                f"{row['b']:.{DIGITS}f}",
+                f"{row['difference']:+.{DIGITS}f}",
+                _number(row["tau"]),
+            ]
+            rows.append([shown(key[1], 24), *values, shown(row["query"], 60)])
+    return rows
+
+
+def _number(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.{DIGITS}f}"
+
+
+def write_comparison(out: Path, found: Any, collections: str) -> list[str]:
+    """Write everything that was found: means and tests, every query, every pair's two scores, and the layers where there are any.
+
+    Args:
+        out: the results folder.
+        found: a `ModelComparison`.
+        collections: the pools in words.
+
+    Returns:
+        The files, in the results folder.
+    """
+    base = f"{TABLES}/compare_models"
+    files = [f"{base}.csv", f"{base}_per_query.csv", f"{base}_scores.parquet", f"{base}.md"]
+    write_frame(out / files[0], found.table.assign(model_a=found.names[0], model_b=found.names[1]), index=False)
+    write_frame(out / files[1], found.per_query)
+    write_frame(out / files[2], found.scores, index=False)
+    text = "\n\n".join(markdown(line) for line in comparison_sentences(found, collections))
+    layers = f"{base}_layers.csv"
+    if found.layers is not None:
+        files.append(layers)
+        write_frame(out / layers, found.layers, index=False)
+        lines = ["| " + " | ".join(HEADERS["layers"]) + " |", "|---" * len(HEADERS["layers"]) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in layer_rows(found.layers)]
+        text += "\n\n" + "\n".join(lines)
+    else:
+        (out / layers).unlink(missing_ok=True)
+    write_atomic(out / files[3], text + "\n")
+    return files
