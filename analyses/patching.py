@@ -17,13 +17,11 @@ from collections.abc import Iterator, Sequence
 from common import run, write_table
 from rich.console import Console
 
+from tl_crossenc.cli.patch import of_the_patch, patch_options
+from tl_crossenc.experiments.patch_pairs import PatchedPairs, PatchSettings, gradient_agreement, patch_pairs
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.patching.activation import PatchResult, activation_patch
-from tl_crossenc.patching.attribution import agreement, attribution_patch
 from tl_crossenc.patching.counterfactuals import AlignedPairs
 from tl_crossenc.patching.diagnostics import AXIOMS, FORMS, diagnose
-from tl_crossenc.patching.path import path_patch
-from tl_crossenc.patching.result import MEASURES
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.report.terminal import progress_bar
 from tl_crossenc.store.cells import Store
@@ -33,40 +31,28 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--axiom", choices=AXIOMS, default="TFC1")
     options.add_argument("--form", choices=FORMS, default="append")
     options.add_argument("--pairs", type=int, default=64)
-    options.add_argument("--site", default="z")
-    options.add_argument("--by")
-    options.add_argument("--direction")
-    options.add_argument("--mode", default="denoise")
-    options.add_argument("--receiver")
-    options.add_argument("--measure", choices=MEASURES, default="difference")
+    patch_options(options)
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
     console = Console()
+    settings = PatchSettings(**of_the_patch(given))
     ranked = [pool.ranked for pool in pools]
     pairs = AlignedPairs.concatenate(list(diagnosed(model, ranked, given.axiom, given.form, given.pairs)))
     start = time.perf_counter()
     with progress_bar(console, "patching") as progress:
-        settings = {"mode": given.mode, "progress": progress}
-        if given.receiver:
-            found = path_patch(model, pairs.clean, pairs.corrupted, given.receiver, **settings)
-        else:
-            settings |= {"by": given.by, "direction": given.direction}
-            found = activation_patch(model, pairs.clean, pairs.corrupted, given.site, **settings)
-    seconds = time.perf_counter() - start
-    summary = found.summary(given.measure)
-    name = "patching_" + found.site.replace(" -> ", "_to_")
-    write_table(given, f"{name}.csv", found.to_frame(), index=False)
-    write_table(given, f"{name}_summary.csv", summary, index=False)
-    strongest = summary.reindex(summary["mean"].abs().sort_values(ascending=False, kind="stable").index).head(10)
-    console.print(strongest.round(3).to_string(index=False))
+        patched = patch_pairs(model, pairs, settings, progress=progress)
+    seconds, found = time.perf_counter() - start, patched.result
+    write_table(given, f"{patched.name}.csv", found.to_frame(), index=False)
+    write_table(given, f"{patched.name}_summary.csv", patched.summary, index=False)
+    console.print(patched.strongest.round(3).to_string(index=False))
     share = found.layers_run / found.layers_plain
     console.print(
         f"{found}: {seconds:.1f} s, {found.layers_run:,.0f} of {found.layers_plain:,.0f} layers ({share:.0%})",
         soft_wrap=True,
     )
-    if not given.receiver and not given.direction:
-        compare_with_gradients(console, model, pairs, found)
+    if settings.method == "exact" and not given.receiver and not given.direction:
+        compare_with_gradients(console, model, patched)
 
 
 def diagnosed(
@@ -94,14 +80,10 @@ def diagnosed(
         raise ValueError(f"expected a passage of {names} that makes a pair of {axiom}, found none: {refused}")
 
 
-def compare_with_gradients(
-    console: Console, model: HookedCrossEncoder, pairs: AlignedPairs, found: PatchResult
-) -> None:
+def compare_with_gradients(console: Console, model: HookedCrossEncoder, patched: PatchedPairs) -> None:
     """Print how well attribution patching follows exact patching."""
     start = time.perf_counter()
-    sites = {found.site: found.by}
-    estimated = attribution_patch(model, pairs.clean, pairs.corrupted, sites, mode=found.mode)[found.site]
-    fit = agreement(estimated, found)
+    fit = gradient_agreement(model, patched)
     console.print(
         f"attribution patching: {time.perf_counter() - start:.1f} s, Pearson r {fit.pearson:.3f}, Spearman rho "
         f"{fit.spearman:.3f} over {fit.n:,} patches",

@@ -26,6 +26,7 @@ COMMANDS = (
     "score",
     "explain",
     "doctor",
+    "patch",
 )
 """Modules of commands, in the order of the help."""
 
