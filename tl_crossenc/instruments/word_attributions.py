@@ -34,7 +34,7 @@ from tl_crossenc.instruments.token_attributions import (
     check_attributions,
     token_attributions,
 )
-from tl_crossenc.instruments.word_removal import scores_without, word_removal
+from tl_crossenc.instruments.word_removal import encoder_of, scores_without, word_removal
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 REMOVING = (LEAVE_ONE_OUT, GRADIENTS)
@@ -170,9 +170,7 @@ def words_of(model: HookedCrossEncoder, query: str, passage: str, *, max_length:
     Raises:
         ValueError: a model without a tokenizer, or see `PairEncoder.encode`.
     """
-    if model.encoder is None:
-        raise ValueError("expected a model with a tokenizer to tell words, got one made without: pass tokenizer=")
-    return pair_words(model.encoder, query, passage, max_length=max_length)
+    return pair_words(encoder_of(model), query, passage, max_length=max_length)
 
 
 def read_words(found: PairWords) -> tuple[PairWord, ...]:

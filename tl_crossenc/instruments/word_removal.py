@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from tl_crossenc.inputs.encoder import PairEncoder
 from tl_crossenc.inputs.pair_words import PairWord, PairWords
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.parts import Part
@@ -34,6 +35,17 @@ def word_removal(model: HookedCrossEncoder, pair: EncodedPairs, way: str | None 
         ValueError: another way, or one that the model's vocabulary has no token for.
     """
     return as_removal(model, pair, DELETE if way is None else way).of_both()
+
+
+def encoder_of(model: HookedCrossEncoder) -> PairEncoder:
+    """What reads the model's texts.
+
+    Raises:
+        ValueError: nothing does.
+    """
+    if model.encoder is None:
+        raise ValueError("expected a model with a tokenizer to read texts, got one made without: pass tokenizer=")
+    return model.encoder
 
 
 def without(text: str, words: Iterable[PairWord]) -> str:
@@ -81,6 +93,7 @@ def scores_without(
     Raises:
         ValueError: another way, or a score that is no finite number.
     """
+    encoder = encoder_of(model)
     pair = model.encode_pairs(query, passage, max_length=max_length)
     removal = word_removal(model, pair, way)
     score = model_scorer(model, token_budget, progress)
@@ -90,13 +103,13 @@ def scores_without(
         ]
         return removal_scores(score, pair, wanted, removal)
     distinct = list(dict.fromkeys(frozenset(words) for words in sets))
-    scores = score(_deleted(model, query, passage, found, distinct, max_length))
+    scores = score(_deleted(encoder, query, passage, found, distinct, max_length))
     place = {words: i for i, words in enumerate(distinct)}
     return scores[[place[frozenset(words)] for words in sets]]
 
 
 def _deleted(
-    model: HookedCrossEncoder,
+    encoder: PairEncoder,
     query: str,
     passage: str,
     found: PairWords,
@@ -104,7 +117,6 @@ def _deleted(
     max_length: int | None,
 ) -> EncodedPairs:
     """The pair of the texts without each set of words, and without what truncation cuts of the passage."""
-    encoder = model.encoder
     limit, left = encoder.length_limit(max_length), encoder.cuts_left
     passage, shift = _near(passage, found, left)
     texts = []
@@ -126,11 +138,17 @@ def _deleted(
 
 
 def _near(passage: str, found: PairWords, cuts_left: bool) -> tuple[str, int]:
-    """The passage as far as it is read, up to the next white space, and where that begins: what is cut may be long."""
+    """The passage as far as it is read and a word beyond, and where that begins: what is cut may be long."""
     start, stop = found.read
     if found.read_tokens == found.passage_tokens:
         return passage, 0
     if cuts_left:
-        begin = next((at for at in range(start - 1, -1, -1) if passage[at].isspace()), 0)
+        begin = _space_before(passage, _space_before(passage, start))
         return passage[begin:], begin
     return passage[: next((at for at in range(stop, len(passage)) if passage[at].isspace()), len(passage))], 0
+
+
+def _space_before(text: str, at: int) -> int:
+    """The white space before the word, or part of one, that ends before `at`; 0 where there is none."""
+    end = len(text[:at].rstrip())
+    return next((i for i in range(end - 1, -1, -1) if text[i].isspace()), 0)

@@ -32,16 +32,16 @@ score 5.7542   Sigmoid 0.9968   token types fed   planted
 query    [CLS] tune a guitar [SEP]
 passage  a guitar garden [SEP]
 <BLANKLINE>
-Words by leave-one-out, delete: what the score loses without each
+Words by leave-one-out, delete: the score less the score without each
 query    guitar  +2.5820
          a       +2.5819
          tune    +0.0001
 passage  garden  -1.7747
          a       +1.1932
          guitar  +1.1932
-The query: the values sum to +5.1640; without all of its words the score loses +5.7542.
-The passage: the values sum to +0.6117; without all of its words the score loses +5.7542.
-Both texts: the values sum to +5.7758; without all of their words the score loses +5.7542.
+The query: the values sum to +5.1640; all of its words at once are worth +5.7542.
+The passage: the values sum to +0.6117; all of its words at once are worth +5.7542.
+Both texts: the values sum to +5.7758; all of their words at once are worth +5.7542.
 Words are left out one at a time: what they are worth need not add up to what all are worth.
 <BLANKLINE>
 What adds most to the score, directly
@@ -79,6 +79,7 @@ from tl_crossenc.instruments.direct_attribution import direct_attribution
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.token_attributions import LEAVE_ONE_OUT
 from tl_crossenc.instruments.word_attributions import words_of
+from tl_crossenc.instruments.word_removal import encoder_of
 from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.hook_points import FwdHooks
@@ -131,9 +132,7 @@ def explain(
     for name, count in (("top", top), ("links", links)):
         if count < 1:
             raise ValueError(f"expected {name} of at least 1, got {count}")
-    if model.encoder is None:
-        raise ValueError("expected a model with a tokenizer to explain texts, got one made without: pass tokenizer=")
-    length, lengths = asked_lengths(model.encoder, max_length)
+    length, lengths = asked_lengths(encoder_of(model), max_length)
     encoded = model.encode_pairs(query, passage, max_length=length)
     tokens = tuple(shown_tokens(model, encoded))
     split = direct_attribution(model, encoded)
@@ -164,13 +163,13 @@ def explain(
         lengths=score_lengths(model, query, passage, lengths, length, found.passage_tokens),
         cut=cut_words(found.words),
         read=found.read,
-        attribution="" if valued is None else valued.attribution,
+        attribution=attribution or "",
         way="" if valued is None else valued.way,
         made=made_by(
             model,
             query=query,
             passage=passage,
-            attribution=attribution if valued is None else valued.attribution,
+            attribution=attribution,
             removal=None if valued is None else valued.way or None,
             max_length=length,
         ),

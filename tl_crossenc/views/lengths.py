@@ -30,9 +30,9 @@ def asked_lengths(encoder: PairEncoder, max_length: Any) -> tuple[int, tuple[int
     given = tuple(max_length) if several else () if max_length is None else (max_length,)
     if several and not given:
         raise ValueError("expected max_length as a whole number of tokens, or several, got none: leave it out")
-    lengths = [encoder.length_limit(length.item() if isinstance(length, np.integer) else length) for length in given]
-    if None in given:
+    if any(length is None for length in given):
         raise TypeError("expected max_length as whole numbers of tokens, got None among them")
+    lengths = [encoder.length_limit(length.item() if isinstance(length, np.integer) else length) for length in given]
     explained = lengths[0] if len(lengths) == 1 else encoder.length_limit(None)
     return explained, tuple(sorted({explained, *lengths}))
 

@@ -1,7 +1,8 @@
 """How the words of an explained pair are shown: tables in a terminal, the texts themselves in HTML.
 
 In HTML a word is tinted by its value, red for more and blue for less, with a line below that is solid for more and dotted for less,
-so that it reads without colours; its value is under the pointer, and the largest are in a table.
+so that it reads without colours; its value is under the pointer, and the largest are in a table. Values that have no sign are in
+grey.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ from rich.table import Table
 from rich.text import Text
 
 from tl_crossenc.console.shown import shown
+from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.token_attributions import BOTTLENECK, GRADIENTS, LEAVE_ONE_OUT, RANDOM
 from tl_crossenc.views.explained_pair import ExplainedPair
 from tl_crossenc.views.markup import LESS, MORE, MUTED, heading, labelled, signed, signed_bar, table, tinted
 
 METHODS = {
-    LEAVE_ONE_OUT: "what the score loses without each",
-    GRADIENTS: "their share in what the score exceeds that of emptied texts by",
-    "attention": "the attention that the head's rows give each",
+    LEAVE_ONE_OUT: "the score less the score without each",
+    GRADIENTS: "the score less that of emptied texts, split over words",
+    "attention": "the attention that the head's rows give each, a mean over layers and heads",
     "direct": "what the head's rows read of each, in the unit of the score",
     BOTTLENECK: "the bits of each that the score needs",
     RANDOM: "random numbers",
 }
+SIGNED = (LEAVE_ONE_OUT, GRADIENTS, "direct")
 NO_WORDS = "Neither text has a word that the model reads."
 NOT_ADDITIVE = "Words are left out one at a time: what they are worth need not add up to what all are worth."
-FAINTEST = 0.02
-"""Words of less than this share of the largest value are left plain."""
+FAINTEST, LINED = 0.02, 0.1
+"""Words of less than these shares of the largest value are not tinted, and have no line."""
 DARKEST = 0.55
 """The opacity of the largest value's tint."""
 MOST_CUT = 150
@@ -48,24 +51,25 @@ def sums(found: ExplainedPair) -> list[str]:
         total, lost = signed(row["sum"]), signed(row["difference"])
         if found.attribution == LEAVE_ONE_OUT:
             whose, of_whom = ("Both texts", "their") if row["text"] == "both" else (f"The {row['text']}", "its")
-            lines.append(f"{whose}: the values sum to {total}; without all of {of_whom} words the score loses {lost}.")
+            lines.append(f"{whose}: the values sum to {total}; all of {of_whom} words at once are worth {lost}.")
         else:
             lines.append(
-                f"The values sum to {total}, {signed(row['others'])} of it outside of words; the score exceeds that of emptied "
-                f"texts by {lost}, so the error is {row['error']:+.1e}."
+                f"The values sum to {total} ({signed(row['others'])} of it outside of words); the score less that of emptied "
+                f"texts is {lost}, the error {row['error']:+.1e}."
             )
     return [*lines, NOT_ADDITIVE] if lines and found.attribution == LEAVE_ONE_OUT else lines
 
 
 def cut_line(found: ExplainedPair) -> str:
     """What truncation cut of the passage: how much, and how it begins."""
-    tokens = f"{found.cut_tokens:,} of its tokens ({len(found.cut):,} words) are cut"
-    return f"{tokens}: {shown(found.cut_text.strip(), MOST_CUT)}"
+    tokens, words = found.cut_tokens, len(found.cut)
+    counts = f"{tokens:,} of its {tokens + int((found.parts == Part.DOC).sum()):,} tokens are cut ({words:,} words)"
+    return f"{counts}: {shown(found.cut_text.strip(), MOST_CUT)}"
 
 
 def lengths_shown(found: ExplainedPair) -> tuple[list[str], list[list[str]]]:
     """(columns, rows) of the scores at several lengths; the one explained is marked."""
-    activated = found.activated is not None
+    activated = found.activated not in (None, found.score)
     columns = ["max length", "score", *([found.activation] if activated else []), "tokens", "cut", ""]
     rows = [
         [
@@ -91,11 +95,12 @@ def words_in_terminal(found: ExplainedPair) -> RenderableType:
     if found.words.empty:
         return Group(heads, Text(NO_WORDS, style="dim"))
     rows = Table.grid(padding=(0, 2))
-    for side in ("left", "left", "right"):
-        rows.add_column(justify=side, overflow="fold")  # type: ignore[arg-type]
+    rows.add_column()
+    rows.add_column(overflow="fold")
+    rows.add_column(justify="right")
     for text in ("query", "passage"):
         for i, (word, value) in enumerate(found.top_words(text)):
-            rows.add_row(Text("" if i else text, "dim"), Text(word), Text(signed(value), _style(value)))
+            rows.add_row(Text("" if i else text, "dim"), Text(word), _value(found, value))
     return Group(heads, rows, *(Text(line, style="dim") for line in sums(found)))
 
 
@@ -110,8 +115,10 @@ def lengths_in_terminal(found: ExplainedPair) -> RenderableType:
     return Group(Text("\nAt other lengths", "bold"), shown_rows)
 
 
-def _style(value: float) -> str:
-    return "red" if value > 0 else "blue" if value < 0 else ""
+def _value(found: ExplainedPair, value: float) -> Text:
+    if found.attribution not in SIGNED:
+        return Text(f"{value:.4f}")
+    return Text(signed(value), "red" if value > 0 else "blue" if value < 0 else "")
 
 
 # In HTML.
@@ -123,16 +130,16 @@ def words_in_html(found: ExplainedPair) -> str:
     html = [heading(name, about)]
     if found.words.empty:
         return "".join([*html, f'<div style="color:{MUTED}">{NO_WORDS}</div>'])
-    extent = float(found.words["value"].abs().max())
+    extent, has_sign = float(found.words["value"].abs().max()), found.attribution in SIGNED
     start, stop = found.read
     for text, whole, (first, last) in (
         ("query", found.query, (0, len(found.query))),
         ("passage", found.passage, (start, stop)),
     ):
-        html.append(labelled(text, _tinted_text(found, text, whole, first, last, extent)))
-    html.append(labelled("", _legend(extent)))
+        html.append(labelled(text, _tinted_text(found, text, whole, first, last, extent, has_sign)))
+    html.append(labelled("", _legend(extent, has_sign)))
     rows = [
-        ("" if i else text, escape(word), signed(value), signed_bar(value, extent))
+        ("" if i else text, escape(word), _written(value, has_sign), signed_bar(value, extent))
         for text in ("query", "passage")
         for i, (word, value) in enumerate(found.top_words(text))
     ]
@@ -149,30 +156,36 @@ def lengths_in_html(found: ExplainedPair) -> str:
     return heading("At other lengths") + table([head, *([escape(cell) for cell in row] for row in rows)], sides)
 
 
-def _tinted_text(found: ExplainedPair, text: str, whole: str, first: int, last: int, extent: float) -> str:
+def _tinted_text(
+    found: ExplainedPair, text: str, whole: str, first: int, last: int, extent: float, has_sign: bool
+) -> str:
     """The characters `first:last` of a text, its words marked."""
     html, at = [], first
     for row in found.words[found.words["text"] == text].to_dict("records"):
         start, stop = max(row["start"], first), min(row["stop"], last)
-        html += [escape(shown(whole[at:start])), _word(whole[start:stop], row["value"], extent)]
+        html += [escape(shown(whole[at:start])), _word(whole[start:stop], row["value"], extent, has_sign)]
         at = stop
     return "".join([*html, escape(shown(whole[at:last]))])
 
 
-def _word(word: str, value: float, extent: float) -> str:
+def _word(word: str, value: float, extent: float, has_sign: bool) -> str:
     """A word with its value under the pointer, and what shows it."""
     share = abs(value) / extent if extent else 0.0
-    marks = ""
-    if share >= FAINTEST:
-        colour, line = (MORE, "solid") if value > 0 else (LESS, "dotted")
-        marks = (
-            f' style="background:{tinted(colour, DARKEST * share)};border-bottom:2px {line} {colour};border-radius:2px"'
-        )
-    return f'<span title="{signed(value)}"{marks}>{escape(shown(word))}</span>'
+    colour, line = (MUTED, "") if not has_sign else (MORE, "solid") if value > 0 else (LESS, "dotted")
+    marks = f"background:{tinted(colour, DARKEST * share)};border-radius:2px;" if share >= FAINTEST else ""
+    if line and share >= LINED:
+        marks += f"border-bottom:2px {line} {colour};"
+    style = f' style="{marks}"' if marks else ""
+    return f'<span title="{_written(value, has_sign)}"{style}>{escape(shown(word))}</span>'
 
 
-def _legend(extent: float) -> str:
+def _written(value: float, has_sign: bool) -> str:
+    return signed(value) if has_sign else f"{value:.4f}"
+
+
+def _legend(extent: float, has_sign: bool) -> str:
     """What tints and lines mean, from the lowest to the highest value that there could be."""
-    steps = [_word(signed(share * extent), share * extent, extent) for share in (-1, -0.5, 0, 0.5, 1)]
-    less, more = "lowers the score", "raises it"
-    return f'<span style="color:{MUTED}">{less} (dotted)</span> {" ".join(steps)} <span style="color:{MUTED}">{more} (solid)</span>'
+    shares = (-1, -0.5, 0, 0.5, 1) if has_sign else (0, 0.5, 1)
+    steps = " ".join(_word(_written(share * extent, has_sign), share * extent, extent, has_sign) for share in shares)
+    less, more = ("lowers the score (dotted)", "raises it (solid)") if has_sign else ("least", "most")
+    return f'<span style="color:{MUTED}">{less}</span> {steps} <span style="color:{MUTED}">{more}</span>'
