@@ -208,7 +208,8 @@ class HookedCrossEncoder(Prompt, Pretrained):
                 Batches are of pairs of like length; under hooks, of consecutive ones in the order given, so that entry i of an
                 activation is passage i if all fit into one batch (passages x the longest one's tokens is at most the budget), and
                 else passage i of its batch. So it is in `run_conditions` and wherever many pairs are run.
-            progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal.
+            progress: called with the number of pairs done after each batch; True shows a bar, in a notebook or a terminal, which
+                counts tokens: the longest pairs are run first.
 
         >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
         >>> model.score("tune a guitar", ["a guitar garden", "old piano", ""]).round(decimals=2)
@@ -221,8 +222,9 @@ class HookedCrossEncoder(Prompt, Pretrained):
         def run(indices: np.ndarray) -> Tensor:
             return self(encoded.batch(indices)).to("cpu", scores.dtype)
 
-        with torch.no_grad(), counted(progress, "scoring", len(encoded)) as advance:
+        work = encoded.lengths if progress is True else np.ones(len(encoded), np.int64)
+        with torch.no_grad(), counted(progress, "scoring tokens", int(work.sum())) as advance:
             for indices, found in run_batches(encoded.lengths, budget, run, in_order=self.hooked):
                 scores[torch.from_numpy(indices)] = found
-                advance(len(indices))
+                advance(int(work[indices].sum()))
         return scores
