@@ -43,7 +43,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_six_and_every_block_is_one_that_is_run():
+def test_there_are_seven_and_every_block_is_one_that_is_run():
     assert [page.stem for page in HOWTOS] == [
         "add-a-family",
         "collection",
@@ -51,6 +51,7 @@ def test_there_are_six_and_every_block_is_one_that_is_run():
         "model",
         "paper",
         "patching",
+        "rerank",
     ]
     found = [block for page in HOWTOS for block in blocks(page)]
     assert {block.language for block in found} == {"bash", "python", "text"}
