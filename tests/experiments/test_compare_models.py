@@ -21,6 +21,7 @@ from tl_crossenc.store.cells import Store
 QUERIES = {"q1": "how do fleas lay egg .", "q2": "bread rise", "q3": "the flea", "q4": "lay bread", "q5": "egg"}
 JUDGED = {"q1": (3, 2, 2, 0), "q2": (3, 1, -1), "q3": (2, 0, 0, 1, -1), "q4": (2, 1, 0, 0), "q5": (3, 0)}
 WORDS = ("flea", "fleas", "lay", "egg", "the", "bread", "rise", "how", ".", ",", "do")
+THREE = ("nDCG@3", "RR(rel=2)@2")
 POOL = pool_of_words("tiny", QUERIES, JUDGED, WORDS, {("q3", 0), ("q2", 2)})
 
 
@@ -49,7 +50,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(models, store):
-    return run_compare_models(models, [POOL], store, cutoff=3, sample=100, token_budget=50)
+    return run_compare_models(models, [POOL], store, measures=THREE, sample=100, token_budget=50)
 
 
 def run_hf(hf, pair):
@@ -76,9 +77,12 @@ def test_rankings_are_those_of_the_two_models_alone(found, theirs):
         assert found.scores[side].tolist() == pytest.approx(scores[-1], abs=1e-9)
         qrels = [ir_measures.Qrel(p.query_id, p.doc_id, p.grade) for p in graded]
         run = [ir_measures.ScoredDoc(p.query_id, p.doc_id, s) for p, s in zip(graded, scores[-1], strict=True)]
-        expected = {m.query_id: m.value for m in ir_measures.iter_calc([ir_measures.nDCG @ 3], qrels, run)}
-        assert found.per_query.droplevel(0)[side].to_dict() == pytest.approx(expected, abs=1e-12)
-        assert found.table[side].item() == pytest.approx(np.mean(list(expected.values())))
+        for row, measure in enumerate((ir_measures.nDCG @ 3, ir_measures.RR(rel=2) @ 2)):
+            expected = {m.query_id: m.value for m in ir_measures.iter_calc([measure], qrels, run)}
+            column = side if row == 0 else f"{side} RR(rel=2)@2"
+            assert found.per_query.droplevel(0)[column].to_dict() == pytest.approx(expected, abs=1e-12)
+            assert found.table[side].iloc[row] == pytest.approx(np.mean(list(expected.values())))
+    assert found.table["measure"].tolist() == list(found.measures) == list(THREE)
     for (_, query_id), row in found.per_query.iterrows():
         own = [i for i, pair in enumerate(graded) if pair.query_id == query_id]
         one, other = ([side[i] for i in own] for side in scores)
@@ -138,19 +142,25 @@ def test_a_change_in_one_layer_shows_from_there_on(theirs, tmp_path):
 
 
 def test_the_same_model_twice_differs_nowhere(models, theirs, store):
-    same = run_compare_models([models[0], opened(theirs[0])], [POOL], store, cutoff=3)
+    same = run_compare_models([models[0], opened(theirs[0])], [POOL], store, measures=THREE)
     assert same.same
     assert same.per_query["difference"].eq(0).all()
     assert same.per_query[["tau", "weighted_tau"]].to_numpy() == pytest.approx(1)
     assert same.layers["distance"].eq(0).all()
     assert same.layers["cka"].dropna().eq(1).all()
-    row = same.table.iloc[0]
-    assert (row["difference"], row["diff_low"], row["diff_high"], row["p_t"], row["p_randomization"]) == (0, 0, 0, 1, 1)
+    for _, row in same.table.iterrows():
+        assert (row["difference"], row["diff_low"], row["diff_high"], row["p_t"], row["p_randomization"]) == (
+            0,
+            0,
+            0,
+            1,
+            1,
+        )
 
 
 def test_what_is_stored_is_not_run_again(found, models, store, monkeypatch):
     forbid_model_work(monkeypatch)
-    again = run_compare_models(models, [POOL], store, cutoff=3, sample=100, token_budget=50)
+    again = run_compare_models(models, [POOL], store, measures=THREE, sample=100, token_budget=50)
     pd.testing.assert_frame_equal(again.per_query, found.per_query)
     pd.testing.assert_frame_equal(again.layers, found.layers)
     assert (again.layers_run, again.same) == (0, False)
@@ -166,7 +176,7 @@ def test_models_of_two_shapes_are_ranked_and_the_layers_say_why_not(models, stor
         (wider, f"the states of one have {D_MODEL} numbers, those of the other 33"),
         (shorter, "their tokenizers, or the lengths that they cut a pair to, are not the same"),
     ):
-        compared = run_compare_models([models[0], other], [POOL], store, cutoff=3)
+        compared = run_compare_models([models[0], other], [POOL], store, measures=THREE)
         assert compared.layers is None
         assert said in compared.why_no_layers
         assert len(compared.per_query) == 5
@@ -175,7 +185,7 @@ def test_models_of_two_shapes_are_ranked_and_the_layers_say_why_not(models, stor
 
 
 def test_a_condition_is_of_both(models, theirs, store):
-    ablated = run_compare_models(models, [POOL], store, condition=Condition.ablate("DOC->QUERY"), cutoff=3)
+    ablated = run_compare_models(models, [POOL], store, condition=Condition.ablate("DOC->QUERY"), measures=THREE)
     for side, model in zip("ab", models, strict=True):
         with model.ablating("DOC->QUERY"):
             pairs = POOL.ranked.pairs
@@ -226,9 +236,8 @@ def test_the_command_writes_every_query_and_says_the_rest(world, tmp_path, capsy
         len(line) <= 80 for line in said[said.index("The queries that") : said.index("All queries")].splitlines()
     )
     for text in (
-        "A (a)",
-        "B (b)",
-        "B - A:",
+        "A (a) and B (b) on fleas",
+        "B - A ",
         "paired t-test p",
         "Kendall's tau",
         "The queries that differ most",

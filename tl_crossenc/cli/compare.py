@@ -29,7 +29,10 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--collection", action="append", metavar="C", help="as for reproduce (default: demo)")
     parser.add_argument("--out", type=Path, help="results folder (default: results/compare-A-B-COLLECTION)")
     parser.add_argument(
-        "--gain", choices=("linear", "exponential"), default="linear", help="of nDCG@10 (default: linear)"
+        "--measure",
+        action="append",
+        metavar="M",
+        help="as ir_measures names it, such as nDCG@10, RR@10 or 'AP(rel=2)'; several times for several (default: nDCG@10)",
     )
     parser.add_argument(
         "--ablate",
@@ -56,9 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     from tl_crossenc.executors.sharded import Shard
     from tl_crossenc.experiments.compare_models import run_compare_models
+    from tl_crossenc.experiments.reranking import measures_of
     from tl_crossenc.interventions.conditions import UNABLATED
     from tl_crossenc.interventions.presets import resolve_condition
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+    from tl_crossenc.report.drawing import draw_divergence
     from tl_crossenc.report.model_comparison import comparison_sentences, write_comparison
     from tl_crossenc.report.terminal import comparison_for_terminal, progress_bar
     from tl_crossenc.results.job import Job, model_source, pool_rules
@@ -68,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.work import at_work
 
     executor = executor_of(arguments)
+    measures = measures_of(arguments.measure or ["nDCG@10"])
     collections = arguments.collection or ["demo"]
     draw = draw_of(arguments, collections)
     out = arguments.out or default_folder(arguments.a, [arguments.b, *collections], "compare-")
@@ -89,8 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
         for side, model in zip("AB", models, strict=True)
         for key, value in model_source(model).items()
     }
-    fixed |= {"condition": str(condition), "gain": arguments.gain} | pool_rules(draw)
-    free = {"sample": arguments.sample, "token_budget": arguments.token_budget, "device": models[0].device.type}
+    fixed |= {"condition": str(condition)} | pool_rules(draw)
+    free = {
+        "measures": measures,
+        "sample": arguments.sample,
+        "token_budget": arguments.token_budget,
+        "device": models[0].device.type,
+    }
     job = Job("compare", " and ".join(str(model.cfg.model_name) for model in models), fixed, free)
     shard = executor if isinstance(executor, Shard) else None
     with at_work(out, job, collections, draw, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
@@ -103,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
                     pools,
                     store,
                     condition=condition,
-                    gain=arguments.gain,
+                    measures=measures,
                     sample=arguments.sample,
                     token_budget=arguments.token_budget,
                     executor=executor,
@@ -119,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         names = ", ".join(pool.title for pool in pools)
         folder.verify()
-        folder.verify(write_comparison(out, found, names))
+        folder.verify([*write_comparison(out, found, names), *draw_divergence(out, found.layers)])
     for sentence in comparison_sentences(found, names):
         say(sentence)
     for table in comparison_for_terminal(found):
@@ -127,5 +138,6 @@ def run(arguments: argparse.Namespace) -> int:
     for pool in pools:
         if pool.unjudged:
             say(f"{pool.title}: nobody judged {pool.unjudged:,} of {len(pool.ranked):,} passages; they gain nothing.")
-    say(f"All queries and scores are in {out}/tables/")
+    drawn = "" if found.layers is None else f"; the layers are drawn in {out}/figures/compare_models.svg"
+    say(f"All queries and scores are in {out}/tables/{drawn}")
     return 0

@@ -47,6 +47,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         "for several",
     )
     parser.add_argument(
+        "--conditions",
+        metavar="FILE",
+        help="a ranking more under each condition of a file, one a line, such as 'name: zero(DOC->QUERY; layers=0-3)'",
+    )
+    parser.add_argument(
         "--measure",
         action="append",
         metavar="M",
@@ -67,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.executors.sharded import Shard
     from tl_crossenc.experiments.reranking import conditions_of, measures_of, rerank_pairs, tell
     from tl_crossenc.experiments.run_tasks import survey
+    from tl_crossenc.interventions.conditions_file import read_conditions
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
     from tl_crossenc.pools.collections import load_collection
     from tl_crossenc.pools.first_stage import FirstStage
@@ -82,7 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out or default_folder(arguments.model, [arguments.collection], "rerank-")
     measures = measures_of(arguments.measure)
     model = HookedCrossEncoder.from_pretrained(arguments.model, **of_the_model(arguments))
-    conditions = conditions_of(model, arguments.ablate or [])
+    named = read_conditions(arguments.conditions, model.cfg.n_layers, model.cfg.n_heads) if arguments.conditions else {}
+    conditions = conditions_of(model, [*(arguments.ablate or []), *named.values()])
     stage = FirstStage.of(load_collection(arguments.collection), arguments.first_stage, arguments.depth)
     pairs = survey(model, stage)
     tell(pairs)
@@ -120,6 +127,9 @@ def run(arguments: argparse.Namespace) -> int:
     for table in reranked_for_terminal(found):
         Console().print(table)
         say("")
+    for name, condition in named.items():
+        if name != str(condition):
+            say(f"{name}: {condition}")
     for note in reranked_notes(found):
         say(note)
     say(f"Tables and runs are in {out}/")

@@ -1,7 +1,8 @@
 """Two models on one pool: which ranks better, where they differ query by query, and from which layer on their streams part.
 
-Differences are B − A, paired over queries: a t-test and a randomization test of the mean nDCG. The same model twice has the same
-cells, and every difference is exactly 0.
+Differences are B − A, paired over queries: a t-test and a randomization test of the mean of a measure, any of ir_measures'
+(`statistics.measures`). Of a drawn pool the passages drawn are all that is judged; of a run's, all judgments count. The same model
+twice has the same cells, and every difference is exactly 0.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from ir_measures.measures import Measure
 
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor
@@ -23,11 +25,12 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import made_by
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.unavailable import Unavailable
-from tl_crossenc.statistics.agreement import randomization_p, ranking_agreement
-from tl_crossenc.statistics.significance import compare, mean_interval
+from tl_crossenc.statistics.agreement import Agreement, randomization_p, ranking_agreement
+from tl_crossenc.statistics.measures import evaluate_rankings, parse_measures, ties_text
+from tl_crossenc.statistics.significance import ROUNDING, compare, holm, mean_interval
 from tl_crossenc.store.cells import Store
 
-_ABOUT_ORDER = ("tau", "weighted_tau")
+_NOTHING = Agreement(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,19 @@ class ModelComparison:
 
     Attributes:
         names: of the models.
-        table: one row: `a`, `a_low`, `a_high` and the same of `b` (means over queries with 95 % t-intervals), `difference` (B − A),
-            `diff_low`, `diff_high`, `p_t`, `p_randomization`, `random` (of a random ranking), `n_queries`, `b_better`, `a_better`,
-            `equal` (queries), and the means over queries of `tau` and `weighted_tau`.
-        per_query: indexed by (collection, query_id), the largest difference first: `query`, `n_passages`, `a`, `b`, `difference`,
-            `tau`, `weighted_tau`. NaN of the last two where a model ranks nothing.
+        table: a row a measure: `measure`, `ties` (whether it is expected over ties or taken by doc_id), `a`, `a_low`, `a_high` and
+            the same of `b` (means over queries with 95 % t-intervals), `difference` (B − A), `diff_low`, `diff_high`, `p_t`,
+            `p_holm` (of the t-test, over all measures), `p_randomization`, `n_queries`, `b_better`, `a_better`, `equal` (queries),
+            and the means over queries of `tau` and `weighted_tau`.
+        per_query: indexed by (collection, query_id), the largest difference in the first measure first: `query`, `n_passages`, `a`,
+            `b`, `difference`, `tau`, `weighted_tau` (NaN where a model ranks nothing), and `a`, `b`, `difference` of further
+            measures with their names behind.
         scores: a row a pair: collection, query_id, doc_id, grade, `a`, `b`.
         layers: see `run_divergence`; None where the models are of two shapes.
         why_no_layers: why not; "" where there are.
         same: whether the two are one model, by weights, arithmetic and tokenizer.
-        cutoff, gain, ideal, one_gain: of the measure, see `ranking`.
+        measures: their texts.
+        ideal, one_gain: see `ranking.Ranked`.
         layers_run: layers that the models ran for the scores, a layer of one pair counting 1; 0 when everything was stored.
         made: how, as `made_by` says of both models.
     """
@@ -57,8 +63,7 @@ class ModelComparison:
     layers: pd.DataFrame | None
     why_no_layers: str
     same: bool
-    cutoff: int
-    gain: str
+    measures: tuple[str, ...]
     ideal: str
     one_gain: int
     layers_run: int
@@ -79,8 +84,7 @@ def run_compare_models(
     store: Store,
     *,
     condition: Condition = UNABLATED,
-    cutoff: int = 10,
-    gain: str = "linear",
+    measures: Sequence[str] = ("nDCG@10",),
     sample: int = SAMPLE,
     seed: int = 0,
     token_budget: int | None = None,
@@ -94,18 +98,18 @@ def run_compare_models(
         pools: drawn ones or those of runs, of different names.
         store: of the cells of both, whose keys differ by what the models are.
         condition: under which both rank; layers are compared without one.
-        cutoff: the k of nDCG@k.
-        gain: "linear" or "exponential".
+        measures: as ir_measures names them; the first orders the queries.
         sample: pairs whose streams are compared.
         seed: of the randomization test and of the sample.
         progress: makes a bar for each model.
 
     Raises:
-        ValueError: not two models, or see `rank_under`.
+        ValueError: not two models, no measure or one that is unknown, or see `rank_under`.
         CellsFailed, Waiting: see `Executor.run`; what could be computed of either model is stored.
     """
     if len(models) != 2:
         raise ValueError(f"expected two models to compare, got {len(models)}")
+    asked = parse_measures(measures)
     names = tuple(str(model.cfg.model_name) for model in models)
     titles = (
         names if len(set(names)) == 2 else tuple(f"{name} ({side})" for name, side in zip(names, "AB", strict=True))
@@ -116,8 +120,7 @@ def run_compare_models(
     for model, title in zip(models, titles, strict=True):
         try:
             with progress(f"Scores of {title}") as advance:
-                settings = {"cutoff": cutoff, "gain": gain, **how}
-                ranked.append(rank_under(model, pools, store, [condition], progress=advance, **settings))
+                ranked.append(rank_under(model, pools, store, [condition], progress=advance, **how))
         except Unavailable as error:
             reasons.append(error)
     layers, why = None, ""
@@ -130,18 +133,18 @@ def run_compare_models(
     if reasons:
         raise reasons[0]
     scores = _scores(ranked, str(condition))
-    per_query = _per_query(ranked, scores, pools, str(condition))
-    about = {"condition_of_both": condition, "cutoff": cutoff, "gain": gain, "sample": sample, "seed": seed}
+    per_query = _per_query(models, scores, pools, asked)
+    texts = tuple(map(str, asked))
+    about = {"condition_of_both": condition, "measures": texts, "sample": sample, "seed": seed}
     return ModelComparison(
         names=(names[0], names[1]),
-        table=_table(ranked, per_query, str(condition), seed),
+        table=_table(per_query, asked, seed),
         per_query=per_query.iloc[np.argsort(-per_query["difference"].abs().to_numpy(), kind="stable")],
         scores=scores,
         layers=layers,
         why_no_layers=why,
         same=executor.identity(models[0]) == executor.identity(models[1]),
-        cutoff=cutoff,
-        gain=gain,
+        measures=texts,
         ideal=ranked[0].ideal,
         one_gain=ranked[0].one_gain,
         layers_run=sum(one.layers_run for one in ranked),
@@ -156,37 +159,75 @@ def _scores(ranked: Sequence[Ranked], condition: str) -> pd.DataFrame:
     return frame
 
 
-def _per_query(ranked: Sequence[Ranked], scores: pd.DataFrame, pools: Sequence[Pool], condition: str) -> pd.DataFrame:
-    """In the pools' order; a judged query that a run lacks has no passage, and is worth 0 in both."""
-    a, b = (one.ndcg[condition] for one in ranked)
-    texts = {(pool.collection, pair.query_id): pair.query for pool in pools for pair in pool.pairs}
-    orders = {
-        key: (len(own), *ranking_agreement(own["a"], own["b"]))
-        for key, own in scores.groupby(["collection", "query_id"], sort=False)
-    }
-    lacking = (0, *(float("nan"),) * len(_ABOUT_ORDER))
-    rows = [(texts.get(key, ""), *orders.get(key, lacking)) for key in a.index]
-    frame = pd.DataFrame(rows, columns=["query", "n_passages", *_ABOUT_ORDER], index=a.index)
-    for place, (name, values) in enumerate((("a", a), ("b", b), ("difference", b - a)), 2):
-        frame.insert(place, name, values)
+def _per_query(
+    models: Sequence[HookedCrossEncoder], scores: pd.DataFrame, pools: Sequence[Pool], measures: Sequence[Measure]
+) -> pd.DataFrame:
+    """In the pools' order; a judged query that a run lacks has no passage, and the least value in both."""
+    frames = []
+    for pool in pools:
+        own = scores[scores["collection"] == pool.collection]
+        texts = {pair.query_id: pair.query for pair in pool.pairs}
+        rankings = dict(list(own.groupby("query_id", sort=False)))
+        qrels = pool.judgments or {
+            query_id: dict(zip(rows["doc_id"], rows["grade"].tolist(), strict=True))
+            for query_id, rows in rankings.items()
+        }
+        frame = pd.DataFrame(
+            index=pd.MultiIndex.from_product([[pool.collection], qrels], names=["collection", "query_id"])
+        )
+        frame["query"] = [texts.get(query_id, "") for query_id in qrels]
+        frame["n_passages"] = [len(rankings.get(query_id, ())) for query_id in qrels]
+        for side, model in zip("ab", models, strict=True):
+            given = {query: (rows["doc_id"].tolist(), rows[side].to_numpy()) for query, rows in rankings.items()}
+            about: dict[str, Any] = {"dtype": str(model.dtype).removeprefix("torch."), "scale": model.score_scale}
+            values = evaluate_rankings(measures, given, qrels, **about)
+            for place, measure in enumerate(map(str, measures)):
+                frame[_column(side, measure, place)] = values[measure].to_numpy(dtype=np.float64)
+        for place, measure in enumerate(map(str, measures)):
+            a, b = (frame[_column(side, measure, place)] for side in "ab")
+            frame[_column("difference", measure, place)] = (b - a).where((b - a).abs() > ROUNDING, 0.0)
+        agreed = [
+            ranking_agreement(rankings[query_id]["a"], rankings[query_id]["b"]) if query_id in rankings else _NOTHING
+            for query_id in qrels
+        ]
+        for place, name in enumerate(Agreement._fields):
+            frame[name] = [one[place] for one in agreed]
+        frames.append(frame)
+    found = pd.concat(frames)
+    first = ["query", "n_passages", "a", "b", "difference", *Agreement._fields]
+    return found[[*first, *(column for column in found if column not in first)]]
+
+
+def _column(what: str, measure: str, place: int) -> str:
+    return what if place == 0 else f"{what} {measure}"
+
+
+def _table(per_query: pd.DataFrame, measures: Sequence[Measure], seed: int) -> pd.DataFrame:
+    rows = []
+    for place, measure in enumerate(measures):
+        a, b, apart = (per_query[_column(what, str(measure), place)] for what in ("a", "b", "difference"))
+        compared, own = compare(a, {"b": b}).loc["b"], mean_interval(a)
+        rows.append(
+            {
+                "measure": str(measure),
+                "ties": ties_text(measure),
+                **dict(zip(("a", "a_low", "a_high"), (float(a.mean()), *own), strict=True)),
+                **{
+                    name: float(compared[of])
+                    for name, of in (("b", "mean"), ("b_low", "mean_low"), ("b_high", "mean_high"))
+                },
+                **{name: float(compared[name]) for name in ("difference", "diff_low", "diff_high")},
+                "p_t": float(compared["p_paired"]),
+                "p_holm": float("nan"),
+                "p_randomization": randomization_p(apart, seed=seed),
+                "n_queries": len(per_query),
+                "b_better": int((apart > 0).sum()),
+                "a_better": int((apart < 0).sum()),
+                "equal": int((apart == 0).sum()),
+                **{name: float(per_query[name].mean()) for name in Agreement._fields},
+            }
+        )
+    frame = pd.DataFrame(rows)
+    if frame["p_t"].notna().all():
+        frame["p_holm"] = holm(frame["p_t"].to_numpy())
     return frame
-
-
-def _table(ranked: Sequence[Ranked], per_query: pd.DataFrame, condition: str, seed: int) -> pd.DataFrame:
-    a, b = per_query["a"], per_query["b"]
-    compared, own = compare(a, {"b": b}).loc["b"], mean_interval(a)
-    apart = per_query["difference"].where(per_query["difference"].abs() > 1e-12, 0.0)
-    row = {
-        **dict(zip(("a", "a_low", "a_high"), (float(a.mean()), *own), strict=True)),
-        **{name: float(compared[of]) for name, of in (("b", "mean"), ("b_low", "mean_low"), ("b_high", "mean_high"))},
-        **{name: float(compared[name]) for name in ("difference", "diff_low", "diff_high")},
-        "p_t": float(compared["p_paired"]),
-        "p_randomization": randomization_p(apart, seed=seed),
-        "random": float(ranked[0].values["random", condition].mean()),
-        "n_queries": len(per_query),
-        "b_better": int((apart > 0).sum()),
-        "a_better": int((apart < 0).sum()),
-        "equal": int((apart == 0).sum()),
-        **{name: float(per_query[name].mean()) for name in _ABOUT_ORDER},
-    }
-    return pd.DataFrame([row])

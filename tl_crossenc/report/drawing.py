@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from tl_crossenc.report import beyond, figures
 from tl_crossenc.report.figures.alignment import top_heads
+from tl_crossenc.report.figures.divergence import divergence
 from tl_crossenc.report.figures.matching import map_extent
 from tl_crossenc.report.figures.svg import to_pdf, to_svg
 from tl_crossenc.results.artefacts import DRAWN, load_scalars, load_table, load_unavailable
@@ -18,6 +19,8 @@ from tl_crossenc.results.outputs import read_json
 from tl_crossenc.store.files import write_atomic
 
 SPECTRUM_HEADS = 5
+DIVERGENCE = "compare_models"
+"""The figure of two models' layers."""
 
 Draw = Callable[[bool], Figure]
 
@@ -36,18 +39,33 @@ def draw_figures(folder: Path) -> dict[str, str]:
     folder = Path(folder)
     missing = load_unavailable(folder)
     for key in DRAWN:
-        wide_svg, narrow_svg, pdf = (folder / name for name in figure_files(key))
-        if key in missing:
-            for path in (wide_svg, narrow_svg, pdf):
-                path.unlink(missing_ok=True)
-            continue
-        draw = DRAWERS[key](folder)
-        wide, narrow = draw(False), draw(True)
-        write_atomic(wide_svg, to_svg(wide, key))
-        wide.set_layout_engine("none")  # laid out already
-        write_atomic(narrow_svg, to_svg(narrow, f"{key}-narrow"))
-        write_atomic(pdf, to_pdf(wide))
+        _write(folder, key, None if key in missing else DRAWERS[key](folder))
     return {key: reason for key, reason in missing.items() if key in DRAWN}
+
+
+def draw_divergence(folder: Path, layers: pd.DataFrame | None) -> list[str]:
+    """Draw the layers of a comparison of two models (`ModelComparison.layers`); where there are none, remove an earlier drawing.
+
+    Returns:
+        The files that are there, in the results folder.
+    """
+    draw: Draw | None = None if layers is None else lambda narrow: divergence(layers, narrow=narrow)
+    _write(folder, DIVERGENCE, draw)
+    return [] if draw is None else figure_files(DIVERGENCE)
+
+
+def _write(folder: Path, key: str, draw: Draw | None) -> None:
+    """Write a figure's files; without one, remove them."""
+    wide_svg, narrow_svg, pdf = (folder / name for name in figure_files(key))
+    if draw is None:
+        for path in (wide_svg, narrow_svg, pdf):
+            path.unlink(missing_ok=True)
+        return
+    wide, narrow = draw(False), draw(True)
+    write_atomic(wide_svg, to_svg(wide, key))
+    wide.set_layout_engine("none")  # laid out already
+    write_atomic(narrow_svg, to_svg(narrow, f"{key}-narrow"))
+    write_atomic(pdf, to_pdf(wide))
 
 
 def matching_frame(folder: Path) -> pd.DataFrame | None:

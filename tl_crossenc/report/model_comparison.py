@@ -13,7 +13,6 @@ from tl_crossenc.report.tables import (
     NO_TEST,
     interval_text,
     markdown,
-    measure_text,
     one_gain_text,
     queries_text,
 )
@@ -32,22 +31,13 @@ HEADERS = {
 def comparison_sentences(found: Any, collections: str) -> list[str]:
     """What was found, a sentence or two each: the means, the test, the orders, the layers."""
     row, names = found.table.iloc[0], [short_name(name) for name in found.names]
-    count, measure = int(row["n_queries"]), measure_text(found.cutoff, found.ideal, found.gain)
-    means = "; ".join(
-        f"{side.upper()} ({name}) {row[side]:.{DIGITS}f}{interval_text(row[f'{side}_low'], row[f'{side}_high'])}"
-        for side, name in zip("ab", names, strict=True)
-    )
-    tests = (
-        f"paired t-test p = {row['p_t']:.3g}, randomization test p = {row['p_randomization']:.3g}"
-        if count > 1
-        else NO_TEST
-    )
+    count = int(row["n_queries"])
+    over = "the pool's passages are all that is judged" if found.ideal == "pool" else "all judgments count"
     lines = [
-        f"{measure} on {collections} ({queries_text(count)}): {means}; random ranking {row['random']:.{DIGITS}f}."
-        + one_gain_text(found.one_gain, count),
-        f"B - A: {row['difference']:+.{DIGITS}f}{interval_text(row['diff_low'], row['diff_high'], '+')}; {tests}. B is better in "
-        f"{row['b_better']} queries, A in {row['a_better']}, equal in {row['equal']}.",
+        f"A ({names[0]}) and B ({names[1]}) on {collections}: {queries_text(count)}, {over}."
+        + one_gain_text(found.one_gain, count)
     ]
+    lines += [_measure_sentence(one) for _, one in found.table.iterrows()]
     if pd.notna(row["tau"]):
         lines.append(
             f"Orders of a query's passages: Kendall's tau {row['tau']:.{DIGITS}f}, weighted to the top "
@@ -64,6 +54,20 @@ def comparison_sentences(found: Any, collections: str) -> list[str]:
             "one but for rotation and scale."
         )
     return lines
+
+
+def _measure_sentence(row: pd.Series) -> str:
+    """The means of one measure, their difference and its tests."""
+    means = ", ".join(
+        f"{side.upper()} {row[side]:.{DIGITS}f}{interval_text(row[f'{side}_low'], row[f'{side}_high'])}"
+        for side in "ab"
+    )
+    tests = f"paired t-test p = {row['p_t']:.3g}, randomization test p = {row['p_randomization']:.3g}."
+    return (
+        f"{row['measure']}: {means}; B - A {row['difference']:+.{DIGITS}f}"
+        f"{interval_text(row['diff_low'], row['diff_high'], '+')}; {tests if row['n_queries'] > 1 else NO_TEST} B is better in "
+        f"{row['b_better']} queries, A in {row['a_better']}, equal in {row['equal']}."
+    )
 
 
 def layer_rows(layers: pd.DataFrame) -> list[list[str]]:
