@@ -31,6 +31,6 @@ def divergence(layers: pd.DataFrame, *, narrow: bool = False) -> Figure:
             hover(line, f"{label}, {part}")
         layer_axis(axis, layers["layer"], "layers run")
         axis.set_ylabel(label)
-    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylim(bottom=min(0.0, float(layers[list(LABELS)].min(axis=None)) - 0.02))  # the panels share their scale
     legend_row(figure, [Line2D([], [], color=PART_COLOURS[part]) for part in parts], parts, columns=len(parts))
     return figure
