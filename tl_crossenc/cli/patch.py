@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     job = Job("patch", str(model.cfg.model_name), fixed, free)
     budget = model.token_budget(arguments.token_budget)
     with with_store(out, job, wait=arguments.wait) as (folder, _):
-        with progress_bar(Console(stderr=True), "patching") as advance:
+        with progress_bar(Console(stderr=True), "patching", unit="patches") as advance:
             patched = patch_file(model, file, settings, token_budget=budget, progress=advance)
         folder.verify(write_patched(out, patched))
     for sentence in patched_sentences(patched, out):

@@ -16,6 +16,7 @@ import pandas as pd
 from ir_measures.measures import Measure
 
 from tl_crossenc.console.reprs import short_repr
+from tl_crossenc.console.shown import short_name
 from tl_crossenc.executors.executor import IN_PROCESS, Executor
 from tl_crossenc.experiments.model_divergence import SAMPLE, run_divergence
 from tl_crossenc.experiments.paper import ProgressFactory, no_progress
@@ -111,9 +112,7 @@ def run_compare_models(
         raise ValueError(f"expected two models to compare, got {len(models)}")
     asked = parse_measures(measures)
     names = tuple(str(model.cfg.model_name) for model in models)
-    titles = (
-        names if len(set(names)) == 2 else tuple(f"{name} ({side})" for name, side in zip(names, "AB", strict=True))
-    )
+    titles = tuple(f"{side} ({short_name(name)})" for side, name in zip("AB", names, strict=True))
     how = {"token_budget": token_budget, "executor": executor}
     ranked: list[Ranked] = []
     reasons: list[Unavailable] = []

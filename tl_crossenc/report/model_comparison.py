@@ -66,7 +66,7 @@ def _measure_sentence(row: pd.Series) -> str:
     return (
         f"{row['measure']}: {means}; B - A {row['difference']:+.{DIGITS}f}"
         f"{interval_text(row['diff_low'], row['diff_high'], '+')}; {tests if row['n_queries'] > 1 else NO_TEST} B is better in "
-        f"{row['b_better']} queries, A in {row['a_better']}, equal in {row['equal']}."
+        f"{row['b_better']} of {row['n_queries']}, A in {row['a_better']}, equal in {row['equal']}."
     )
 
 

@@ -31,7 +31,8 @@ def patched_sentences(patched: Any, out: Path) -> list[str]:
     what = "the score's change" if patched.settings.measure == "difference" else "the share restored"
     how = "" if patched.settings.method == "exact" else ", estimated from one gradient"
     lines.append(
-        f"{found}: mean {what}{how}, with a bootstrap interval over pairs; p: paired t-test, p_holm: corrected over all patches."
+        f"{found}: the mean of {what}{how}, with a bootstrap interval over pairs; p: paired t-test, p_holm: corrected for all "
+        "patches."
     )
     lines.append(f"Tables: {out}/{TABLES}/{patched.name}.csv, {patched.name}_summary.csv and patch_pairs.csv")
     return lines
