@@ -5,9 +5,10 @@ Two things that people run at size, each size in a process of its own:
 - `score`: `model.score` on that many pairs in one call;
 - `rerank`: a run of 43 queries, reranked to two depths, by `experiments.reranking.rerank`.
 
-Memory is what the process is resident with, looked at every 20 ms, less what it was resident with once the model was loaded and had
-scored some pairs. The estimate is the bar's after a tenth of the work, time so far times ten, against the time that it took in all;
-by the clock on the wall, and by the processor's time, which other processes on the machine disturb less.
+Memory is what the process is resident with, looked at every 20 ms, less what it was resident with once the model was loaded and
+had scored some pairs; a part of it is what the C library keeps of freed blocks. The estimate is the bar's after a tenth of the
+work, time so far times ten, against the time until the work was done; by the clock on the wall, and by the processor's time, which
+other processes on the machine disturb less.
 
     python benchmarks/at_size.py --model planted
     python benchmarks/at_size.py --model demo --what score --size 5000 20000
@@ -92,6 +93,10 @@ class Progress:
     """When a tenth of the work was done, and all of it."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """The bar is there from now on."""
         self.start = self._now()
         self.tenth: tuple[float, tuple[float, float]] | None = None
 
@@ -101,15 +106,16 @@ class Progress:
 
     def __call__(self, done: int, total: int) -> None:
         """So much is done of so much."""
+        self.last = self._took()
         if self.tenth is None and done >= TENTH * total:
-            self.tenth = done / total, self._took()
+            self.tenth = done / total, self.last
 
     def _took(self) -> tuple[float, float]:
         return tuple(now - then for now, then in zip(self._now(), self.start, strict=True))  # type: ignore[return-value]
 
     def errors(self) -> tuple[float, float, float, float]:
-        """Seconds in all by both clocks, and the errors of the estimate by both."""
-        took = self._took()
+        """Seconds from the beginning to the last step by both clocks, and the errors of the estimate by both."""
+        took = self.last
         assert self.tenth is not None, "nothing was done"
         share, then = self.tenth
         wall, processor = (early / share / late - 1 for early, late in zip(then, took, strict=True))
@@ -178,8 +184,10 @@ def measured_score(model_name: str, source: Source, size: int, threads: int | No
 
 def measured_rerank(model_name: str, source: Source, depth: int, threads: int | None) -> Measured:
     """A run of `QUERIES` x `depth`, in this process; passages are those of the largest depth asked for in a folder of their own."""
-    from tl_crossenc.experiments.reranking import rerank
+    from tl_crossenc.experiments.reranking import conditions_of, rerank, rerank_pairs
+    from tl_crossenc.experiments.run_tasks import survey
     from tl_crossenc.pools.collections import load_collection
+    from tl_crossenc.pools.first_stage import FirstStage
     from tl_crossenc.store.cells import Store
 
     model = _model(model_name, threads)
@@ -190,7 +198,9 @@ def measured_rerank(model_name: str, source: Source, depth: int, threads: int | 
         rerank(model, own, run, Store(Path(place) / "warm"), depth=2)
 
         def job(progress: Progress) -> None:
-            rerank(model, own, run, Store(Path(place) / "store"), depth=depth, progress=progress)
+            pairs = survey(model, FirstStage.of(own, run, depth))
+            progress.begin()
+            rerank_pairs(model, pairs, Store(Path(place) / "store"), conditions_of(model, []), progress=progress)
 
         return _measured(QUERIES * depth, job)
 
