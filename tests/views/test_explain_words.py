@@ -150,6 +150,8 @@ def test_each_attribution_by_its_name(model, found):
             continue
         signs = "+" in unescape(re.sub(r"<[^>]*>", " ", other._repr_html_()).split("What adds")[0].split("Words")[1])
         assert signs == (name == "direct")
+        words = other._repr_html_().split("What adds")[0]
+        assert ("#B2182B" in words or "#0072B2" in words) == (name == "direct")  # no colour without a sign
     nothing = model.explain(QUERY, PASSAGE, attribution=None)
     assert nothing.to_frame("words").empty
     assert "Words" not in str(nothing)

@@ -17,7 +17,7 @@ from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.token_attributions import BOTTLENECK, GRADIENTS, LEAVE_ONE_OUT, RANDOM
 from tl_crossenc.views.explained_pair import ExplainedPair
-from tl_crossenc.views.markup import LESS, MORE, MUTED, heading, labelled, signed, signed_bar, table, tinted
+from tl_crossenc.views.markup import LESS, MORE, MUTED, heading, labelled, share_bar, signed, signed_bar, table, tinted
 
 METHODS = {
     LEAVE_ONE_OUT: "the score less the score without each",
@@ -139,7 +139,7 @@ def words_in_html(found: ExplainedPair) -> str:
         html.append(labelled(text, _tinted_text(found, text, whole, first, last, extent, has_sign)))
     html.append(labelled("", _legend(extent, has_sign)))
     rows = [
-        ("" if i else text, escape(word), _written(value, has_sign), signed_bar(value, extent))
+        ("" if i else text, escape(word), _written(value, has_sign), _bar(value, extent, has_sign))
         for text in ("query", "passage")
         for i, (word, value) in enumerate(found.top_words(text))
     ]
@@ -177,6 +177,10 @@ def _word(word: str, value: float, extent: float, has_sign: bool) -> str:
         marks += f"border-bottom:2px {line} {colour};"
     style = f' style="{marks}"' if marks else ""
     return f'<span title="{_written(value, has_sign)}"{style}>{escape(shown(word))}</span>'
+
+
+def _bar(value: float, extent: float, has_sign: bool) -> str:
+    return signed_bar(value, extent) if has_sign else share_bar(value / extent if extent else 0.0, MUTED)
 
 
 def _written(value: float, has_sign: bool) -> str:
