@@ -2,16 +2,16 @@
 
 **Search.** Of n words with a measure that is positive where the removal of a set turns it:
 
-1. all sets of one word; then all of two, all of three, ... as long as those of a size fit into what is left of `most_runs` runs. The
+1. all sets of one word; then all of two, all of three, ... as long as those of a size fit into what is left of `most_runs`. The
    first size that has a set that turns it is the smallest there is; of that size the set that turns it furthest is taken.
 2. Else, from the best of the largest size that was run whole, one word after the other that then brings the measure up most, for at
    most `most_runs` runs more; and once these do not allow another round, the rest in order of what each word did alone.
 3. What was found that way is thinned out: a word that can be put back is, the one first that leaves the measure highest. So none
    can be put back alone; whether there is a smaller set is not known, unless it is of the size after those that were run whole.
 
-Where the largest size that was run whole is n, that there is none is known, too. Sets are measured in chunks, so that memory does not
-grow with their number. After Li, Monroe and Jurafsky 2016 (Understanding Neural Networks through Representation Erasure), who search
-for the smallest set of words whose erasure changes a decision.
+Where all sizes up to n were run and none turns it, that is known, too. Sets are measured in chunks: memory does not grow with their
+number. After Li, Monroe and Jurafsky 2016 (Understanding Neural Networks through Representation Erasure), who search for the
+smallest set of words whose erasure changes a decision.
 """
 
 from __future__ import annotations
