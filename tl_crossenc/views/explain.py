@@ -66,31 +66,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Int
-from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from tl_crossenc.console.shown import short_name
-from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
-from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.direct_attribution import direct_attribution
 from tl_crossenc.instruments.layer_statistics import LayerStatistics
 from tl_crossenc.instruments.token_attributions import LEAVE_ONE_OUT
 from tl_crossenc.instruments.word_attributions import words_of
 from tl_crossenc.instruments.word_removal import encoder_of
-from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.made_by import made_by
+from tl_crossenc.views.attention_across import attention_across
 from tl_crossenc.views.explanation import Explanation
 from tl_crossenc.views.lengths import Lengths, asked_lengths, cut_words, score_lengths
 from tl_crossenc.views.tokens import shown_tokens
 from tl_crossenc.views.words import completeness_frame, word_frame, word_values
-
-ACROSS = ((Part.QUERY, Part.DOC), (Part.DOC, Part.QUERY))
-"""(attender, attended)."""
 
 
 def explain(
@@ -142,7 +132,7 @@ def explain(
         )
     frame = split.to_frame().drop(columns="pair")
     frame = frame.sort_values("contribution", key=np.abs, ascending=False, kind="stable", ignore_index=True)
-    heads, joined = _attention_across(model, encoded, tokens, links)
+    heads, joined = attention_across(model, encoded, tokens, links)
     found = words_of(model, query, passage, max_length=length)
     valued = word_values(model, query, passage, encoded, found, attribution, removal, length, statistics, progress)
     condition = model.active_condition
@@ -179,50 +169,3 @@ def explain(
         types_fed=model.types_fed,
         readout=f"{model.head.biased} bias",
     )
-
-
-def _attention_across(
-    model: HookedCrossEncoder, pair: EncodedPairs, tokens: tuple[str, ...], links: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables `heads` and `links` of an `Explanation`; no pattern outlives its layer."""
-    batch = pair.batch().to(model.device)
-    places = {part: np.flatnonzero(batch.parts[part][0].cpu().numpy()) for part in (Part.QUERY, Part.DOC)}
-    masses: list[tuple] = []
-    joined: list[tuple] = []
-
-    def look(pattern: Tensor, hook: HookPoint) -> None:
-        layer = hook.layer()
-        reaches = layer < model.cfg.n_layers - 1 or not model.head.reads_only_first_row
-        seen = _seen(model, batch, layer)
-        weights = pattern[0].detach().double().cpu().numpy()
-        for attender, attended in ACROSS:
-            rows, columns = places[attender], places[attended]
-            if not len(rows) or not len(columns):
-                continue
-            name = f"{attender.name}->{attended.name}"
-            for head, block in enumerate(weights[:, rows[:, None], columns]):
-                beyond = (block - 1 / seen[rows, -1:]).clip(min=0).sum(1).mean()
-                even, mass = (seen[rows, attended] / seen[rows, -1]).mean(), float(block.sum(1).mean())
-                masses.append((name, layer, head, mass, float(even), float(beyond), reaches))
-                for flat in np.argsort(-block, axis=None, kind="stable")[:links]:
-                    r, c = np.unravel_index(flat, block.shape)
-                    i, j = int(rows[r]), int(columns[c])
-                    sides = i, j, tokens[i], tokens[j]
-                    joined.append((name, layer, head, float(block[r, c]), *sides, int(seen[i, -1])))
-
-    hooks: FwdHooks = [(f"blocks.{layer}.attn.hook_pattern", look) for layer in range(model.cfg.n_layers)]
-    with torch.no_grad():
-        model.run_with_hooks(batch, fwd_hooks=hooks)
-    heads = pd.DataFrame(masses, columns=["direction", "layer", "head", "mass", "even", "beyond", "reaches_score"])
-    heads["order"] = heads["direction"].map({f"{a.name}->{b.name}": i for i, (a, b) in enumerate(ACROSS)})
-    heads = heads.sort_values(["order", "beyond"], ascending=[True, False], kind="stable", ignore_index=True)
-    columns = ["direction", "layer", "head", "weight", "attender_pos", "attended_pos", "attender", "attended", "seen"]
-    return heads.drop(columns="order"), pd.DataFrame(joined, columns=columns)
-
-
-def _seen(model: HookedCrossEncoder, batch: PairBatch, layer: int) -> Int[np.ndarray, "row 6"]:
-    """How many positions of each part, and of all, each position of the only pair sees in a layer."""
-    given = model.attention_input(batch.attention_mask, batch.parts)
-    sets = torch.cat([batch.parts.one_hot, batch.attention_mask[..., None]], -1)
-    counts = columns_seen(given, model.block(layer).attn.window, sets)[0].cpu().numpy()
-    return np.broadcast_to(counts, (batch.tokens.shape[1], counts.shape[1]))
