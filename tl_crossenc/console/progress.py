@@ -4,7 +4,8 @@
 ...     advance(3, 4)
 ...     advance(4, 4)
 
-Nothing is drawn where nobody watches (a pipe, a file). Functions of the library that take `progress(done, total)` take `advance`.
+Nothing is drawn where nobody watches (a pipe, a file). A total of 0 is one that nobody knows. Functions of the library that take
+`progress(done, total)` take `advance`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _terminal_bar(what: str) -> Iterator[Advance]:
         task = bar.add_task(what, total=None)
 
         def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total or None)
 
         yield advance
 
@@ -70,7 +71,7 @@ def _notebook_bar(what: str) -> Iterator[Advance]:
     def advance(done: int, total: int) -> None:
         nonlocal drawn
         now = time.monotonic()
-        if done >= total or now - drawn >= SECONDS_BETWEEN:
+        if 0 < total <= done or now - drawn >= SECONDS_BETWEEN:
             drawn = now
             handle.update(HTML(bar_html(what, done, total, now - started)))
 
@@ -80,7 +81,7 @@ def _notebook_bar(what: str) -> Iterator[Advance]:
 def bar_html(what: str, done: int, total: int, seconds: float) -> str:
     """A notebook's bar: what, how far, and how long it took or will yet take."""
     if total <= 0:
-        count, value = "", ""
+        count, value = f"{done:,}" if done else "", ""
     elif done >= total:
         count, value = f"{done:,} of {total:,}, {seconds:.0f} s", f'value="{done}" max="{total}"'
     else:

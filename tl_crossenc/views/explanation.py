@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
-import sys
 from html import escape
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -39,6 +36,7 @@ from tl_crossenc.views.shown_words import (
     words_in_html,
     words_in_terminal,
 )
+from tl_crossenc.views.terminal import as_text, in_terminal
 
 ADDS = "What adds most to the score, directly"
 MOVED = "Heads that moved most attention across"
@@ -64,7 +62,7 @@ class Explanation(ExplainedPair):
         return f"Explanation(score {self.score:.4g} of {len(self.tokens)} tokens: {'; '.join([terms, *heads])})"
 
     def __str__(self) -> str:
-        return self._as_text(colours=False)
+        return as_text(self)
 
     def __rich__(self) -> Group:
         header = Text.assemble(
@@ -122,23 +120,8 @@ class Explanation(ExplainedPair):
         sides = [Text(self.names[p], PART_STYLES[Part(int(self.parts[p]))]) for p in (attender, attended)]
         return Text("→").join(sides).append(f" {weight:.2f}", style="dim")
 
-    def _as_text(self, *, colours: bool) -> str:
-        width = max(shutil.get_terminal_size((100, 24)).columns, 60)
-        console = Console(
-            file=io.StringIO(),
-            width=width,
-            force_terminal=colours,
-            force_jupyter=False,
-            color_system="auto" if colours else None,
-            legacy_windows=False,
-        )
-        console.print(self)
-        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in lines)
-
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        terminal = bool(getattr(sys.stdout, "isatty", bool)())
-        return {"text/plain": self._as_text(colours=terminal), "text/html": self._repr_html_()}
+        return {"text/plain": as_text(self, colours=in_terminal()), "text/html": self._repr_html_()}
 
     def _repr_html_(self) -> str:
         about = " · ".join(map(escape, self.about)) + (
