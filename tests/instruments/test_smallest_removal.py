@@ -25,9 +25,7 @@ def measured(seed, n=N):
 
     def measure(sets):
         asked.extend(sets)
-        values = [
-            sum(alone[i] for i in s) + sum(together[i, j] for i, j in combinations(s, 2)) - lead for s in sets
-        ]
+        values = [sum(alone[i] for i in s) + sum(together[i, j] for i, j in combinations(s, 2)) - lead for s in sets]
         return np.array(values)
 
     return measure, asked
@@ -78,7 +76,10 @@ def test_with_a_limit_what_is_found_turns_it_and_says_what_is_proven(most_runs):
         found, expected = smallest_removal(N, measure, most_runs=most_runs), by_force(seed)
         whole = {1: 1, N: 1, N + comb(N, 2): 2}.get(most_runs, 3)
         assert found.whole == min(whole, N if expected is None else expected[0])
-        assert found.runs in (len(asked), len(asked) - 1)  # the set that is told is measured again where it was not the last
+        assert found.runs in (
+            len(asked),
+            len(asked) - 1,
+        )  # the set that is told is measured again where it was not the last
         if found.words is None:
             assert not found.minimal
             assert found.measure <= 0

@@ -1,14 +1,15 @@
-"""`tl-crossenc explain`: what makes the score of one passage."""
+"""`tl-crossenc explain`: what makes the score of one passage, or why one outranks another."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tl_crossenc.cli.options import model_options, number, of_the_model
 from tl_crossenc.cli.output import say
 
-HELP = "show what makes the score of a passage, word by word and head by head"
+HELP = "show what makes the score of a passage, or why one outranks another, word by word and head by head"
 MOST_BYTES = 1 << 24
 """Of a passage in a file."""
 
@@ -20,6 +21,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     passage = parser.add_mutually_exclusive_group(required=True)
     passage.add_argument("--passage")
     passage.add_argument("--passage-file", type=Path, metavar="FILE", help="a text file that is the passage, in UTF-8")
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument("--against", metavar="PASSAGE", help="a second passage: show why the one outranks the other")
+    against.add_argument("--against-file", type=Path, metavar="FILE", help="a text file that is the second passage")
+    parser.add_argument(
+        "--most-runs",
+        type=number(1, 10_000_000),
+        metavar="N",
+        help="with a second passage: sets of words that are run to prove the fewest that turn the order (default: 1000)",
+    )
     parser.add_argument(
         "--attribution",
         default="leave-one-out",
@@ -57,6 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_attribution(arguments.attribution)
     passage = passage_of(arguments.passage, arguments.passage_file)
+    second: dict[str, Any] = {}
+    if arguments.against is not None or arguments.against_file is not None:
+        second["against"] = passage_of(arguments.against, arguments.against_file)
     require_text(arguments.query, "query")
     model = HookedCrossEncoder.from_pretrained(arguments.model, **of_the_model(arguments) | {"max_length": None})
     ablations = resolve_ablations(arguments.ablate or [], model.cfg.n_layers)
@@ -64,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = model.explain(
             arguments.query,
             passage,
+            **second,
+            most_runs=arguments.most_runs,
             top=arguments.top,
             attribution=arguments.attribution,
             removal=arguments.removal,

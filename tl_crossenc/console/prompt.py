@@ -10,7 +10,12 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-HOME = {"explain": "views.explain", "attention_view": "views.attention", "attention_matrix": "views.attention"}
+HOME = {
+    "explain": "views.explain",
+    "contrast": "views.contrast",
+    "attention_view": "views.attention",
+    "attention_matrix": "views.attention",
+}
 """Method -> the module that has the function of that name, whose first argument is the model."""
 
 
@@ -21,6 +26,7 @@ class Prompt:
         self,
         query: str,
         passage: str,
+        against: str | None = None,
         *,
         top: int = 5,
         links: int = 3,
@@ -28,9 +34,13 @@ class Prompt:
         removal: str | None = None,
         max_length: int | Iterable[int] | None = None,
         statistics: Any = None,
+        most_runs: int | None = None,
         progress: Any = None,
     ) -> Any:
         """What makes the score, word by word and head by head: an `Explanation`, HTML in a notebook and tables in a terminal.
+
+        With a second passage, why the one outranks the other: a `Contrast` (`views.contrast`), also with the fewest words that turn
+        the order, in whose search `most_runs` is the limit.
 
         >>> from tl_crossenc import HookedCrossEncoder
         >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
@@ -42,7 +52,30 @@ class Prompt:
         3  passage       a   1.19
         4  passage  guitar   1.19
         5  passage  garden  -1.77
+        >>> model.explain("tune guitar", "old guitar garden", "old piano garden tune").removal_sentence("A")
+        'A falls below B without 1 word: guitar (0.0007 against 2.4165; the fewest that do).'
         """
+        if against is not None:
+            if attribution != "leave-one-out" or statistics is not None:
+                raise ValueError(
+                    "expected neither attribution nor statistics beside a second passage, whose words are left out one at a time: "
+                    "leave them away, or explain one passage"
+                )
+            limit = {} if most_runs is None else {"most_runs": most_runs}
+            return _function("contrast")(
+                self,
+                query,
+                passage,
+                against,
+                top=top,
+                links=links,
+                removal=removal,
+                max_length=max_length,
+                progress=progress,
+                **limit,
+            )
+        if most_runs is not None:
+            raise ValueError("expected a second passage beside most_runs, got none: leave one out, or add the other")
         return _function("explain")(
             self,
             query,

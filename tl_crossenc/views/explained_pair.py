@@ -123,7 +123,7 @@ class ExplainedPair:
             "attribution": self.attribution,
             "removal": self.way,
         }
-        return about | {what: _records(getattr(self, what)) for what in TABLES} | {"made": self.made}
+        return about | {what: records(getattr(self, what)) for what in TABLES} | {"made": self.made}
 
     # What is shown, for both ways.
 
@@ -242,7 +242,7 @@ def _numbered(text: str, position: int, count: int) -> str:
     return shown(text) + (str(position).translate(BELOW) if count > 1 else "")
 
 
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows, numbers as Python's and None for what is no number."""
     columns = {name: [None if pd.isna(value) else value for value in frame[name].tolist()] for name in frame}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
