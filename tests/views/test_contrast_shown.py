@@ -187,6 +187,15 @@ def test_the_prompt_contrasts_where_a_second_passage_is_given(planted, found):
         planted.explain(QUERY, A, most_runs=3)
 
 
+def test_a_word_that_is_cut_in_two_is_shown_once(planted):
+    text = "old guitar garden zyxw bread"  # zyxw is four pieces
+    found = contrast(planted, QUERY, text, "old piano", max_length=11)
+    assert found.truncated == (True, False)
+    assert found.to_frame("words").query("text == 'A'")["word"].tolist() == ["old", "guitar", "garden", "zyxw"]
+    assert plain(found._repr_html_()).count(text) == 1
+    assert " ".join(str(found).split()).count(text) == 1
+
+
 def test_the_docs_example_prints_what_stands_under_it(capsys):
     page = (Path(__file__).parents[2] / "docs" / "PROMPT.md").read_text(encoding="utf-8")
     section = page.partition("## Why one passage outranks another")[2]

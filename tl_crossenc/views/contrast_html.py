@@ -77,14 +77,14 @@ def contrast_html(found: ContrastedPairs) -> str:
         heading(HEADS, HEADS_ASIDE + ("" if found.heads["reaches_score"].all() else "; the last layer's are left out")),
         _heads(found),
     ]
-    return f'<div style="{CARD}">{"".join(html)}</div>'
+    return f'<div style="{CARD};overflow:auto">{"".join(html)}</div>'
 
 
 def _text(found: ContrastedPairs, name: str, score: str) -> str:
     """One text with its words tinted."""
     words, struck, text = found.words[found.words["text"] == name], found.struck(name), found.text_of(name)
     largest = float(found.words["difference"].abs().max()) if len(found.words) else 0.0
-    start, stop = (0, len(text)) if name == QUERY else found.read[SIDES.index(name)]
+    start, stop = found.shown_span(name)
     html, at = [_unread(text[:start])], start
     for row in words.itertuples():
         html.append(_plain(text[at : row.start]))

@@ -62,13 +62,13 @@ def _texts(found: ContrastedPairs) -> Table:
     lines = Table.grid(padding=(0, 2))
     lines.add_row(Text(QUERY, "dim"), "", Text(shown(found.query), PART_STYLES[Part.QUERY]))
     for side, score, cut in zip(SIDES, (found.score_a, found.score_b), found.truncated, strict=True):
-        text, struck = found.text_of(side), found.struck(side)
-        line, at = Text(), 0
+        text, struck, (first, last) = found.text_of(side), found.struck(side), found.shown_span(side)
+        line, at = Text(shown(text[:first]), "dim"), first
         for start, stop in sorted(struck):
             line.append(shown(text[at:start]), PART_STYLES[Part.DOC])
             line.append(shown(text[start:stop]), f"{PART_STYLES[Part.DOC]} strike")
             at = stop
-        line.append(shown(text[at:]), PART_STYLES[Part.DOC])
+        line.append(shown(text[at:last]), PART_STYLES[Part.DOC]).append(shown(text[last:]), "dim")
         if cut:
             line.append(f"  ({CUT})", "dim")
         lines.add_row(Text(side, "dim"), Text(f"{score:.4f}", "bold"), line)

@@ -238,6 +238,12 @@ class ContrastedPairs:
             return set()
         return {(int(own["start"].iloc[i]), int(own["stop"].iloc[i])) for i in found.words}
 
+    def shown_span(self, name: str) -> tuple[int, int]:
+        """The characters of a text that are shown as read: all of a word of which a part is."""
+        own = self.words[self.words["text"] == name]
+        start, stop = (0, len(self.query)) if name == QUERY else self.read[SIDES.index(name)]
+        return min([start, *own["start"].tolist()]), max([stop, *own["stop"].tolist()])
+
     def text_of(self, name: str) -> str:
         """The query, A or B."""
         return {QUERY: self.query, SIDES[0]: self.a, SIDES[1]: self.b}[name]
