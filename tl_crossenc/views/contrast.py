@@ -45,7 +45,7 @@ from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.direct_attribution import DirectAttribution, direct_attribution
 from tl_crossenc.instruments.removal import repeated
 from tl_crossenc.instruments.word_attributions import words_of
-from tl_crossenc.instruments.word_removal import word_removal
+from tl_crossenc.instruments.word_removal import encoder_of, word_removal
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import made_by
 from tl_crossenc.views.attention_across import attention_across
@@ -100,9 +100,7 @@ def contrast(
     for name, count in (("top", top), ("links", links), ("most_runs", most_runs)):
         if count < 1:
             raise ValueError(f"expected {name} of at least 1, got {count}")
-    if model.encoder is None:
-        raise ValueError("expected a model with a tokenizer to contrast texts, got one made without: pass tokenizer=")
-    limit, lengths = asked_lengths(model.encoder, max_length)
+    limit, lengths = asked_lengths(encoder_of(model), max_length)
     if len(lengths) > 1:
         raise ValueError(
             f"expected one max_length where two passages are contrasted, got {len(lengths)}: contrast them at each"
