@@ -47,6 +47,7 @@ def test_there_are_seven_and_every_block_is_one_that_is_run():
     assert [page.stem for page in HOWTOS] == [
         "add-a-family",
         "collection",
+        "doctor",
         "many-machines",
         "model",
         "paper",

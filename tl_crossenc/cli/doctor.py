@@ -20,6 +20,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="find the cause of these: query, passage and the other system's score: .tsv, .csv or .jsonl, with or without a header",
     )
+    parser.add_argument(
+        "--hidden",
+        type=Path,
+        metavar="FILE",
+        help="hidden states of its first pairs, .npz or .safetensors: the first layer that differs",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     parser.add_argument(
         "--strict",
@@ -39,10 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.doctor.examination import examine_model
     from tl_crossenc.doctor.findings import ModelReport
     from tl_crossenc.doctor.foreign_scores import read_scores
+    from tl_crossenc.doctor.hidden_comparison import compare_hidden
+    from tl_crossenc.doctor.hidden_dump import read_hidden
     from tl_crossenc.doctor.score_comparison import compare_scores
     from tl_crossenc.doctor.score_report import ScoreReport
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
+    if arguments.hidden is not None and arguments.scores is None:
+        raise ValueError("expected --scores with the pairs beside --hidden, which has their hidden states: add it")
+    dump = None if arguments.hidden is None else read_hidden(arguments.hidden)
     foreign = None if arguments.scores is None else read_scores(arguments.scores)
     model = HookedCrossEncoder.from_pretrained(arguments.model, **of_the_model(arguments))
     report: ModelReport | ScoreReport
@@ -52,8 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         report = compare_scores(model, foreign, token_budget=arguments.token_budget, progress=True)
         failed = report.reproduced != YES
+    hidden = None if dump is None or foreign is None else compare_hidden(model, dump, foreign)
     if arguments.json:
-        say_json(report.to_dict())
+        say_json(report.to_dict() | ({} if hidden is None else {"hidden": hidden.to_dict()}))
     else:
-        Console().print(report)
+        Console().print(report, *([] if hidden is None else ["", hidden]))
     return int(arguments.strict and failed)

@@ -115,19 +115,20 @@ def _cause(
     values = output.of(reading.logits, numbers)
     difference = np.abs(foreign.values - values)
     tolerance = foreign.exact_to + FLOOR * np.maximum(1, np.abs(values))
+    exact = output.of(ours.logits, numbers)
     if reading.half is None:
-        tolerance = tolerance + moved(output, reading.logits, numbers, slack)
+        noise = moved(output, reading.logits, numbers, slack)
     else:
-        exact = output.of(ours.logits, numbers)
-        apart = np.abs(values - exact)
-        tolerance = tolerance + NOISE * np.nanmax(apart, initial=0.0)
+        noise = np.full_like(values, NOISE * np.nanmax(np.abs(values - exact), initial=0.0))
+    tolerance = tolerance + noise
+    may_hide = reading.half is not None or output.over_query  # a range that is next to nothing is all noise
+    too_coarse = may_hide and np.nanmax(noise, initial=0.0) > LARGEST_NOISE * np.ptp(foreign.values)
     inside = difference <= tolerance  # NaN is not
-    reproduces = YES if inside.all() else NO
+    reproduces = YES if inside.all() and not too_coarse else NO
     if reproduces == YES and reading.half is not None:
-        too_coarse = NOISE * np.nanmax(apart, initial=0.0) > LARGEST_NOISE * np.ptp(foreign.values)
         grid = on_grid(foreign.values, foreign.exact_to, HALVES[reading.half])
         alike = err_alike(foreign.values - exact, values - exact)
-        if too_coarse or (grid is False and output.plain) or (not grid and alike is False):
+        if (grid is False and output.plain) or (not grid and alike is False):
             reproduces = NO
         elif not (grid or alike):
             reproduces = PERHAPS

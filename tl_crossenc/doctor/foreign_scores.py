@@ -50,6 +50,7 @@ class ForeignScores:
         exact_to: `[pair]`, how far a score may lie from what was computed, by its digits.
         decimals: the most decimals that a score has.
         lines: `[pair]`, the line of each, from 1.
+        rows: `[row]`, the number of the pair in each row of the file, those that repeat one included.
         repeated: how many more times a pair was there.
         apart: the largest distance between two scores of one pair.
     """
@@ -61,6 +62,7 @@ class ForeignScores:
     exact_to: Float[np.ndarray, "pair"]
     decimals: int
     lines: Int[np.ndarray, "pair"]
+    rows: Int[np.ndarray, "row"]
     repeated: int = 0
     apart: float = 0.0
 
@@ -105,10 +107,12 @@ def scores_of(queries: Iterable[str], passages: Iterable[str], scores: Iterable[
 def _gathered(source: str, rows: Iterable[tuple[int, str, str, str]]) -> ForeignScores:
     at: dict[tuple[str, str], int] = {}
     kept: list[tuple[int, str, str, Decimal]] = []
+    order: list[int] = []
     repeated, apart = 0, 0.0
     for line, query, passage, text in rows:
         value = _number(source, line, text)
         known = at.setdefault((query, passage), len(kept))
+        order.append(known)
         if known < len(kept):
             repeated += 1
             apart = max(apart, abs(float(kept[known][3]) - float(value)))
@@ -128,6 +132,7 @@ def _gathered(source: str, rows: Iterable[tuple[int, str, str, str]]) -> Foreign
         exact_to=np.asarray([0.5 * 10.0**unit for unit in units]),
         decimals=decimals,
         lines=np.asarray(lines, dtype=np.int64),
+        rows=np.asarray(order, dtype=np.int64),
         repeated=repeated,
         apart=apart,
     )

@@ -9,7 +9,7 @@ from tl_crossenc.doctor.findings import NOTE, OK, WARNING, Finding
 from tl_crossenc.doctor.probes import LONGEST_MEASURED, PASSAGES, Probes
 from tl_crossenc.doctor.readings import Way, query_lengths
 from tl_crossenc.doctor.runs import encoded_rows, run_rows
-from tl_crossenc.doctor.verdicts import number
+from tl_crossenc.doctor.terminal import number
 from tl_crossenc.inputs.encoder import token_limit
 from tl_crossenc.inputs.parts import Part
 

@@ -10,7 +10,7 @@ from tl_crossenc.doctor.findings import NOTE, OK, WARNING, Finding
 from tl_crossenc.doctor.half_precision import HALVES, in_half
 from tl_crossenc.doctor.probes import Probes
 from tl_crossenc.doctor.runs import run_rows
-from tl_crossenc.doctor.verdicts import number
+from tl_crossenc.doctor.terminal import number
 from tl_crossenc.model.score_activation import IDENTITY, SIGMOID, SOFTMAX
 from tl_crossenc.model.score_rule import DIFFERENCE, canonical_rule, describe_rule, label_names, side_of_label
 from tl_crossenc.model.untrained import STANDARD_DEVIATION

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +14,9 @@ from rich.text import Text
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.console.shown import short_name
 from tl_crossenc.doctor.causes import YES, Cause
+from tl_crossenc.doctor.plain_values import plain_rows
 from tl_crossenc.doctor.relations import Relation
-from tl_crossenc.doctor.terminal import STYLES, bullets, line, plain
-from tl_crossenc.doctor.verdicts import number
+from tl_crossenc.doctor.terminal import STYLES, bullets, line, number, plain
 
 
 @dataclass(frozen=True)
@@ -81,17 +80,6 @@ class ScoreReport:
             "pairs": plain_rows(self.pairs),
             "made": self.made,
         }
-
-
-def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values; None for what is no finite number."""
-    return [
-        {
-            str(key): None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in row.items()
-        }
-        for row in frame.to_dict("records")
-    ]
 
 
 def _view(report: ScoreReport, rows: int = 10) -> RenderableType:

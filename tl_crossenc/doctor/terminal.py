@@ -38,3 +38,12 @@ def bullets(texts: Sequence[str]) -> list[RenderableType]:
         grid.add_row("-", line(text))
         found.append(grid)
     return found
+
+
+def number(value: float) -> str:
+    """A difference as it is shown: two digits.
+
+    >>> number(3.21e-07)
+    '3.2e-07'
+    """
+    return f"{value:.1e}"

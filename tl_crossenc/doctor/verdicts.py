@@ -11,18 +11,10 @@ from tl_crossenc.doctor.causes import NO, PERHAPS, YES, Cause, ReadPairs
 from tl_crossenc.doctor.foreign_scores import ForeignScores
 from tl_crossenc.doctor.readings import OURS as AS_HERE
 from tl_crossenc.doctor.relations import Relation
+from tl_crossenc.doctor.terminal import number
 
 CHANCE = 2.0**-10
 """A cause that scores of the same range would fit by chance more often than this is said to be perhaps no more than that."""
-
-
-def number(value: float) -> str:
-    """A difference as it is shown: two digits.
-
-    >>> number(3.21e-07)
-    '3.2e-07'
-    """
-    return f"{value:.1e}"
 
 
 @dataclass(frozen=True)

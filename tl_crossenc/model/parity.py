@@ -25,6 +25,7 @@ from tl_crossenc.inputs.encoder import TYPES
 from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.hidden_states import hidden_states, stream_names
 from tl_crossenc.model.parity_tokens import TEXTS, reference_tokenizer, tokenized
 from tl_crossenc.model.reference import reference_model
 from tl_crossenc.model.score_rule import describe_rule
@@ -116,18 +117,13 @@ def certify(
             output_attentions=True,
         )
         fused = model(pairs, return_type="logits")
-        names = ["hook_full_embed"]
-        for layer in range(model.cfg.n_layers):
-            block = model.block(layer)
-            names += [block.stream_name("after"), block.name_of("attn.hook_pattern")]
+        opened_at = [model.block(layer).name_of("attn.hook_pattern") for layer in range(model.cfg.n_layers)]
+        names = [*stream_names(model), *opened_at]
         opened, cache = model.run_with_cache(pairs, return_type="logits", names_filter=names)
     real = pairs.attention_mask
-    hidden = [cache[name][real] for name in names if not name.endswith("pattern")]
-    if model.ln_final is not None:  # Hugging Face's last one is what the head reads
-        with torch.no_grad():
-            hidden[-1] = model.ln_final(hidden[-1])
+    hidden = [state[real] for state in hidden_states(model, cache)]
     rows = real[:, None, :, None].expand(-1, model.cfg.n_heads, -1, real.shape[1])
-    patterns = [cache[name][rows] for name in names if name.endswith("pattern")]
+    patterns = [cache[name][rows] for name in opened_at]
     return ParityCertificate(
         model=model.cfg.model_name,
         revision=model.cfg.revision,
