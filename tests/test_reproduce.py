@@ -208,6 +208,30 @@ def test_the_whole_job_leaves_every_artefact_or_says_why_not(everything):
         assert value == pytest.approx(table.loc[direction, "mean"], abs=1e-12)
 
 
+def test_every_experiments_frame_says_how_it_was_made(everything, model):
+    found, _ = everything
+    results = {"table1": found.table1} | {
+        key: one for key, one in found.results.items() if not isinstance(one, Exception)
+    }
+    assert len(results) > 10
+    digests = [pool.digest for pool in found.pools]
+    for key, result in results.items():
+        frame = result if isinstance(result, pd.DataFrame) else result.to_frame()
+        attrs = frame.attrs
+        assert len(frame), key
+        assert json.loads(json.dumps(attrs)) == attrs, key
+        if key == "figure1b_counts":  # read off a table
+            continue
+        name = Path(model).name + ", untrained" * (key == "figure1b_control")
+        told = (attrs["model"], attrs["condition"], attrs["dtype"], attrs["device"])
+        assert told == (name, "none", "float32", "cpu"), key
+        assert [pool["digest"] for pool in attrs["pools"]] == digests, key
+        if not isinstance(result, pd.DataFrame):
+            assert result.to_frame().equals(frame), key
+    assert results["table1"].to_frame("comparison").attrs["mode"] == "zero"
+    assert results["figure1a"].to_frame().attrs["function"] == "experiments.layers.run_layer_sweep"
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_a_rerun_of_the_whole_job_runs_no_model_and_leaves_every_byte(everything, model, collections, monkeypatch):
     _, out = everything

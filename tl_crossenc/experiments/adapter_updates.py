@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.ranking import evaluate_pool, one_ideal
@@ -28,6 +29,7 @@ from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.model.adapter_updates import PROJECTIONS, AdapterUpdates, Updated
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.significance import compare, mean_interval
@@ -38,7 +40,7 @@ KINDS = ("only layer", "without layer", "up to layer", "from layer", "only proje
 
 
 @dataclass(frozen=True)
-class AdapterRankings:
+class AdapterRankings(Framed):
     """nDCG under parts of an adapter.
 
     Attributes:
@@ -66,6 +68,7 @@ class AdapterRankings:
         return {"random": self.random, "n_queries": len(self.per_query)}
 
 
+@recorded
 def run_adapter_updates(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

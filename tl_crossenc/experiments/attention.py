@@ -17,6 +17,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.attention_cells import METHOD, AttentionTask, flow_from_table
@@ -32,6 +33,7 @@ from tl_crossenc.instruments.attention_flow import (
 )
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
@@ -49,7 +51,7 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Framed):
     """Attention by direction on some collections.
 
     Attributes:
@@ -113,9 +115,11 @@ class Attention:
         q, y = QUANTITIES.index(quantity), int(chosen.attended)
         cell = (..., slice(q, q + 1), slice(attender, attender + 1), slice(y, y + 1))
         moments = self.flow.moments
-        return AttentionFlow(self.flow.groups, Moments(moments.count[cell], moments.mean[cell], moments.m2[cell]))
+        chosen_moments = Moments(moments.count[cell], moments.mean[cell], moments.m2[cell])
+        return AttentionFlow(self.flow.groups, chosen_moments, made=self.made)
 
 
+@recorded
 def run_attention(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

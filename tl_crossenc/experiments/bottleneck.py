@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.bottleneck_cells import (
@@ -43,6 +44,7 @@ from tl_crossenc.inputs.pieces import Pieces
 from tl_crossenc.instruments.fitting import Fitting
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.resumed_run import check_unhooked
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.results.unavailable import Unavailable
@@ -54,7 +56,7 @@ NOISE_PAIRS = 512
 
 
 @dataclass(frozen=True)
-class BottleneckResult:
+class BottleneckResult(Framed):
     """Bits by layer.
 
     Attributes:
@@ -106,6 +108,7 @@ class BottleneckResult:
         }
 
 
+@recorded
 def run_bottleneck(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -38,6 +38,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.circuit_search import Lab, search
@@ -45,6 +46,7 @@ from tl_crossenc.experiments.circuit_units import Unit, costs_of, importance_of,
 from tl_crossenc.experiments.query_folds import of_queries, two_folds
 from tl_crossenc.interventions.conditions import UNABLATED, Mode
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
@@ -59,7 +61,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Circuits:
+class Circuits(Framed):
     """The circuits of a model.
 
     Attributes:
@@ -91,6 +93,7 @@ class Circuits:
         return {"mode": self.mode, "seed": self.seed, "n_draws": N_DRAWS, "most_runs": MOST_RUNS}
 
 
+@recorded
 def run_circuits(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
@@ -20,6 +21,7 @@ from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.interventions.conditions import MODES, UNABLATED, Condition, Mode
 from tl_crossenc.interventions.presets import COMPARED, Preset, parse_preset
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.published import (
     MICE_2026,
@@ -41,7 +43,7 @@ PUBLISHED_COLUMNS = ("published", "published_unablated", "published_measure", "p
 
 
 @dataclass(frozen=True)
-class MaskComparison:
+class MaskComparison(Framed):
     """What each mask costs in each mode.
 
     Attributes:
@@ -95,6 +97,7 @@ def mask_conditions(
     return chosen
 
 
+@recorded
 def run_compare_masks(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.bottleneck_cells import About, moments_tasks, read_moments
@@ -46,6 +47,7 @@ from tl_crossenc.instruments.token_attributions import (
     check_attributions,
 )
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.resumed_run import check_unhooked
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.results.unavailable import Unavailable
@@ -64,7 +66,7 @@ NOISE_PAIRS = 256
 
 
 @dataclass(frozen=True)
-class Faithfulness:
+class Faithfulness(Framed):
     """How faithful attributions are.
 
     Attributes:
@@ -89,6 +91,7 @@ class Faithfulness:
     __repr__ = short_repr
 
 
+@recorded
 def run_faithfulness(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

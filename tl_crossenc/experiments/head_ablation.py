@@ -27,12 +27,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.query_folds import Query, sampled_pools
 from tl_crossenc.experiments.ranking import rank_each
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.significance import mean_interval, rank_p_values
 from tl_crossenc.store.cells import Store
@@ -45,7 +47,7 @@ LEAST_DRAWS = 19
 
 
 @dataclass(frozen=True)
-class HeadAblation:
+class HeadAblation(Framed):
     """nDCG with k heads removed.
 
     Attributes:
@@ -112,6 +114,7 @@ def random_ranking(
     return tuple((layer, left[layer].pop()) for layer, _ in ranking)
 
 
+@recorded
 def run_head_ablation(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

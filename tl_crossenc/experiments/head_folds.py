@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.attention import Attention
@@ -24,6 +25,7 @@ from tl_crossenc.experiments.ranking import rank_each
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.interventions.heads import format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.pools.spec import EASY_NEGATIVE
 from tl_crossenc.results.unavailable import Unavailable
@@ -34,7 +36,7 @@ BOTH = "both"
 
 
 @dataclass(frozen=True)
-class HeadFolds:
+class HeadFolds(Framed):
     """nDCG with the k heads removed that the other half of the queries ranks highest.
 
     Attributes:
@@ -55,6 +57,7 @@ class HeadFolds:
     __repr__ = short_repr
 
 
+@recorded
 def run_head_folds(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

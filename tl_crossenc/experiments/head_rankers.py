@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.head_ranker_cells import head_scores
@@ -35,6 +36,7 @@ from tl_crossenc.instruments.head_rankers import CONTENT_FREE, RANKER_DIRECTIONS
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.heads import Head, format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.bm25 import bm25_scores
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.significance import holm, mean_interval, paired_t
@@ -51,7 +53,7 @@ BOTH = "both"
 
 
 @dataclass(frozen=True)
-class HeadRankers:
+class HeadRankers(Framed):
     """How heads rank.
 
     Attributes:
@@ -95,6 +97,7 @@ class _Ranking:
         return f"{self.direction}; {self.criterion}{chosen}"
 
 
+@recorded
 def run_head_rankers(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
@@ -19,6 +20,7 @@ from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.significance import compare, mean_interval
 from tl_crossenc.store.cells import Store
@@ -32,7 +34,7 @@ FIGURE_1A = tuple(
 
 
 @dataclass(frozen=True)
-class LayerSweep:
+class LayerSweep(Framed):
     """nDCG of directions removed in spans of layers.
 
     Attributes:
@@ -75,6 +77,7 @@ def sweep_conditions(
     }
 
 
+@recorded
 def run_layer_sweep(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.match_cells import Heads, MatchCells
@@ -30,6 +31,7 @@ from tl_crossenc.experiments.matching import relevant_by_scale
 from tl_crossenc.instruments.token_matches import EDGES, KINDS, TOKEN_BUDGET, Tally
 from tl_crossenc.interventions.heads import check_heads, format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.grades import listed
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.pools.spec import EASY_NEGATIVE
@@ -42,7 +44,7 @@ NEGATIVES: dict[str, tuple[int, ...]] = {"hard": (0,), "easy": (EASY_NEGATIVE,)}
 
 
 @dataclass(frozen=True)
-class MatchDistributions:
+class MatchDistributions(Framed):
     """Figure 1c as data. `head` is a number as text, or "all" for a layer's heads together.
 
     Attributes:
@@ -79,6 +81,7 @@ class MatchDistributions:
     __repr__ = short_repr
 
 
+@recorded
 def run_match_distributions(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -160,6 +160,7 @@ def matching_heads(
     significant = frame["p_holm"] <= ALPHA
     frame["passes"], frame["less"] = significant & (frame["difference"] > 0), significant & (frame["difference"] < 0)
     frame.attrs = {
+        **attention.made,
         "relevant_grades": sorted(relevant_grades),
         "against": sorted(against),
         "quantity": quantity,

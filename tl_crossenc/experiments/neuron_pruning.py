@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.conductance_cells import MEASURES, QueryConductance, query_conductance
@@ -40,6 +41,7 @@ from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES
 from tl_crossenc.instruments.baselines import BaselineLike, as_baseline
 from tl_crossenc.interventions.targets import Target, format_targets, neuron_targets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.significance import mean_interval
@@ -51,7 +53,7 @@ FEWEST_DRAWS, DRAWS = 2, 20
 
 
 @dataclass(frozen=True)
-class NeuronPruning:
+class NeuronPruning(Framed):
     """nDCG with neurons pruned.
 
     Attributes:
@@ -75,6 +77,7 @@ class NeuronPruning:
     __repr__ = short_repr
 
 
+@recorded
 def run_neuron_pruning(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.attention import full_stop_ids
@@ -27,6 +28,7 @@ from tl_crossenc.inputs.parts import REAL_PART_NAMES
 from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES, attributed_score, relative
 from tl_crossenc.instruments.baselines import BaselineLike, as_baseline
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.statistics.published import ZHAN_2020_GRADIENTS
 from tl_crossenc.statistics.significance import mean_interval
@@ -40,7 +42,7 @@ PARTS = (*REAL_PART_NAMES, SEP, STOPS, TOTAL)
 
 
 @dataclass(frozen=True)
-class PartGradients:
+class PartGradients(Framed):
     """Attributions by part and layer.
 
     Attributes:
@@ -61,6 +63,7 @@ class PartGradients:
     __repr__ = short_repr
 
 
+@recorded
 def run_part_gradients(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.probe_cells import StateCells
@@ -48,6 +49,7 @@ from tl_crossenc.experiments.probe_work import (
 from tl_crossenc.instruments.layer_features import POOLINGS, SETS, check_sets
 from tl_crossenc.instruments.token_probe import TokenProbeSettings
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.untrained import untrained_twin
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.pools.retrieval_features import FEATURES, retrieval_features
@@ -65,7 +67,7 @@ SAMPLED_PAIRS = 400
 
 
 @dataclass(frozen=True)
-class Probes:
+class Probes(Framed):
     """What probes find by layer and set of tokens; layer 0 is the embeddings.
 
     Attributes:
@@ -87,6 +89,7 @@ class Probes:
     __repr__ = short_repr
 
 
+@recorded
 def run_probes(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

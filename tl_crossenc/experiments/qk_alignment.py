@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.qk_cells import MEANS, METHOD, OFFSETS, TERMS, QKTask, stored_moments
@@ -40,6 +41,7 @@ from tl_crossenc.instruments.qk import (
 from tl_crossenc.instruments.qk_offsets import OffsetCounts, mean_rotations, spectrum_over_offsets
 from tl_crossenc.instruments.qk_terms import TermMoments
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
@@ -47,7 +49,7 @@ from tl_crossenc.store.keys import CellKey
 
 
 @dataclass(frozen=True)
-class QKAlignment:
+class QKAlignment(Framed):
     """Figure 2 as data, a row a head unless said otherwise; raw values are those of A = W_Q W_K^T, logits those / sqrt(d_head).
 
     Attributes:
@@ -83,6 +85,7 @@ class QKAlignment:
     __repr__ = short_repr
 
 
+@recorded
 def run_qk_alignment(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

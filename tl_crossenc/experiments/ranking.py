@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.scoring import PoolScores, score_pools
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.statistics.evaluation import per_query_ndcg
 from tl_crossenc.store.cells import Store
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Ranked(Framed):
     """How every query's pool is ranked under every condition.
 
     Attributes:
@@ -66,6 +68,7 @@ def queries_of_one_gain(scores: pd.DataFrame) -> int:
     return int((gains.nunique() == 1).sum())
 
 
+@recorded
 def rank_under(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.ranking import evaluate_pool, one_ideal
@@ -22,6 +23,7 @@ from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.targets import Target, TargetLike, as_targets, check_apart, check_targets, format_targets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.patching.replacement_values import MAX_DONORS
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.significance import compare, mean_interval
@@ -33,7 +35,7 @@ TargetSet = TargetLike | Iterable[TargetLike]
 
 
 @dataclass(frozen=True)
-class ReplacementAblation:
+class ReplacementAblation(Framed):
     """nDCG with targets replaced.
 
     Attributes:
@@ -60,6 +62,7 @@ class ReplacementAblation:
     __repr__ = short_repr
 
 
+@recorded
 def run_replacement(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -15,7 +15,9 @@ from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.executors.task import Advance, Cell, Task
@@ -24,6 +26,7 @@ from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.execution import Scores, count_layer_runs, run_conditions
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.first_stage import RunPairs, ShardPairs
 from tl_crossenc.pools.pool import Pool, PoolPair
 from tl_crossenc.store.cells import Store
@@ -41,7 +44,7 @@ METHOD = 2
 
 
 @dataclass(frozen=True)
-class PoolScores:
+class PoolScores(Framed):
     """Scores of a pool.
 
     Attributes:
@@ -53,12 +56,16 @@ class PoolScores:
     """
 
     conditions: tuple[Condition, ...]
-    values: np.ndarray
+    values: Float[np.ndarray, "condition pair"]
     layers_run: int
     layers_alone: int
     whole_job: tuple[int, int]
 
     __repr__ = short_repr
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Conditions by their texts."""
+        return {"condition": tuple(map(str, self.conditions))}
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,7 @@ def layer_runs(active: Condition, conditions: tuple[Condition, ...], shape: tupl
     return count_layer_runs([(active + condition).compile(*shape) for condition in conditions])
 
 
+@recorded
 def score_pool(
     model: HookedCrossEncoder,
     pool: Pool,

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.executors.task import Waiting
@@ -53,6 +54,7 @@ from tl_crossenc.instruments.idf_in_embeddings import piece_frequencies
 from tl_crossenc.interventions.conditions import UNABLATED
 from tl_crossenc.interventions.heads import check_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.bm25 import K1, B, bm25_scores
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.results.unavailable import Unavailable
@@ -68,7 +70,7 @@ GRID = ((K1, B), *((k1, b) for k1 in (0.5, 0.9, 1.5) for b in (0.4, 0.75, 0.9) i
 
 
 @dataclass(frozen=True)
-class SemanticBM25:
+class SemanticBM25(Framed):
     """How well a score is a BM25 of heads.
 
     Attributes:
@@ -93,6 +95,7 @@ class SemanticBM25:
     __repr__ = short_repr
 
 
+@recorded
 def run_semantic_bm25(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -8,11 +8,13 @@ et al. 2020 average over (`published.ZHAN_2020_SEP_MASS`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, cast
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.experiments.attention import Attention, Group
 from tl_crossenc.instruments.attention_flow import ATTENDED, ATTENDERS, DOC_STOPS, QUANTITIES, QUERY_STOPS
@@ -30,7 +32,8 @@ SINKS: dict[str, tuple[str, ...]] = {
 """What is summed for each sink: `SEP` is both separators, `STOPS` all full stops."""
 
 
-class Sinks(NamedTuple):
+@dataclass(frozen=True)
+class Sinks(Framed):
     """Attention on sinks.
 
     Attributes:
@@ -42,8 +45,7 @@ class Sinks(NamedTuple):
     by_layer: pd.DataFrame
     by_head: pd.DataFrame
 
-    def __repr__(self) -> str:
-        return short_repr(self)
+    __repr__ = short_repr
 
 
 def measure_sinks(attention: Attention, *, grades: Iterable[int] | None = None) -> Sinks:
@@ -78,4 +80,4 @@ def measure_sinks(attention: Attention, *, grades: Iterable[int] | None = None) 
     for name, reduce in (("mass", np.mean), ("lowest_head", np.min), ("highest_head", np.max)):
         by_layer[name] = reduce(summed, axis=1).reshape(-1)
     by_layer["n_pairs"] = np.broadcast_to(counts, (attention.n_layers, *counts.shape)).reshape(-1)
-    return Sinks(by_layer, by_head)
+    return Sinks(by_layer, by_head, made=attention.made)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.existing_cells import existing_cells
@@ -18,13 +19,14 @@ from tl_crossenc.experiments.ranking import rank_under
 from tl_crossenc.interventions.conditions import UNABLATED, Condition, Mode
 from tl_crossenc.interventions.directions import Direction, direction_grid
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.significance import compare, mean_interval
 from tl_crossenc.store.cells import Store
 
 
 @dataclass(frozen=True)
-class Table1:
+class Table1(Framed):
     """Table 1 on some collections.
 
     Attributes:
@@ -80,6 +82,7 @@ def table1_conditions(mode: Mode = "zero") -> dict[Direction, Condition]:
     return {direction: Condition.ablate(direction, mode=mode) for direction in direction_grid()}
 
 
+@recorded
 def run_table1(
     model: HookedCrossEncoder,
     pools: Sequence[Pool],

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tl_crossenc.inputs.parts import PartMasks
+from tl_crossenc.inputs.parts import Part, PartMasks
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,13 @@ class EncodedPairs:
     def lengths(self) -> np.ndarray:
         """`[pair]`, the number of tokens."""
         return np.diff(self.offsets)
+
+    def token_labels(self) -> dict[str, np.ndarray]:
+        """Which pair each token is of, its `pos` there, its `part` by name, and its id as `token`: columns of a frame."""
+        names = np.array([part.name for part in Part])
+        pair = np.repeat(np.arange(len(self)), self.lengths)
+        pos = np.arange(len(self.tokens)) - self.offsets[:-1][pair]
+        return {"pair": pair, "pos": pos, "part": names[self.parts], "token": self.tokens}
 
     def batch(self, indices: Sequence[int] | np.ndarray | None = None) -> PairBatch:
         """The pairs at `indices` (all by default) as one padded batch."""

@@ -31,11 +31,13 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from tl_crossenc.console.framed import Made, array_frame
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -45,6 +47,7 @@ from tl_crossenc.interventions.directions import ALL
 from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.made_by import recorded
 
 QUANTITIES = ("mass", "density", "excess")
 ATTENDERS = (*REAL_PART_NAMES, ALL)
@@ -114,7 +117,7 @@ def _zeros(n_groups: int, n_layers: int, n_heads: int, *cells: int) -> Moments:
 
 
 @dataclass(frozen=True)
-class AttentionFlow:
+class AttentionFlow(Made):
     """The moments of some groups of pairs.
 
     Attributes:
@@ -126,6 +129,16 @@ class AttentionFlow:
     moments: Moments
 
     __repr__ = short_repr
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a (group, layer, head, quantity, attender, attended): `count`, `mean` and `variance`, NaN where too few count."""
+        moments = self.moments
+        axes = ("group", "layer", "head", "quantity", "attender", "attended")
+        names = {"group": self.groups, "quantity": QUANTITIES, "attender": ATTENDERS, "attended": ATTENDED}
+        sizes = zip(axes, moments.mean.shape, strict=True)  # of one direction and quantity 1, see `Attention.only`
+        labels = {axis: names[axis] for axis, size in sizes if len(names.get(axis, ())) == size}
+        values = {"count": np.broadcast_to(moments.count, moments.mean.shape), "mean": moments.observed_mean}
+        return self.told(array_frame(values | {"variance": moments.variance}, axes, labels))
 
     @classmethod
     def empty(cls, n_layers: int, n_heads: int) -> AttentionFlow:
@@ -164,7 +177,7 @@ class AttentionFlow:
         names = tuple(dict.fromkeys(new for new in named if new is not None))
         place = {new: i for i, new in enumerate(names)}
         targets = [-1 if new is None else place[new] for new in named]
-        return AttentionFlow(names, self.moments.merged(targets, len(names)))
+        return AttentionFlow(names, self.moments.merged(targets, len(names)), made=self.made)
 
 
 def require_unablated(model: HookedEncoder) -> None:
@@ -175,6 +188,7 @@ def require_unablated(model: HookedEncoder) -> None:
         )
 
 
+@recorded
 def measure_attention(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,

@@ -31,13 +31,14 @@ counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -48,11 +49,12 @@ from tl_crossenc.instruments.masked_runs import MaskedRuns
 from tl_crossenc.instruments.noise_mask import PairNoise
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.resumed_run import check_unhooked
 
 
 @dataclass(frozen=True)
-class Bottlenecks:
+class Bottlenecks(Framed):
     """Masks of some pairs at some layers, and what passes them.
 
     Attributes:
@@ -79,6 +81,10 @@ class Bottlenecks:
 
     __repr__ = short_repr
 
+    def axes(self) -> Mapping[str, Labels]:
+        """Layers and tokens by their names."""
+        return {"layer": self.layers, "token": self.pairs.token_labels()}
+
     def of(self, pair: int) -> Float[np.ndarray, "layer pos"]:
         """The bits of one pair's tokens."""
         return self.bits[:, self.pairs.offsets[pair] : self.pairs.offsets[pair + 1]]
@@ -92,6 +98,7 @@ class Bottlenecks:
         return found
 
 
+@recorded
 def fit_bottlenecks(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,

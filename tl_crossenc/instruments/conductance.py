@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -45,6 +46,7 @@ from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.gradients import activations_only
 from tl_crossenc.model.hook_points import FwdHooks
+from tl_crossenc.model.made_by import recorded
 
 CUTS = ("neurons", "heads")
 HELD = 4
@@ -53,7 +55,7 @@ _NEURONS, _HEADS, _ATTN, _MLP = "mlp.hook_post", "attn.hook_z", "hook_attn_out",
 
 
 @dataclass(frozen=True)
-class Conductance:
+class Conductance(Framed):
     """Conductance of pairs.
 
     Attributes:
@@ -93,6 +95,7 @@ class Conductance:
         return relative(np.stack(sums).transpose(0, 2, 1) - self.difference, self.difference)
 
 
+@recorded
 def conductance(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,

@@ -42,18 +42,20 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from tl_crossenc.console.framed import Made
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.instruments.row_writes import contributions, edited_points, held_points, rows_read
 from tl_crossenc.model.activations import WAYS, Way
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 
 COMPONENTS = ("head", "attn_bias", "mlp", "embed", "ln_bias", "readout", "remainder")
 EDIT = "edit"
 
 
 @dataclass(frozen=True)
-class DirectAttribution:
+class DirectAttribution(Made):
     """What every component adds to the score of every pair, in score units.
 
     Attributes:
@@ -104,7 +106,7 @@ class DirectAttribution:
             table["head"] = pd.array([pd.NA] * values.size if values.ndim < 3 else index[2], dtype="Int64")
             table["contribution"] = values.ravel()
             tables.append(table)
-        return pd.concat(tables, ignore_index=True).sort_values("pair", kind="stable", ignore_index=True)
+        return self.told(pd.concat(tables, ignore_index=True).sort_values("pair", kind="stable", ignore_index=True))
 
     def top(self, pair: int, k: int = 10) -> pd.DataFrame:
         """The `k` rows of one pair's frame whose contributions are largest in absolute value, largest first.
@@ -121,6 +123,7 @@ class DirectAttribution:
         )
 
 
+@recorded
 def direct_attribution(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,

@@ -25,13 +25,14 @@ can be raised without being more faithful: they are to be reported, never to be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.removal import (
@@ -43,6 +44,7 @@ from tl_crossenc.instruments.removal import (
     removal_scores,
     text_tokens,
 )
+from tl_crossenc.model.made_by import recorded
 
 FRACTIONS = tuple(i / 10 for i in range(11))
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -52,7 +54,7 @@ ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
-class Curves:
+class Curves(Framed):
     """Scores of pairs with tokens removed in the order of one attribution.
 
     Attributes:
@@ -74,6 +76,12 @@ class Curves:
     least_span: float = 0.0
 
     __repr__ = short_repr
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Fractions and bins by their sizes."""
+        return {"fraction": self.fractions, "bin": self.bins}
+
+    MAIN = "most"
 
     @property
     def span(self) -> Float[np.ndarray, "pair"]:
@@ -127,6 +135,7 @@ def removed_count(fraction: float, n: int) -> int:
     return int(np.ceil(round(fraction * n, 9)))
 
 
+@recorded
 def removal_curves(
     score: Scorer,
     pairs: EncodedPairs,
@@ -206,7 +215,7 @@ def _drop(
 
 
 @dataclass(frozen=True)
-class Sets:
+class Sets(Framed):
     """Random sets of tokens removed from each pair: the same for all attributions.
 
     Attributes:
@@ -229,6 +238,7 @@ class Sets:
         return found
 
 
+@recorded
 def random_sets(
     score: Scorer, pairs: EncodedPairs, removal: Removal, *, share: float = 0.2, draws: int = 32, seed: int = 0
 ) -> Sets:

@@ -26,7 +26,7 @@ of 0. Where one of the two queries leaves less room for the passage, tokens that
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +36,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -45,6 +46,7 @@ from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.attention_input import columns_seen
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.made_by import recorded
 
 CONTENT_FREE = "N/A"
 """The query that asks for nothing, as published."""
@@ -58,7 +60,7 @@ _ROUNDING = 64
 
 
 @dataclass(frozen=True)
-class HeadScores:
+class HeadScores(Framed):
     """What each head scores each pair.
 
     Attributes:
@@ -71,7 +73,12 @@ class HeadScores:
 
     __repr__ = short_repr
 
+    def axes(self) -> Mapping[str, Labels]:
+        """Directions by their names."""
+        return {"direction": tuple(map(str, RANKER_DIRECTIONS))}
 
+
+@recorded
 def measure_head_scores(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,

@@ -19,7 +19,7 @@ known of their idf. In the decomposition all rows of W_E are, or those pieces' a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.idf_editing import singular_directions
+from tl_crossenc.model.made_by import recorded
 
 NORM = "norm"
 """Names the length of the row among the features."""
@@ -42,7 +44,7 @@ _SMALLEST = 1e-6
 
 
 @dataclass(frozen=True)
-class PieceFrequencies:
+class PieceFrequencies(Framed):
     """In how many passages each word piece is.
 
     Attributes:
@@ -61,6 +63,7 @@ class PieceFrequencies:
         return np.log1p((self.passages - self.df + 0.5) / (self.df + 0.5))
 
 
+@recorded
 def piece_frequencies(model: HookedCrossEncoder, passages: Sequence[str]) -> PieceFrequencies:
     """Frequencies over distinct passages, as the model reads them behind an empty query, cut where it cuts them.
 
@@ -79,7 +82,7 @@ def piece_frequencies(model: HookedCrossEncoder, passages: Sequence[str]) -> Pie
 
 
 @dataclass(frozen=True)
-class IdfInEmbeddings:
+class IdfInEmbeddings(Framed):
     """Idf of pieces, and what their embeddings say of it.
 
     Attributes:
@@ -103,6 +106,10 @@ class IdfInEmbeddings:
 
     __repr__ = short_repr
 
+    def axes(self) -> Mapping[str, Labels]:
+        """Features by their names, pieces by their ids."""
+        return {"feature": self.features, "piece": self.pieces}
+
     @property
     def r2(self) -> dict[str, float]:
         """Feature -> R² on held-out pieces; below 0 where the mean predicts better."""
@@ -110,6 +117,7 @@ class IdfInEmbeddings:
         return dict(zip(self.features, (1 - errors / total).tolist(), strict=True))
 
 
+@recorded
 def idf_in_embeddings(
     W_E: Float[Tensor, "piece d_embed"],
     frequencies: PieceFrequencies,

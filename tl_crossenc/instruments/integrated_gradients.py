@@ -29,7 +29,7 @@ array([5.75, 0.  ])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -39,6 +39,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -57,11 +58,12 @@ from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.block import Stage
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.gradients import activations_only
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.resumed_run import finish_logits
 
 
 @dataclass(frozen=True)
-class IntegratedGradients:
+class IntegratedGradients(Framed):
     """Attributions of pairs, by layer and token.
 
     Attributes:
@@ -86,6 +88,12 @@ class IntegratedGradients:
     same: Bool[np.ndarray, "pair"]
 
     __repr__ = short_repr
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Layers and tokens by their names."""
+        return {"layer": self.layers, "token": self.pairs.token_labels()}
+
+    MAIN = "values"
 
     @property
     def difference(self) -> Float[np.ndarray, "pair"]:
@@ -132,6 +140,7 @@ class IntegratedGradients:
         return frame
 
 
+@recorded
 def integrated_gradients(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,

@@ -19,7 +19,7 @@ MATCHED is found by comparing the texts: that its tokens match is our finding, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -28,12 +28,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 
 SETS = ("CLS", "QUERY", "SEP", "DOC", "MATCHED")
 _PARTS = {"CLS": (Part.CLS,), "QUERY": (Part.QUERY,), "SEP": (Part.SEP1, Part.SEP2), "DOC": (Part.DOC,)}
@@ -43,7 +45,7 @@ POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 
 @dataclass(frozen=True)
-class LayerFeatures:
+class LayerFeatures(Framed):
     """Pooled states of every pair, layer and set.
 
     Attributes:
@@ -62,7 +64,12 @@ class LayerFeatures:
 
     __repr__ = short_repr
 
+    def axes(self) -> Mapping[str, Labels]:
+        """Sets by their names."""
+        return {"set": self.sets}
 
+
+@recorded
 def layer_features(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,

@@ -11,8 +11,8 @@ parts merge by the same rule. The model's own scores of the pairs are kept likew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -21,12 +21,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded, token_digest
 from tl_crossenc.inputs.parts import N_PARTS, REAL_PARTS
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import made_by
 from tl_crossenc.model.resumed_run import check_unhooked
 
 By = Literal["all", "part"]
@@ -51,7 +53,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LayerStatistics:
+class LayerStatistics(Framed):
     """The stream after some layers, over the tokens of some pairs.
 
     Attributes:
@@ -70,6 +72,12 @@ class LayerStatistics:
     digests: frozenset[bytes]
 
     __repr__ = short_repr
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Layers and parts by their names."""
+        return {"layer": self.layers, "part": tuple(part.name for part in REAL_PARTS)}
+
+    MAIN = "mean"
 
     @classmethod
     def fit(
@@ -135,7 +143,9 @@ class LayerStatistics:
             raise ValueError(
                 "expected finite activations, but some are NaN or infinite: check the checkpoint's weights, or use dtype float32"
             )
-        return found
+        return replace(
+            found, made=made_by(model, function="instruments.layer_statistics.fit", token_budget=token_budget)
+        )
 
     @classmethod
     def join(cls, shards: Iterable[LayerStatistics]) -> LayerStatistics:

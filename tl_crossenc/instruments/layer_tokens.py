@@ -7,25 +7,27 @@ on the pairs beside it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.instruments.layer_features import check_sets, positions_of, require_finite, some_pairs, streams
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 
 MOST_TOKENS = 20
 """Tokens of a pair that a probe reads at most, as in Zhan et al. 2020."""
 
 
 @dataclass(frozen=True)
-class TokenStates:
+class TokenStates(Framed):
     """States of single tokens, those of all pairs end to end.
 
     Attributes:
@@ -40,7 +42,13 @@ class TokenStates:
 
     __repr__ = short_repr
 
+    def axes(self) -> Mapping[str, Labels]:
+        """Tokens by their pair and their place there."""
+        pair = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        return {"token": {"pair": pair, "pos": self.positions}}
 
+
+@recorded
 def layer_tokens(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,

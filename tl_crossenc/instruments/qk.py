@@ -28,7 +28,7 @@ defined, its members are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +39,13 @@ from torch import Tensor
 from transformer_lens import FactoredMatrix
 from transformer_lens.hook_points import HookPoint
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.made_by import recorded
 
 Weighting = Literal["token", "pair"]
 WEIGHTINGS: tuple[Weighting, ...] = ("token", "pair")
@@ -53,7 +55,7 @@ QUERY, DOC = 0, 1
 
 
 @dataclass(frozen=True)
-class Spectrum:
+class Spectrum(Framed):
     """The singular values of every head's A_h and how far their vectors are aligned.
 
     Attributes:
@@ -87,6 +89,7 @@ class Spectrum:
         return divide(self.cumulative, np.cumsum(self.sigma, -1))
 
 
+@recorded
 def spectrum(
     W_Q: Float[Tensor, "layer head d_model d_head"], W_K: Float[Tensor, "layer head d_model d_head"]
 ) -> Spectrum:
@@ -97,7 +100,7 @@ def spectrum(
 
 
 @dataclass(frozen=True)
-class PartMoments:
+class PartMoments(Framed):
     """Weighted mean and spread of what attention reads in each layer over QUERY and over DOC tokens. Sums of two are exact merges.
 
     Attributes:
@@ -111,6 +114,12 @@ class PartMoments:
     tokens: np.ndarray
     mean: Float[np.ndarray, "layer part d_model"]
     square: Float[np.ndarray, "layer part"]
+
+    MAIN = "mean"
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Parts by their names."""
+        return {"part": tuple(part.name for part in MATCHED_PARTS)}
 
     @classmethod
     def empty(cls, n_layers: int, d_model: int) -> PartMoments:
@@ -143,6 +152,7 @@ def check_weighting(weighting: str) -> None:
         raise ValueError(f"expected a weighting among {', '.join(WEIGHTINGS)}, got {weighting!r}")
 
 
+@recorded
 def part_moments(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,
@@ -205,7 +215,7 @@ def visit_reads(model: HookedEncoder, batch: PairBatch, visit: Callable[[int, Te
 
 
 @dataclass(frozen=True)
-class MeanScores:
+class MeanScores(Framed):
     """What the weights make of the part means; `[layer, head, attender part, attended part]` and `[layer, head]`.
 
     Attributes:
@@ -224,7 +234,12 @@ class MeanScores:
     other_contrast_biased: Float[np.ndarray, "layer head"]
     scale: float
 
+    def axes(self) -> Mapping[str, Labels]:
+        """Parts by their names."""
+        return dict.fromkeys(("attender", "attended"), tuple(part.name for part in MATCHED_PARTS))
 
+
+@recorded
 def mean_scores(
     model: HookedEncoder,
     mean: Float[np.ndarray, "layer part d_model"],

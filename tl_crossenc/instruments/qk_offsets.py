@@ -10,6 +10,7 @@ In a layer with a window only the offsets that it has count.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
@@ -17,14 +18,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.instruments.qk import DOC, MATCHED_PARTS, QUERY, Spectrum, spectrum
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.rotary import Rotary
 
 
 @dataclass(frozen=True)
-class OffsetCounts:
+class OffsetCounts(Framed):
     """How many token pairs lie how far apart, by the parts of both. Sums of two are exact merges.
 
     Attributes:
@@ -32,6 +35,11 @@ class OffsetCounts:
     """
 
     counts: Float[np.ndarray, "part part offset"]
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Parts by their names (`part_0` is the attender's), and the offsets."""
+        names = tuple(part.name for part in MATCHED_PARTS)
+        return {"part_0": names, "part_1": names, "offset": self.offsets}
 
     @classmethod
     def empty(cls, n: int) -> OffsetCounts:
@@ -64,6 +72,7 @@ class OffsetCounts:
         return mean
 
 
+@recorded
 def offset_counts(pairs: EncodedPairs, n: int, *, weighting: str = "token") -> OffsetCounts:
     """The offsets of all token pairs of QUERY and DOC.
 

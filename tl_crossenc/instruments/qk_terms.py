@@ -30,6 +30,7 @@ read them beside `mean_square`. Biases, which the paper leaves out, add terms in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.instruments.qk import MATCHED_PARTS, divide, visit_reads
@@ -45,6 +47,7 @@ from tl_crossenc.instruments.qk_grids import ORIENTATIONS, pairs_of_tokens, term
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.config import CrossEncoderConfig
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.made_by import recorded
 
 TERMS = ("constant", "attender", "attended", "interaction")
 """The axis `term`."""
@@ -69,7 +72,7 @@ def _by_layer(count: np.ndarray) -> Float[np.ndarray, "direction layer_or_1 1"]:
 
 
 @dataclass(frozen=True)
-class TermMoments:
+class TermMoments(Framed):
     """Sums over token pairs, whence all shares. Sums of two are exact merges.
 
     Attributes:
@@ -90,6 +93,12 @@ class TermMoments:
     match_sums: Float[np.ndarray, "direction layer head"]
 
     constant_varies: bool = False
+
+    MAIN = "sums"
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Directions and terms by their names."""
+        return {"direction": tuple(map(str, TERM_DIRECTIONS)), "term": self.names}
 
     @classmethod
     def empty(
@@ -197,6 +206,7 @@ class TermMoments:
         return divide(on - off, np.sqrt(self._covariance[..., INTERACTION, INTERACTION].clip(0)))
 
 
+@recorded
 def term_moments(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,

@@ -14,7 +14,7 @@ In a layer with a window, a row that sees no position of DOC has the soft-TF 0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -30,13 +31,14 @@ from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.made_by import recorded
 
 ATTENDED_PARTS = (Part.DOC, Part.SEP2, Part.SEP1, Part.CLS)
 """The `part` axis: DOC is the soft-TF, the others are where attention goes that finds nothing."""
 
 
 @dataclass(frozen=True)
-class SoftTF:
+class SoftTF(Framed):
     """The soft-TF of every query token, pairs end to end.
 
     Attributes:
@@ -50,6 +52,14 @@ class SoftTF:
     offsets: Int[np.ndarray, "pair_and_1"]
 
     __repr__ = short_repr
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Query tokens by their pair and id, parts by their names."""
+        pair = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+        return {
+            "query_token": {"pair": pair, "token": self.tokens},
+            "part": tuple(part.name for part in ATTENDED_PARTS),
+        }
 
     @property
     def doc(self) -> Float[np.ndarray, "query_token layer head"]:
@@ -68,6 +78,7 @@ class SoftTF:
         return sums
 
 
+@recorded
 def measure_soft_tf(
     model: HookedEncoder,
     pairs: EncodedPairs | PairBatch,

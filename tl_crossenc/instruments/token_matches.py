@@ -24,7 +24,7 @@ early and semantic matching in late layers out of them. A pair without QUERY or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -42,6 +43,7 @@ from tl_crossenc.instruments.attention_flow import require_unablated
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.hook_points import FwdHooks
 from tl_crossenc.model.hooked_encoder import HookedEncoder
+from tl_crossenc.model.made_by import recorded
 
 KINDS = ("same_piece", "same_word", "other")
 MATCH_DIRECTIONS = (Direction(Part.QUERY, Part.DOC), Direction(Part.DOC, Part.QUERY))
@@ -105,7 +107,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class PairMatches:
+class PairMatches(Framed):
     """What was measured of each pair of texts. A pair without QUERY or DOC tokens has zeros.
 
     Attributes:
@@ -119,6 +121,11 @@ class PairMatches:
     counts: Int[np.ndarray, "pair direction layer head kind bin"]
 
     __repr__ = short_repr
+    MAIN = "mass"
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Kinds and directions by their names, bins by the weight that they begin at."""
+        return {"kind": KINDS, "direction": tuple(map(str, MATCH_DIRECTIONS)), "bin": EDGES[:-1]}
 
     def sums(self, groups: Sequence[Hashable]) -> Tally:
         """Totals by group: `pairs` that count, `token_pairs` and `token_share` `[kind]`, `mass` as above.
@@ -188,6 +195,7 @@ def word_codes(
     return found
 
 
+@recorded
 def pair_matches(model: HookedEncoder, batch: PairBatch, words: Int[np.ndarray, "pair pos"]) -> PairMatches:
     """Every weight between QUERY and DOC of a batch, gathered by pair, from the queries and keys of one plain run.
 

@@ -16,23 +16,26 @@ that hold what was moved to them, and says nothing of the values.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
 from tl_crossenc.instruments.row_writes import held_points, rows_read
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.held_run import HeldRun
 from tl_crossenc.model.hook_points import FwdHooks
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.resumed_run import check_unhooked
 
 
-class TokenReads(NamedTuple):
+@dataclass(frozen=True)
+class TokenReads(Framed):
     """What is read of each token, of all pairs end to end.
 
     Attributes:
@@ -44,6 +47,7 @@ class TokenReads(NamedTuple):
     direct: Float[np.ndarray, "token"]
 
 
+@recorded
 def token_reads(
     model: HookedCrossEncoder,
     pairs: EncodedPairs | PairBatch,
@@ -72,13 +76,13 @@ def token_reads(
         batch = pairs.batch(indices).to(model.device)
         real = batch.attention_mask.cpu().numpy()
         at = (pairs.offsets[indices][:, None] + np.arange(real.shape[1]))[real]
-        for values, of_batch in zip(found, _batch_reads(model, batch), strict=True):
+        for values, of_batch in zip((found.attention, found.direct), _batch_reads(model, batch), strict=True):
             values[at] = of_batch.cpu().numpy()[real]
 
     for indices, _ in run_batches(pairs.lengths, model.token_budget(token_budget), run):
         if progress is not None:
             progress(len(indices))
-    if not all(np.isfinite(values).all() for values in found):
+    if not all(np.isfinite(values).all() for values in (found.attention, found.direct)):
         raise ValueError(
             "expected finite attention, but some is NaN or infinite: check the checkpoint's weights, or use dtype float32"
         )

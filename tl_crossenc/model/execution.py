@@ -11,7 +11,7 @@ where it leaves the passage's rows alone: then only the rows edited are run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
@@ -27,13 +28,14 @@ from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.ablations import Ablation, as_condition
 from tl_crossenc.model.attention_input import AttentionInput
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import made_by
 
 Progress = Callable[[int], object]
 LayerPlan = tuple[LayerEdits | None, ...]
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Framed):
     """Scores of every condition and what they cost.
 
     Attributes:
@@ -47,6 +49,10 @@ class Scores:
     layers_alone: int
 
     __repr__ = short_repr
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Conditions by their texts, where it is known which they were."""
+        return {"condition": self.made["conditions"]} if "conditions" in self.made else {}
 
 
 def run_conditions(
@@ -78,7 +84,8 @@ def run_conditions(
         raise ValueError("expected at least one condition to score under, got none")
     pairs = as_encoded(pairs)
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    plans = [(model.active_condition + as_condition(condition)).compile(n_layers, n_heads) for condition in given]
+    chosen = [as_condition(condition) for condition in given]
+    plans = [(model.active_condition + condition).compile(n_layers, n_heads) for condition in chosen]
     runs = count_layer_runs(plans)
     dtype = np.float64 if model.dtype == torch.float64 else np.float32
     values = np.zeros((len(plans), len(pairs)), dtype=dtype)
@@ -97,7 +104,8 @@ def run_conditions(
                 progress(runs * len(indices))
             if ran is not None:
                 ran(indices)
-    return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs))
+    made = made_by(model, function="model.execution.run_conditions", conditions=chosen, token_budget=budget)
+    return Scores(values, runs * len(pairs), n_layers * len(plans) * len(pairs), made=made)
 
 
 def _walk(

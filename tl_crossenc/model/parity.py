@@ -13,10 +13,11 @@ import math
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -93,6 +94,13 @@ class ParityCertificate:
         return all(
             math.isfinite(d.max_abs) and d.max_abs <= self.tolerance * max(1.0, d.scale) for d in self.differences
         )
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a difference; `attrs` have all else that the certificate says, and whether it `passed`."""
+        frame = pd.DataFrame([asdict(difference) for difference in self.differences])
+        about = {own.name: getattr(self, own.name) for own in fields(self) if own.name != "differences"}
+        frame.attrs = about | {"versions": dict(self.versions), "passed": self.passed}
+        return frame
 
 
 def certify(

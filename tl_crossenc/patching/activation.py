@@ -38,6 +38,7 @@ from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.resumed_run import finish, layers_above, select_pairs
 from tl_crossenc.patching.result import PatchResult
 from tl_crossenc.patching.runs import (
@@ -70,6 +71,7 @@ BASE, DONOR, PATCHED = 0, 1, 2
 """Where a score is taken from: from one of the two runs, where the patch leaves exactly that one's activations, or its own."""
 
 
+@recorded
 def activation_patch(
     model: HookedCrossEncoder,
     clean: EncodedPairs | PairBatch,

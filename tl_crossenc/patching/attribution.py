@@ -36,6 +36,7 @@ from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.patching.activation import Progress
 from tl_crossenc.patching.result import PatchResult
 from tl_crossenc.patching.runs import capturing
@@ -46,6 +47,7 @@ DEFAULT_SITES: Mapping[str, str] = {"z": "head", "resid_pre": "part", "attn_out"
 """Site -> the pieces it is cut into."""
 
 
+@recorded
 def attribution_patch(
     model: HookedCrossEncoder,
     clean: EncodedPairs | PairBatch,

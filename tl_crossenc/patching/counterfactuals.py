@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
+from tl_crossenc.console.framed import Made
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.parts import REAL_PARTS, Part
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -36,7 +37,7 @@ NEUTRAL = "a"
 
 
 @dataclass(frozen=True)
-class AlignedPairs:
+class AlignedPairs(Made):
     """Clean pairs and their corrupted twins.
 
     Attributes:
@@ -106,7 +107,7 @@ class AlignedPairs:
         frame = pd.DataFrame([dict(label) for label in self.labels])
         frame["n_tokens"] = self.clean.lengths
         frame["n_different"] = [len(self.positions(pair)) for pair in range(len(self))]
-        return frame
+        return self.told(frame)
 
 
 def misalignments(clean: EncodedPairs, corrupted: EncodedPairs) -> list[str]:

@@ -40,6 +40,7 @@ from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.heads import check_heads
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.resumed_run import finish, layers_above, select_pairs
 from tl_crossenc.patching.activation import Progress
 from tl_crossenc.patching.result import PatchResult
@@ -82,6 +83,7 @@ class Receiver(NamedTuple):
         return f"{self.layer}.{self.head}.{self.input}"
 
 
+@recorded
 def path_patch(
     model: HookedCrossEncoder,
     clean: EncodedPairs | PairBatch,

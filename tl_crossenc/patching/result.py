@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from tl_crossenc.console.framed import Made
 from tl_crossenc.patching.metrics import PoolContext, difference, pool_ndcg, pool_ranks, share_restored, undefined_pairs
 from tl_crossenc.statistics.significance import bootstrap_interval, holm, paired_t
 from tl_crossenc.statistics.ties import TIE_TOLERANCE
@@ -23,7 +24,7 @@ MEASURES: tuple[Measure, ...] = ("difference", "restored")
 
 
 @dataclass(frozen=True)
-class PatchResult:
+class PatchResult(Made):
     """Scores of every pair under every patch of a site.
 
     Attributes:
@@ -135,7 +136,7 @@ class PatchResult:
         frame["score"] = self.scores.ravel()
         frame["clean"], frame["corrupted"] = self.clean[rows], self.corrupted[rows]
         frame["difference"], frame["restored"] = self.difference().ravel(), self.restored().ravel()
-        return frame
+        return self.told(frame)
 
     def summary(
         self, measure: Measure = "restored", *, seed: int = 0, n_resamples: int = 2000, level: float = 0.95
@@ -167,4 +168,5 @@ class PatchResult:
         tested = frame["p"].notna()
         frame["p_holm"] = np.nan
         frame.loc[tested, "p_holm"] = holm(frame.loc[tested, "p"].to_numpy())
-        return frame
+        frame.attrs = {"measure": measure, "seed": seed, "n_resamples": n_resamples, "level": level}
+        return self.told(frame)

@@ -159,9 +159,11 @@ class Pool:
         return f"{len(self.by_query()):,} queries, {judged}, {easy:,} easy negatives"
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a pair, in order: query_id, query, doc_id, text, grade."""
-        frame = pd.DataFrame(list(self.pairs), columns=list(PoolPair._fields))
-        return frame.astype({"grade": "int64"})
+        """A row a pair, in order: query_id, query, doc_id, text, grade; `attrs` say how they were drawn, and their `digest`."""
+        frame = pd.DataFrame(list(self.pairs), columns=list(PoolPair._fields)).astype({"grade": "int64"})
+        about = {"collection": self.collection, "digest": self.digest, "ideal": self.ideal, "spec": asdict(self.spec)}
+        frame.attrs = json.loads(json.dumps(about | {"provenance": self.provenance}))  # as a file would have it
+        return frame
 
     @classmethod
     def from_frame(cls, frame: pd.DataFrame, name: str) -> Pool:

@@ -19,12 +19,14 @@ the same for all of its passages, and says nothing of their ranking.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
 
 import numpy as np
 from jaxtyping import Float64
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.pools.bm25 import K1, B, bm25_scores, words_of
 from tl_crossenc.pools.pool import Pool
@@ -33,7 +35,7 @@ FEATURES = ("bm25", "tf_idf", "covered", "covered_ratio", "query_words", "passag
 
 
 @dataclass(frozen=True)
-class RetrievalFeatures:
+class RetrievalFeatures(Framed):
     """The features of every pair of a pool.
 
     Attributes:
@@ -47,6 +49,10 @@ class RetrievalFeatures:
     mean_words: float
 
     __repr__ = short_repr
+
+    def axes(self) -> Mapping[str, Labels]:
+        """Features by their names."""
+        return {"feature": FEATURES}
 
     @property
     def about(self) -> dict[str, float]:
@@ -79,4 +85,7 @@ def retrieval_features(pool: Pool) -> RetrievalFeatures:
             len(passages[pair.text]),
             sum(own[word] for word in covered),
         )
-    return RetrievalFeatures(values, len(passages), float(np.mean([len(words) for words in passages.values()])))
+    mean_words = float(np.mean([len(words) for words in passages.values()]))
+    return RetrievalFeatures(
+        values, len(passages), mean_words, made={"collection": pool.collection, "pool": pool.digest}
+    )

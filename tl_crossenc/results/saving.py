@@ -41,7 +41,11 @@ def save_figure1b(folder: Path, key: str, result: pd.DataFrame) -> dict[str, Any
     defaults = {"relevant_grades": [2, 3], "against": [-1], "quantity": "mass"}
     counts = {"n_queries": int(result["n_queries"].max()), "n_passing": int(result["passes"].sum())}
     counts |= {"n_less": int(result["less"].sum())} if "less" in result else {}
-    return defaults | counts | {str(name): value for name, value in result.attrs.items()}
+    return (
+        defaults
+        | counts
+        | {name: value for name, value in result.attrs.items() if name in (*defaults, "highest_grades")}
+    )
 
 
 def save_figure1c(folder: Path, key: str, result: Any) -> dict[str, Any]:

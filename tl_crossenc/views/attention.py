@@ -27,11 +27,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from tl_crossenc.console.framed import Made
 from tl_crossenc.console.shown import short_name
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.interventions.indices import Indices, within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 from tl_crossenc.store.files import write_atomic
 from tl_crossenc.views.markup import CARD, FAINT, INK, MUTED, PART_COLOURS, page, tinted
 from tl_crossenc.views.tokens import shown_tokens
@@ -66,7 +68,7 @@ class AttentionView:
 
 
 @dataclass(frozen=True)
-class AttentionMatrix:
+class AttentionMatrix(Made):
     """The attention of one head on one pair, or a direction of it.
 
     Attributes:
@@ -91,7 +93,7 @@ class AttentionMatrix:
     def to_frame(self) -> pd.DataFrame:
         """The weights, a row an attender and a column an attended token."""
         rows, columns = pd.Index(self.attenders, name="attender"), pd.Index(self.attended, name="attended")
-        return pd.DataFrame(self.weights, index=rows, columns=columns)
+        return self.told(pd.DataFrame(self.weights, index=rows, columns=columns))
 
     def to_svg(self) -> str:
         """The matrix alone; darker is more, weights and tokens are under the pointer."""
@@ -178,6 +180,7 @@ def attention_view(
     )
 
 
+@recorded
 def attention_matrix(
     model: HookedCrossEncoder,
     query: str,
