@@ -26,6 +26,7 @@ from tl_crossenc.model.hook_points import has_hooks
 from tl_crossenc.model.input_checks import apart
 from tl_crossenc.model.normed_head import NormedHead
 from tl_crossenc.model.norms import WeightedNorm
+from tl_crossenc.model.predicting import Predicting
 from tl_crossenc.model.pretrained import Pretrained
 from tl_crossenc.model.score_activation import default_activation
 from tl_crossenc.model.score_rule import score_from_logits
@@ -33,7 +34,7 @@ from tl_crossenc.model.score_rule import score_from_logits
 ReturnType = Literal["scores", "logits", "resid"]
 
 
-class HookedCrossEncoder(Prompt, Pretrained):
+class HookedCrossEncoder(Prompt, Predicting, Pretrained):
     """An encoder reranker with a hook point on every activation: `HookedEncoder` with pooler, classifier, tokenizer and score.
 
     To begin with:

@@ -68,6 +68,21 @@ class ScoreActivation:
         name = self._stand_in
         return scores.clone() if name in (None, IDENTITY) else getattr(nn, str(name))()(scores)
 
+    def of_logits(self, logits: Float[Tensor, "pair label"]) -> Float[Tensor, "pair label"]:
+        """The function of the logits themselves, as `CrossEncoder` applies it.
+
+        Raises:
+            ValueError: it is none that is computed here.
+        """
+        if self.name == SOFTMAX:
+            return logits.softmax(1)
+        if self.name not in ELEMENTWISE:
+            raise ValueError(
+                f"expected an activation among {', '.join((*ELEMENTWISE, SOFTMAX))}, but the checkpoint names "
+                f"{shown(self.name, 80)} ({self.why}): pass activation_fn=, which takes logits [pair, label]"
+            )
+        return getattr(nn, self.name)()(logits)
+
     def __str__(self) -> str:
         return f"{shown(self.name, 80)} ({self.why})"
 
