@@ -10,17 +10,23 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+<<<<<<< HEAD
 HOME = {
     "explain": "views.explain",
     "contrast": "views.contrast",
     "attention_view": "views.attention",
     "attention_matrix": "views.attention",
+=======
+HOME = {"explain": "views.explain", "attention_view": "views.attention", "attention_matrix": "views.attention"} | {
+    "export_attention": "doors.export",
+    "as_pyterrier": "doors.reranker",
+>>>>>>> 7cc1c65 (Doors to PyTerrier, bertviz and circuitsvis)
 }
 """Method -> the module that has the function of that name, whose first argument is the model."""
 
 
 class Prompt:
-    """Methods that show one pair. Each is documented in full where its function is."""
+    """Methods that show one pair, or hand the model to other tools. Each is documented in full where its function is."""
 
     def explain(
         self,
@@ -104,6 +110,21 @@ class Prompt:
         guitar     0.0  0.0    0.99
         """
         return _function("attention_matrix")(self, query, passage, layer=layer, head=head, direction=direction)
+
+    def export_attention(self, query: str, passage: str, **chosen: Any) -> dict[str, Any]:
+        """The attention of one pair as bertviz takes it (`to="bertviz"`) or circuitsvis (`to="circuitsvis"`, of one `layer`).
+
+        >>> from tl_crossenc import HookedCrossEncoder
+        >>> model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
+        >>> found = model.export_attention("tune a guitar", "guitar", condition="DOC->QUERY")
+        >>> len(found["attention"]), found["attention"][1].shape, found["sentence_b_start"]
+        (4, torch.Size([1, 4, 7, 7]), 5)
+        """
+        return _function("export_attention")(self, query, passage, **chosen)
+
+    def as_pyterrier(self, condition: Any = None, **chosen: Any) -> Any:
+        """The model, or the model under a condition, as a reranker in PyTerrier's pipelines (extra `pyterrier`)."""
+        return _function("as_pyterrier")(self, condition, **chosen)
 
 
 def _function(name: str) -> Any:
