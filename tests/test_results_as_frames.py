@@ -34,12 +34,13 @@ from tl_crossenc.instruments.removal import as_removal, model_scorer
 from tl_crossenc.instruments.soft_tf import measure_soft_tf
 from tl_crossenc.instruments.token_matches import measure_matches
 from tl_crossenc.instruments.token_reads import token_reads
+from tl_crossenc.instruments.word_attributions import word_attributions
 
 NO_RESULTS = {
     "texts and weights on their way in": (
         "checkpoints.adapters.Adapter checkpoints.checkpoint.Checkpoint inputs.pairs.PairBatch inputs.pairs.EncodedPairs "
         "inputs.parts.PartMasks model.porting.WeightSlot model.parity_tokens.Tokenized patching.metrics.PoolContext "
-        "instruments.removal.Removed interventions.conditions.LayerEdits"
+        "instruments.removal.Removed interventions.conditions.LayerEdits pools.first_stage.FirstStage pools.first_stage.RunPairs"
     ),
     "what a run holds": (
         "model.activations.Activation model.attention.Reading model.attention_input.AttentionInput model.held_run.LayerWorth "
@@ -48,6 +49,10 @@ NO_RESULTS = {
     ),
     "parts of a result that has a frame": (
         "instruments.attention_flow.Moments instruments.layer_statistics.Spread instruments.token_matches.Tally"
+    ),
+    "what the doctor reads and holds against a model, and says in words": (
+        "doctor.causes.Cause doctor.causes.ReadPairs doctor.foreign_scores.ForeignScores doctor.probes.Probes "
+        "doctor.readings.Way doctor.verdicts.Comparison"
     ),
     "numbers that an experiment makes frames of": (
         "experiments.bottleneck_frames.QueryBits experiments.conductance_cells.QueryConductance experiments.qk_cells.QKTask "
@@ -121,6 +126,7 @@ def measured(model, others=("bread", "the flea", "how do eggs rise")):
         "soft_tf": measure_soft_tf(model, pairs),
         "matches": kept[0],
         "reads": token_reads(model, pairs),
+        "words": word_attributions(model, "how do fleas rise", "the egg"),
         "twins": twins,
         "patched": activation_patch(model, *sides, "z"),
         "estimated": attribution_patch(model, *sides, "z")["z"],

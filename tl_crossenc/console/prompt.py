@@ -10,17 +10,13 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-<<<<<<< HEAD
 HOME = {
     "explain": "views.explain",
     "contrast": "views.contrast",
     "attention_view": "views.attention",
     "attention_matrix": "views.attention",
-=======
-HOME = {"explain": "views.explain", "attention_view": "views.attention", "attention_matrix": "views.attention"} | {
     "export_attention": "doors.export",
     "as_pyterrier": "doors.reranker",
->>>>>>> 7cc1c65 (Doors to PyTerrier, bertviz and circuitsvis)
 }
 """Method -> the module that has the function of that name, whose first argument is the model."""
 

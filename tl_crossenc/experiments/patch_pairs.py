@@ -9,6 +9,7 @@ from typing import cast
 
 import pandas as pd
 
+from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -62,7 +63,7 @@ class PatchSettings:
 
 
 @dataclass(frozen=True)
-class PatchedPairs:
+class PatchedPairs(Framed):
     """What patching the pairs does.
 
     Attributes:
@@ -145,7 +146,8 @@ def patch_pairs(
     else:
         pieces = {"by": settings.by, "direction": settings.direction}
         found = activation_patch(model, pairs.clean, pairs.corrupted, settings.site, **pieces, **how)
-    return PatchedPairs(found, pairs, found.summary(cast(Measure, settings.measure)), left_out, settings)
+    summary = found.summary(cast(Measure, settings.measure))
+    return PatchedPairs(found, pairs, summary, left_out, settings, made=found.made)
 
 
 def patch_file(

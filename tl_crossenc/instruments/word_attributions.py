@@ -12,13 +12,14 @@ have their share in it (`others`). The rest has no such sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.console.shown import quoted
 from tl_crossenc.inputs.pair_words import PairWord, PairWords, pair_words
@@ -36,6 +37,7 @@ from tl_crossenc.instruments.token_attributions import (
 )
 from tl_crossenc.instruments.word_removal import encoder_of, scores_without, word_removal
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.made_by import recorded
 
 REMOVING = (LEAVE_ONE_OUT, GRADIENTS)
 """The attributions that depend on what stands for a word that is not there."""
@@ -62,7 +64,7 @@ class Completeness(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WordAttributions:
+class WordAttributions(Framed):
     """Values of the words of one pair.
 
     Attributes:
@@ -83,7 +85,12 @@ class WordAttributions:
 
     __repr__ = short_repr
 
+    def axes(self) -> Mapping[str, Labels]:
+        """Words by their part and their text."""
+        return {"word": {"part": [word.part.name for word in self.words], "word": [word.text for word in self.words]}}
 
+
+@recorded
 def word_attributions(
     model: HookedCrossEncoder,
     query: str,
