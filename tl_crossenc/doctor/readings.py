@@ -125,12 +125,12 @@ class Way:
         cut = "longest_first" if self.swapped or self.joint is not None else self.cut
         limit = self.encoder.max_length if self.limit is None else self.limit
         found: list[Tokens | None] = [None] * len(queries)
-        readable = range(len(queries))
+        readable = list(range(len(queries)))
         if cut == "only_second":
             room = [limit - self.encoder.n_special - n for n in query_lengths(self.encoder, queries)]
             readable = [i for i in readable if room[i] >= int(bool(passages[i].strip()))]
         for start in range(0, len(readable), BLOCK):
-            chosen = list(readable[start : start + BLOCK])
+            chosen = readable[start : start + BLOCK]
             texts: tuple[Any, ...] = ([first[i] for i in chosen], [second[i] for i in chosen])
             if self.joint is not None:
                 texts = ([f"{query}{self.joint}{passage}" for query, passage in zip(*texts, strict=True)],)

@@ -167,9 +167,9 @@ def precision(probes: Probes) -> Finding:
     """What half precision does to scores, and whether others would run in it unasked."""
     model = probes.model
     moved: dict[str, float] = {}
-    for kind, dtype in HALVES.items():
-        if dtype != model.dtype:
-            moved[kind] = probes.moved(probes.scored(run_rows(in_half(model, dtype), probes.pairs)))
+    for kind, half in HALVES.items():
+        if half != model.dtype:
+            moved[kind] = probes.moved(probes.scored(run_rows(in_half(model, half), probes.pairs)))
     measured = "Scores move by up to " + ", ".join(f"{number(by)} in {kind}" for kind, by in moved.items()) + "."
     dtype = str(model.dtype).removeprefix("torch.")
     stored = set() if probes.checkpoint is None else {tensor.dtype for _, tensor in probes.checkpoint.read_tensors()}

@@ -58,7 +58,7 @@ def _reranker() -> Any:
             "as_pyterrier needs PyTerrier, which is not installed: pip install 'tl-crossenc[pyterrier]'"
         ) from None
 
-    class Reranker(pt.Transformer):  # type: ignore[misc, name-defined]
+    class Reranker(pt.Transformer):  # type: ignore[name-defined]
         """Results with texts -> results by the model's scores."""
 
         def __init__(
@@ -67,7 +67,7 @@ def _reranker() -> Any:
             condition: Condition | None,
             text_field: str,
             activated: bool,
-            given: dict[str, int | None],
+            given: dict[str, Any],
         ):
             self.model, self.condition, self.text_field = model, condition, text_field
             self.activated, self.given = activated, given

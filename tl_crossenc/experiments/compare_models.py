@@ -113,7 +113,7 @@ def run_compare_models(
     asked = parse_measures(measures)
     names = tuple(str(model.cfg.model_name) for model in models)
     titles = tuple(f"{side} ({short_name(name)})" for side, name in zip("AB", names, strict=True))
-    how = {"token_budget": token_budget, "executor": executor}
+    how: dict[str, Any] = {"token_budget": token_budget, "executor": executor}
     ranked: list[Ranked] = []
     reasons: list[Unavailable] = []
     for model, title in zip(models, titles, strict=True):

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,12 @@ def run_divergence(
     for model, name in zip(models, names, strict=True):
         try:
             with progress(f"States of {name}") as advance:
-                how = {"pooling": None, "seed": seed, "token_budget": token_budget, "executor": executor}
+                how: dict[str, Any] = {
+                    "pooling": None,
+                    "seed": seed,
+                    "token_budget": token_budget,
+                    "executor": executor,
+                }
                 cells = [StateCells(model, pool, store, PARTS, progress=advance, **how) for pool in drawn]
                 found.append(cells)
         except Unavailable as error:
@@ -129,7 +135,7 @@ def _rows(
         tokens.append((x.values, y.values))
     by_pair = pd.DataFrame(np.concatenate(distances), index=pd.MultiIndex.from_tuples(queries)).dropna()
     by_query = by_pair.groupby(level=[0, 1], sort=False).mean()
-    rows = []
+    rows: list[Mapping[str, object]] = []
     for layer in range(by_pair.shape[1]):
         values = by_query[layer].to_numpy(dtype=np.float64)
         low, high = mean_interval(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pandas as pd
 
@@ -136,7 +136,7 @@ def patch_pairs(
     """
     settings = settings or PatchSettings()
     names = [label.get("pair", i) for i, label in enumerate(pairs.labels)]
-    how = {"mode": settings.mode, "labels": names, "token_budget": token_budget, "progress": progress}
+    how: dict[str, Any] = {"mode": settings.mode, "labels": names, "token_budget": token_budget, "progress": progress}
     if settings.receiver:
         found = path_patch(model, pairs.clean, pairs.corrupted, settings.receiver, **how)
     elif settings.method == "attribution":
@@ -144,7 +144,7 @@ def patch_pairs(
             settings.site
         ]
     else:
-        pieces = {"by": settings.by, "direction": settings.direction}
+        pieces: dict[str, Any] = {"by": settings.by, "direction": settings.direction}
         found = activation_patch(model, pairs.clean, pairs.corrupted, settings.site, **pieces, **how)
     summary = found.summary(cast(Measure, settings.measure))
     return PatchedPairs(found, pairs, summary, left_out, settings, made=found.made)

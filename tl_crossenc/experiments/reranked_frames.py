@@ -70,7 +70,7 @@ def measure_table(per_query: pd.DataFrame, measures: Sequence[Measure], conditio
         model; `tied`, the mean share of a query's pairs of passages that tie; `unjudged`, how many of the first ten passages of a
         query nobody judged, in the mean.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     if not len(per_query):
         return pd.DataFrame(rows, columns=_columns())
     by_ranking = {ranking: per_query.loc[ranking] for ranking in (FIRST, *conditions)}

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,7 +126,7 @@ def conductance(
     attributed, others = attributed_score(model, score), chosen.of(model, pairs)
     cfg, n = model.cfg, len(pairs)
     shape = (n, cfg.n_layers)
-    found = {
+    found: dict[str, Any] = {
         "neurons": np.zeros((*shape, cfg.d_mlp or 0)),
         "heads": np.zeros((*shape, cfg.n_heads)),
         "around_neurons": np.zeros(shape),

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -153,7 +154,7 @@ def direct_attribution(
     L, H, n = model.cfg.n_layers, model.cfg.n_heads, len(pairs)
     shapes = {"head": (n, L, H), "attn_bias": (n, L), "mlp": (n, L), "ln_bias": (n, L + 1), EDIT: (n, L + 1)}
     shapes |= dict.fromkeys(("embed", "readout", "remainder"), (n,))
-    values = {name: np.zeros(shape) for name, shape in shapes.items()}
+    values: dict[str, Any] = {name: np.zeros(shape) for name, shape in shapes.items()}
     scores = np.zeros(n)
     for indices, batch in _batches(model, pairs, token_budget):
         rows, found = rows_read(model, batch, held_points(model), edited_points(model))

@@ -210,7 +210,7 @@ def _words(name: str) -> str:
     return WORDS.get(name, ("the model's " if own != name else "") + own.replace("_", " "))
 
 
-def _pool_difference(old: list[dict[str, str]], new: list[dict[str, str]], at_once: bool) -> str | None:
+def _pool_difference(old: list[dict[str, Any]], new: list[dict[str, Any]], at_once: bool) -> str | None:
     names = [[pool["collection"] for pool in pools] for pools in (old, new)]
     if names[0] != names[1][: len(names[0])] or (at_once and len(names[0]) < len(names[1])):
         return f"the collections there are {', '.join(names[0])}, here {', '.join(names[1])}"

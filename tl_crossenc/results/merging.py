@@ -172,7 +172,7 @@ def _pool_difference(there: _Source, here: _Source) -> str | None:
     for pool in here.job["pools"]:
         name, other = pool["collection"], digests.get(pool["collection"], pool["digest"])
         if runs.get(name, pool.get("run")) != pool.get("run"):
-            ends = [_run_text(run) for run in (runs[name], pool.get("run"))]
+            ends = _run_text(runs[name]), _run_text(pool.get("run"))
             return f"the run of {name} in {there.folder} is {ends[0]}, in {here.folder} {ends[1]}"
         if other != pool["digest"]:
             return f"the pool of {name} in {there.folder} is {other[:12]}…, in {here.folder} {pool['digest'][:12]}…"

@@ -69,7 +69,7 @@ def contrast_html(found: ContrastedPairs) -> str:
         heading(FEWEST),
         _removal(found),
         heading(ADDS, ADDS_ASIDE),
-        _numbers([""], [((name,), *values) for name, *values in found.top_contributions], summed=True),
+        _numbers([""], [((name,), a, b, less) for name, a, b, less in found.top_contributions], summed=True),
         heading(WORDS, WORDS_ASIDE.format(way=way_of(found))),
         _words(found, "words", NO_WORDS),
         heading(SHARED, SHARED_ASIDE),

@@ -46,7 +46,9 @@ def contrast_group(found: ContrastedPairs) -> Group:
     return Group(
         header,
         _texts(found),
-        *_section(ADDS, ADDS_ASIDE, _numbers([""], (((name,), *own) for name, *own in found.top_contributions))),
+        *_section(
+            ADDS, ADDS_ASIDE, _numbers([""], (((name,), a, b, less) for name, a, b, less in found.top_contributions))
+        ),
         *_section(WORDS, WORDS_ASIDE.format(way=way_of(found)), _words(found, "words", NO_WORDS)),
         *_section(SHARED, SHARED_ASIDE, _words(found, "shared", NO_SHARED)),
         *_section(HEADS, HEADS_ASIDE, _heads(found)),

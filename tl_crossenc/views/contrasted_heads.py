@@ -112,7 +112,8 @@ def _by_text(
     order = np.argsort(keys, kind="stable")
     found, starts = np.unique(keys[order], return_index=True)
     evens = np.repeat(seen[rows], len(columns))
-    return found, *(np.maximum.reduceat(x[:, order], starts, axis=1) for x in (flat, flat * evens))
+    most, beside = (np.maximum.reduceat(x[:, order], starts, axis=1) for x in (flat, flat * evens))
+    return found, most, beside
 
 
 def _aligned(

@@ -164,10 +164,11 @@ class ContrastedPairs:
         sizes = self.contributions["difference"].abs()
         count = min(self.top, int((sizes > NOTHING * self.contributions[columns].abs().to_numpy().max()).sum()))
         best = self.contributions.head(count)
-        rows = [(component_name(row, self.readout), *map(float, row[columns])) for _, row in best.iterrows()]
+        named = [(component_name(row, self.readout), row) for _, row in best.iterrows()]
         rest = self.contributions[columns].iloc[count:]
         if not rest.empty:
-            rows.append((f"{len(rest)} others", *map(float, rest.sum())))
+            named.append((f"{len(rest)} others", rest.sum()))
+        rows = [(name, float(row["a"]), float(row["b"]), float(row["difference"])) for name, row in named]
         return [*rows, ("sum: the scores", self.score_a, self.score_b, self.difference)]
 
     def top_words(self, table: str = "words") -> list[tuple[str, str, float, float, float]]:
