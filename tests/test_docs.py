@@ -43,13 +43,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_there_are_seven_and_every_block_is_one_that_is_run():
+def test_these_are_all_and_every_block_is_one_that_is_run():
     assert [page.stem for page in HOWTOS] == [
         "add-a-family",
+        "captum",
         "collection",
         "doctor",
         "many-machines",
         "model",
+        "other-tools",
         "paper",
         "patching",
         "rerank",
