@@ -204,6 +204,9 @@ def test_frame_round_trip():
     frame = POOL.to_frame()
     assert list(frame.columns) == ["query_id", "query", "doc_id", "text", "grade"]
     assert frame["grade"].tolist() == [3, 0, 0, 2, -1]
+    assert json.loads(json.dumps(frame.attrs)) == frame.attrs
+    assert (frame.attrs["collection"], frame.attrs["digest"]) == (POOL.collection, POOL.digest)
+    assert frame.attrs["spec"]["seed"] == POOL.spec.seed
     again = Pool.from_frame(frame.assign(note=1), "mine")
     assert (again.collection, again.pairs) == ("mine", PAIRS)
     numbers = pd.DataFrame({"query_id": [7], "query": ["?"], "doc_id": [11], "text": ["t"], "grade": [2.0]})
