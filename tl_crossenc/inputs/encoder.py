@@ -1,4 +1,4 @@
-"""Text pairs to token batches whose parts are known. The only module that calls a tokenizer.
+"""Text pairs to token batches whose parts are known. Whatever is scored goes through here.
 
 Texts are tokenized once; the encoded pairs are kept unpadded and batches are cut from them as often as needed. Only the
 passage is ever truncated (`only_second`). sentence-transformers' CrossEncoder cuts the longer text first, which gives the same
