@@ -30,7 +30,7 @@ def both(folder, name, n_labels=1, dtype="float64", **changes):
 def same(found, expected):
     assert type(found) is type(expected)
     assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)  # ModernBERT's rotations are float32
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=5e-6)  # ModernBERT's rotations are float32 there
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension")  # theirs, of a softmax
