@@ -61,7 +61,11 @@ def test_these_are_all_and_every_block_is_one_that_is_run():
     assert sum(page.read_text(encoding="utf-8").count("\n```") for page in HOWTOS) == 2 * len(found)
 
 
-@pytest.mark.parametrize("page", HOWTOS, ids=lambda page: page.stem)
+SLOW = ("captum",)
+PAGES = [pytest.param(page, marks=[pytest.mark.slow] if page.stem in SLOW else [], id=page.stem) for page in HOWTOS]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_code_prints_what_stands_under_it(page, folder, capsys):
     names, printed = {}, ""
     for block in blocks(page):

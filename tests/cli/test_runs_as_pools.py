@@ -133,6 +133,7 @@ def test_the_folder_is_of_that_run_and_depth(world, done, monkeypatch, capsys):
     assert not {name for name in changed if "/jobs/" not in name and name != "run.json"}
 
 
+@pytest.mark.slow
 def test_a_collection_with_its_run_is_added_behind_and_folders_of_two_runs_are_not_merged(
     world, done, tmp_path, capsys
 ):
@@ -148,6 +149,7 @@ def test_a_collection_with_its_run_is_added_behind_and_folders_of_two_runs_are_n
         merge([done, other], tmp_path / "merged")
 
 
+@pytest.mark.slow
 def test_scripts_take_runs_too(world, tmp_path, monkeypatch, capsys):
     def script(*more):
         monkeypatch.setattr(sys, "argv", ["table1.py", *arguments(world, "", tmp_path / "out", **more[0])[1:]])

@@ -257,6 +257,7 @@ def test_the_command_writes_every_query_and_says_the_rest(world, tmp_path, capsy
     assert "A.weights there is" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_in_two_shards_and_one_model_twice(world, tmp_path, capsys):
     out = tmp_path / "out"
     for shard in ("1/2", "2/2"):
