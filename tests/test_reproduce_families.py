@@ -14,7 +14,7 @@ from tl_crossenc.pools.pool import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.results.artefacts import ARTEFACTS, load_table
 
-QUICK = ("xlm-roberta", "modernbert-mean")
+QUICK = ("modernbert-mean",)
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS if name in COVERED]
 UNDEFINED = {
     "figure1c_distance": {

@@ -137,6 +137,7 @@ def test_the_planted_moving_head_carries_all_and_the_mlps_nothing(caplog):
     assert "passage:pad of 1 of 2 pairs is the pair itself" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["modernbert-mean", "deberta-v2"])
 def test_cuts_add_up_in_another_order_of_norms_and_with_other_heads(name, tmp_path):
     """Twice the steps leave about a quarter of the error, also where random weights make the path a rough one."""
