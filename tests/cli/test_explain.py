@@ -14,8 +14,7 @@ QUERY, PASSAGE = "how do [/b] flea", "the flea; egg [red] rises & lays"
 
 
 @pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+def _narrow(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 

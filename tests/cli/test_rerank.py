@@ -7,27 +7,8 @@ import pandas as pd
 import pytest
 from small_worlds import collection_folder, forbid_model_work, identities, model_folder, snapshot
 
-from tl_crossenc.cli import main
 from tl_crossenc.experiments import scoring
 from tl_crossenc.pools.collections import load_collection
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse
-            status = stop.code
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

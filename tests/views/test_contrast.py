@@ -6,36 +6,16 @@ import family_oracle as oracle
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from family_models import opened
 from planted_families import opened as planted_of
-from tiny_models import tiny_hf
 
-from tl_crossenc.checkpoints.checkpoint import Checkpoint
-from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD, vocabulary
+from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
 from tl_crossenc.instruments.direct_attribution import direct_attribution
-from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.porting import config_from_checkpoint, port_weights
 from tl_crossenc.statistics.ties import TIE_TOLERANCE, tie_groups
 from tl_crossenc.views.contrast import contrast
 from tl_crossenc.views.contrasted_words import Ties
 
 QUERY, A, B = "tune a zyx guitar", "the guitar by the window and a piano", "old piano garden tune"
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return HookedCrossEncoder.from_pretrained("planted", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def random_model(planted):
-    """Random weights of 3 layers x 3 heads in float64, with the planted model's tokenizer."""
-    hf = tiny_hf(n_labels=2, seed=7, vocab_size=len(vocabulary()))
-    checkpoint = Checkpoint("tiny", "sha256:0", hf.config.to_dict(), lambda: iter(hf.state_dict().items()), None, None)
-    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, torch.float64), planted.tokenizer)
-    port_weights(model, checkpoint)
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 import rich.console
 
-from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.views.contrast import contrast
 from tl_crossenc.views.contrasted_pairs import TABLES
 from tl_crossenc.views.markup import signed
 
 QUERY, A, B = "tune a guitar", "the guitar by the window and a piano", "the old piano in the garden"
-
-
-@pytest.fixture(scope="module")
-def planted():
-    return HookedCrossEncoder.from_pretrained("planted", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -31,21 +31,6 @@ N_QUERY, N_DOC, N = 3, 8, 14
 
 
 @pytest.fixture(scope="module")
-def planted():
-    return HookedCrossEncoder.from_pretrained("planted", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def random_model(planted):
-    """Random weights of 3 layers x 3 heads, with a tokenizer."""
-    hf = tiny_hf(n_labels=2, seed=7, vocab_size=len(vocabulary()))
-    checkpoint = Checkpoint("tiny", "sha256:0", hf.config.to_dict(), lambda: iter(hf.state_dict().items()), None, None)
-    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, torch.float64), planted.tokenizer)
-    port_weights(model, checkpoint)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
 def found(random_model):
     return random_model.explain(QUERY, PASSAGE)
 

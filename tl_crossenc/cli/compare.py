@@ -17,7 +17,7 @@ from tl_crossenc.cli.options import (
 )
 from tl_crossenc.cli.output import say
 from tl_crossenc.cli.pools import draw_of, pool_options
-from tl_crossenc.cli.work import say_shard
+from tl_crossenc.cli.work import ends_shard, shared_work
 
 HELP = "compare two models on one pool, by query and by layer"
 
@@ -68,7 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.report.terminal import comparison_for_terminal, progress_bar
     from tl_crossenc.results.job import Job, model_source, pool_rules
     from tl_crossenc.results.outputs import default_folder
-    from tl_crossenc.results.unavailable import Unavailable
     from tl_crossenc.results.watch import titled
     from tl_crossenc.results.work import at_work
 
@@ -103,30 +102,25 @@ def run(arguments: argparse.Namespace) -> int:
         "device": models[0].device.type,
     }
     job = Job("compare", " and ".join(str(model.cfg.model_name) for model in models), fixed, free)
-    shard = executor if isinstance(executor, Shard) else None
-    with at_work(out, job, collections, draw, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
+    with at_work(out, job, collections, draw, wait=arguments.wait, shared=isinstance(executor, Shard)) as (
+        folder,
+        pools,
+        store,
+    ):
         errors = Console(stderr=True)
-        reasons: dict[str, Unavailable] = {}
-        try:
-            with executor:
-                found = run_compare_models(
-                    models,
-                    pools,
-                    store,
-                    condition=condition,
-                    measures=measures,
-                    sample=arguments.sample,
-                    token_budget=arguments.token_budget,
-                    executor=executor,
-                    progress=titled(lambda what: progress_bar(errors, what), store),
-                )
-        except Unavailable as reason:
-            if shard is None:
-                raise
-            reasons["compare"] = reason
-        if shard is not None:
-            folder.verify()
-            say_shard(shard, shard.done(store, reasons), out)
+        with shared_work(executor, "compare") as reasons:
+            found = run_compare_models(
+                models,
+                pools,
+                store,
+                condition=condition,
+                measures=measures,
+                sample=arguments.sample,
+                token_budget=arguments.token_budget,
+                executor=executor,
+                progress=titled(lambda what: progress_bar(errors, what), store),
+            )
+        if ends_shard(executor, folder, store, reasons, out):
             return 0
         names = ", ".join(pool.title for pool in pools)
         folder.verify()

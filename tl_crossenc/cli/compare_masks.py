@@ -15,7 +15,7 @@ from tl_crossenc.cli.options import (
 )
 from tl_crossenc.cli.output import say
 from tl_crossenc.cli.pools import draw_of, pool_options
-from tl_crossenc.cli.work import say_shard
+from tl_crossenc.cli.work import ends_shard, shared_work
 from tl_crossenc.console.shown import short_name
 
 HELP = "put the masks of three papers in one table, each in both modes"
@@ -53,7 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.results.job import Job, model_source, pool_rules
     from tl_crossenc.results.kept_pools import count_cut
     from tl_crossenc.results.outputs import default_folder
-    from tl_crossenc.results.unavailable import Unavailable
     from tl_crossenc.results.watch import record_of
     from tl_crossenc.results.work import at_work
 
@@ -69,28 +68,24 @@ def run(arguments: argparse.Namespace) -> int:
     mask_conditions(presets, model.cfg.n_layers)  # before anything is drawn or written
     free = {"presets": list(presets), "token_budget": arguments.token_budget, "device": model.device.type}
     job = Job("compare-masks", model.cfg.model_name, model_source(model) | pool_rules(draw), free)
-    shard = executor if isinstance(executor, Shard) else None
-    with at_work(out, job, collections, draw, wait=arguments.wait, shared=shard is not None) as (folder, pools, store):
+    with at_work(out, job, collections, draw, wait=arguments.wait, shared=isinstance(executor, Shard)) as (
+        folder,
+        pools,
+        store,
+    ):
         record_of(store).begins("Masks")
-        try:
-            with executor, progress_bar(Console(stderr=True), "masks") as advance:
-                found = run_compare_masks(
-                    model,
-                    pools,
-                    store,
-                    presets=presets,
-                    token_budget=arguments.token_budget,
-                    executor=executor,
-                    progress=advance,
-                )
-            reasons = {}
-        except Unavailable as reason:
-            if shard is None:
-                raise
-            reasons = {"masks": reason}
-        if shard is not None:
-            folder.verify()
-            say_shard(shard, shard.done(store, reasons), out)
+        bar = progress_bar(Console(stderr=True), "masks")
+        with shared_work(executor, "masks") as reasons, bar as advance:
+            found = run_compare_masks(
+                model,
+                pools,
+                store,
+                presets=presets,
+                token_budget=arguments.token_budget,
+                executor=executor,
+                progress=advance,
+            )
+        if ends_shard(executor, folder, store, reasons, out):
             return 0
         names = ", ".join(pool.title for pool in pools)
         called = short_name(str(model.cfg.model_name))

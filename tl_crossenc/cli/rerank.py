@@ -16,7 +16,7 @@ from tl_crossenc.cli.options import (
     wait_option,
 )
 from tl_crossenc.cli.output import say
-from tl_crossenc.cli.work import say_shard
+from tl_crossenc.cli.work import ends_shard, shared_work
 
 HELP = "rerank the first passages of a run, under any conditions, and evaluate it"
 
@@ -80,7 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.report.terminal import progress_bar
     from tl_crossenc.results.job import Job, model_source
     from tl_crossenc.results.outputs import default_folder
-    from tl_crossenc.results.unavailable import Unavailable
     from tl_crossenc.results.watch import record_of
     from tl_crossenc.results.work import with_store
 
@@ -97,30 +96,21 @@ def run(arguments: argparse.Namespace) -> int:
     fixed = model_source(model) | {"depth": stage.depth, "run": stage.sha256}
     names = ((stage.collection.name, pairs.digest),)
     job = Job("rerank", model.cfg.model_name, fixed, free | {"device": model.device.type}, names)
-    shard = executor if isinstance(executor, Shard) else None
-    with with_store(out, job, wait=arguments.wait, shared=shard is not None) as (folder, store):
+    with with_store(out, job, wait=arguments.wait, shared=isinstance(executor, Shard)) as (folder, store):
         record_of(store).begins("Reranking")
-        errors = Console(stderr=True)
-        try:
-            with executor, progress_bar(errors, "reranking", unit="token-layers") as advance:
-                found = rerank_pairs(
-                    model,
-                    pairs,
-                    store,
-                    conditions,
-                    measures=measures,
-                    token_budget=arguments.token_budget,
-                    executor=executor,
-                    progress=advance,
-                )
-            reasons = {}
-        except Unavailable as reason:
-            if shard is None:
-                raise
-            reasons = {"reranking": reason}
-        if shard is not None:
-            folder.verify()
-            say_shard(shard, shard.done(store, reasons), out)
+        bar = progress_bar(Console(stderr=True), "reranking", unit="token-layers")
+        with shared_work(executor, "reranking") as reasons, bar as advance:
+            found = rerank_pairs(
+                model,
+                pairs,
+                store,
+                conditions,
+                measures=measures,
+                token_budget=arguments.token_budget,
+                executor=executor,
+                progress=advance,
+            )
+        if ends_shard(executor, folder, store, reasons, out):
             return 0
         folder.verify()
         folder.verify(write_reranked(out, found))

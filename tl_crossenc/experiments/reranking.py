@@ -27,13 +27,11 @@ from tl_crossenc.model.made_by import made_by
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.first_stage import FirstStage, RunPairs
 from tl_crossenc.pools.runs import Run
+from tl_crossenc.pools.spec import DEPTH
 from tl_crossenc.statistics.measures import MEASURES, parse_measures
 from tl_crossenc.store.cells import Store
 
 logger = logging.getLogger(__name__)
-
-DEPTH = 100
-"""Passages a query where nobody says."""
 
 
 @dataclass(frozen=True)

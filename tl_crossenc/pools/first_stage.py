@@ -7,8 +7,7 @@ trec_eval's: by score, then doc_id, both descending; the run's column `rank` is 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -19,8 +18,8 @@ import numpy as np
 
 from tl_crossenc.console.shown import listed
 from tl_crossenc.pools.collections import Collection
-from tl_crossenc.pools.runs import Run, read_run
-from tl_crossenc.pools.scoreddocs import SCOREDDOCS, read_scoreddocs
+from tl_crossenc.pools.runs import Run, ranked_as_trec_eval
+from tl_crossenc.pools.scoreddocs import given_run
 from tl_crossenc.pools.spec import MOST_PASSAGES, PoolPair, digest_line
 
 BLOCK = 1024
@@ -69,19 +68,12 @@ class FirstStage:
         """
         if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= MOST_PASSAGES:
             raise ValueError(f"depth is a whole number from 1 to {MOST_PASSAGES:,}, not {depth!r}.")
-        if isinstance(run, Mapping):
-            given, checksum = run, ""
-        else:
-            given, checksum = read_scoreddocs(collection) if run == SCOREDDOCS else read_run(run)
+        given, checksum = given_run(collection, run)
         top, cut = {}, []
         for query_id in collection.queries:
-            if not given.get(query_id):
+            ranked = ranked_as_trec_eval(given, query_id)
+            if not ranked:
                 continue
-            ranked = sorted(((float(score), doc_id) for doc_id, score in given[query_id].items()), reverse=True)
-            if not all(math.isfinite(score) for score, _ in ranked):
-                raise ValueError(
-                    f"the run has a score of query {query_id!r} that is no finite number; correct or remove it."
-                )
             if len(ranked) > depth and ranked[depth - 1][0] == ranked[depth][0]:
                 cut.append(query_id)
             taken = ranked[:depth]

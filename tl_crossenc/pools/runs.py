@@ -55,6 +55,18 @@ def read_run(path: str | Path) -> tuple[dict[str, dict[str, float]], str]:
     return found, checksum.hexdigest()
 
 
+def ranked_as_trec_eval(run: Run, query_id: str) -> list[tuple[float, str]]:
+    """(score, doc_id) of a query, by score, then doc_id, both descending; none where the run lacks it.
+
+    Raises:
+        ValueError: a score that is no finite number.
+    """
+    ranked = sorted(((float(score), doc_id) for doc_id, score in run.get(query_id, {}).items()), reverse=True)
+    if not all(math.isfinite(score) for score, _ in ranked):
+        raise ValueError(f"the run has a score of query {query_id!r} that is no finite number; correct or remove it.")
+    return ranked
+
+
 def run_pairs(collection: Collection, run: Run, depth: int) -> tuple[list[PoolPair], dict[str, Any]]:
     """The first `depth` passages of every judged query of the collection, in the run's order, and what was met.
 
@@ -66,13 +78,7 @@ def run_pairs(collection: Collection, run: Run, depth: int) -> tuple[list[PoolPa
     check_depth(depth)
     top: dict[str, list[str]] = {}
     for query_id in collection.qrels:
-        scores = run.get(query_id, {})
-        if not all(math.isfinite(score) for score in scores.values()):
-            raise ValueError(
-                f"the run has a score of query {query_id!r} that is no finite number; correct or remove it."
-            )
-        order = sorted(((float(score), doc_id) for doc_id, score in scores.items()), reverse=True)
-        top[query_id] = [doc_id for _, doc_id in order[:depth]]
+        top[query_id] = [doc_id for _, doc_id in ranked_as_trec_eval(run, query_id)[:depth]]
     if not any(top.values()):
         raise ValueError(
             f"the run has no query that collection {collection.name!r} judges (its queries: {', '.join(list(run)[:3])}, …); "

@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.ir_documents import reading
+from tl_crossenc.pools.runs import Run, read_run
 from tl_crossenc.pools.spec import SCOREDDOCS
+
+
+def given_run(collection: Collection, run: str | Path | Run) -> tuple[Run, str]:
+    """query_id -> doc_id -> score of a TREC file, of "scoreddocs" (the collection's own), or as given; its SHA-256, "" as given.
+
+    Raises:
+        See `read_run` and `read_scoreddocs`.
+    """
+    if isinstance(run, Mapping):
+        return run, ""
+    return read_scoreddocs(collection) if run == SCOREDDOCS else read_run(run)
 
 
 def read_scoreddocs(collection: Collection) -> tuple[dict[str, dict[str, float]], str]:

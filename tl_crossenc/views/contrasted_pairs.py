@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ import pandas as pd
 from tl_crossenc.console.shown import shown
 from tl_crossenc.instruments.smallest_removal import SmallestRemoval
 from tl_crossenc.views.contrasted_words import QUERY, SIDES
-from tl_crossenc.views.explained_pair import NOTHING, STANDS_OUT, component_name, records
+from tl_crossenc.views.explained_pair import NOTHING, STANDS_OUT, component_name
+from tl_crossenc.views.tabled import Tabled
 
 TABLES = ("contributions", "words", "shared", "heads", "links", "removal")
 
@@ -36,7 +37,7 @@ class TwoHeads(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ContrastedPairs:
+class ContrastedPairs(Tabled):
     """Two passages of one query, their scores, and where the difference comes from.
 
     Attributes:
@@ -70,6 +71,7 @@ class ContrastedPairs:
         made: how it was made, as plain values; on every frame as `attrs`.
     """
 
+    tables: ClassVar[tuple[str, ...]] = TABLES
     query: str
     a: str
     b: str
@@ -95,18 +97,6 @@ class ContrastedPairs:
     readout: str = "pooler and classifier bias"
     made: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    def to_frame(self, what: str = "contributions") -> pd.DataFrame:
-        """One of the tables as a copy: "contributions", "words", "shared", "heads", "links" or "removal".
-
-        Raises:
-            ValueError: no such table.
-        """
-        if what not in TABLES:
-            raise ValueError(f"expected a table among {', '.join(TABLES)}, got {what!r}")
-        frame = getattr(self, what).copy()
-        frame.attrs = dict(self.made)
-        return frame
-
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, as JSON has them: tables as lists of rows, None for what is not there."""
         about: dict[str, Any] = {
@@ -123,7 +113,7 @@ class ContrastedPairs:
             "read": [list(own) for own in self.read],
             "way": self.way,
         }
-        return about | {what: records(getattr(self, what)) for what in TABLES} | {"made": dict(self.made)}
+        return about | self.records()
 
     @property
     def difference(self) -> float:
@@ -181,20 +171,13 @@ class ContrastedPairs:
             for _, row in best.iterrows()
         ]
 
-    @property
-    def directions(self) -> list[str]:
-        """The directions between query and passage, in the order shown."""
-        return list(dict.fromkeys(self.heads["direction"]))
-
     def top_heads(self, direction: str) -> list[TwoHeads]:
         """The `top` heads of a direction whose attention beyond even differs most, of those that can reach the score.
 
         Raises:
             ValueError: no such direction.
         """
-        if direction not in self.directions:
-            raise ValueError(f"expected a direction among {', '.join(self.directions) or 'none'}, got {direction!r}")
-        own = self.heads[(self.heads["direction"] == direction) & self.heads["reaches_score"]]
+        own = self.heads_that_reach(direction)
         rows = []
         for _, row in own[own["difference"].abs() > NOTHING].head(self.top).iterrows():
             rows.append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from jaxtyping import Int
 
 from tl_crossenc.console.shown import shown
 from tl_crossenc.inputs.parts import Part
+from tl_crossenc.views.tabled import Tabled
 
 TABLES = ("contributions", "heads", "links", "words", "completeness", "lengths", "cut")
 NAMES = {
@@ -35,7 +36,7 @@ NOTHING = 1e-5
 
 
 @dataclass(frozen=True)
-class ExplainedPair:
+class ExplainedPair(Tabled):
     """One pair, its score, and where it comes from.
 
     Attributes:
@@ -70,6 +71,7 @@ class ExplainedPair:
         readout: what `readout` is called, by what the model's head has.
     """
 
+    tables: ClassVar[tuple[str, ...]] = TABLES
     query: str
     passage: str
     model: str
@@ -95,18 +97,6 @@ class ExplainedPair:
     types_fed: bool = True
     readout: str = "pooler and classifier bias"
 
-    def to_frame(self, what: str = "contributions") -> pd.DataFrame:
-        """One of the tables as a copy: "contributions", "heads", "links", "words", "completeness", "lengths" or "cut".
-
-        Raises:
-            ValueError: no such table.
-        """
-        if what not in TABLES:
-            raise ValueError(f"expected a table among {', '.join(TABLES)}, got {what!r}")
-        frame = getattr(self, what).copy()
-        frame.attrs = dict(self.made)
-        return frame
-
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, as JSON has them: tables as lists of rows, None for what is not there."""
         about: dict[str, Any] = {
@@ -123,7 +113,7 @@ class ExplainedPair:
             "attribution": self.attribution,
             "removal": self.way,
         }
-        return about | {what: records(getattr(self, what)) for what in TABLES} | {"made": self.made}
+        return about | self.records()
 
     # What is shown, for both ways.
 
@@ -160,11 +150,6 @@ class ExplainedPair:
             self.passage[stop:] if self.cut_tokens and start == 0 else self.passage[:start] if self.cut_tokens else ""
         )
 
-    @property
-    def directions(self) -> list[str]:
-        """The directions between query and passage, in the order shown."""
-        return list(dict.fromkeys(self.heads["direction"]))
-
     def top_heads(self, direction: str) -> list[tuple[str, float, float, list[tuple[int, int, float]]]]:
         """(head, mass, beyond, token pairs) of the `top` heads that attend most beyond even in a direction, at least one.
 
@@ -175,9 +160,7 @@ class ExplainedPair:
         Raises:
             ValueError: no such direction.
         """
-        if direction not in self.directions:
-            raise ValueError(f"expected a direction among {', '.join(self.directions) or 'none'}, got {direction!r}")
-        heads = self.heads[(self.heads["direction"] == direction) & self.heads["reaches_score"]]
+        heads = self.heads_that_reach(direction)
         above = int((heads["beyond"] > NOTHING).sum())
         keys = ["direction", "layer", "head"]
         rows = []
@@ -240,9 +223,3 @@ def component_name(row: pd.Series, readout: str) -> str:
 def _numbered(text: str, position: int, count: int) -> str:
     """A word or piece as it is shown, with its position below where it is there several times."""
     return shown(text) + (str(position).translate(BELOW) if count > 1 else "")
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows, numbers as Python's and None for what is no number."""
-    columns = {name: [None if pd.isna(value) else value for value in frame[name].tolist()] for name in frame}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
