@@ -8,15 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, cast
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_crossenc.console.progress import counted
 from tl_crossenc.console.prompt import Prompt
 from tl_crossenc.console.shown import shown
-from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import PairBatch
 from tl_crossenc.inputs.parts import PartMasks
 from tl_crossenc.inputs.texts import Texts
@@ -217,15 +213,4 @@ class HookedCrossEncoder(Prompt, Predicting, Pretrained):
         tensor([5.7500, 0.0000, 0.0000])
         """
         encoded = self.encode_pairs(query, passages, max_length=max_length)
-        scores = torch.zeros(len(encoded), dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
-        budget = self.token_budget(token_budget)
-
-        def run(indices: np.ndarray) -> Tensor:
-            return self(encoded.batch(indices)).to("cpu", scores.dtype)
-
-        work = encoded.lengths if progress is True else np.ones(len(encoded), np.int64)
-        with torch.no_grad(), counted(progress, "scoring tokens", int(work.sum())) as advance:
-            for indices, found in run_batches(encoded.lengths, budget, run, in_order=self.hooked):
-                scores[torch.from_numpy(indices)] = found
-                advance(int(work[indices].sum()))
-        return scores
+        return self._of_all(encoded, "scores", token_budget, progress, "scoring tokens")

@@ -8,7 +8,7 @@ labels, where `CrossEncoder` refuses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tl_crossenc.console.progress import counted
 from tl_crossenc.inputs.batching import run_batches
+from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.texts import Texts, broadcast_texts
 from tl_crossenc.model.reading_encoder import ReadingEncoder
 from tl_crossenc.model.score_activation import ScoreActivation
@@ -143,18 +144,33 @@ class Predicting(ReadingEncoder):
     ) -> Tensor:
         """`[pair, label]` on the CPU, in the order given."""
         encoded = self.encode_pairs([q for q, _ in pairs], [p for _, p in pairs], max_length=max_length)
-        kind = torch.float64 if self.dtype == torch.float64 else torch.float32
-        logits = torch.zeros(len(encoded), self.cfg.n_labels, dtype=kind)
+        return self._of_all(encoded, "logits", token_budget, bar or None, "predicting tokens")
+
+    def _of_all(
+        self,
+        encoded: EncodedPairs,
+        what: Literal["scores", "logits"],
+        token_budget: int | None,
+        progress: Callable[[int], Any] | bool | None,
+        title: str,
+    ) -> Tensor:
+        """`[pair]` scores or `[pair, label]` logits, on the CPU, in the order given; float64 of a float64 model, else float32.
+
+        A bar counts tokens, as the longest pairs are run first; a function is told of pairs.
+        """
+        shape = (len(encoded),) if what == "scores" else (len(encoded), self.cfg.n_labels)
+        found = torch.zeros(shape, dtype=torch.float64 if self.dtype == torch.float64 else torch.float32)
 
         def run(indices: np.ndarray) -> Tensor:
-            return self(encoded.batch(indices).to(self.device), return_type="logits").to("cpu", kind)
+            return self(encoded.batch(indices), return_type=what).to("cpu", found.dtype)
 
+        work = encoded.lengths if progress is True else np.ones(len(encoded), np.int64)
         budget = self.token_budget(token_budget)
-        with torch.no_grad(), counted(bar or None, "predicting", len(encoded)) as advance:
-            for indices, found in run_batches(encoded.lengths, budget, run, in_order=self.hooked):
-                logits[torch.from_numpy(indices)] = found
-                advance(len(indices))
-        return logits
+        with torch.no_grad(), counted(progress, title, int(work.sum())) as advance:
+            for indices, own in run_batches(encoded.lengths, budget, run, in_order=self.hooked):
+                found[torch.from_numpy(indices)] = own
+                advance(int(work[indices].sum()))
+        return found
 
 
 def _pairs(inputs: Any) -> tuple[list[tuple[str, str]], bool]:
