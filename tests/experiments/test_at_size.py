@@ -10,7 +10,7 @@ from small_worlds import model_folder
 
 LETTERS = 10_000
 RERANK = r"""
-import re, sys
+import os, re, sys
 from pathlib import Path
 from tl_crossenc.experiments.reranking import rerank
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -29,15 +29,27 @@ with (place / "docs.tsv").open("w") as file:
 model = HookedCrossEncoder.from_pretrained(str(folder / "model"), device="cpu")
 found = rerank(model, load_collection(place), place / "a.run", Store(place / "store"), ["DOC->QUERY"], depth=count)
 assert len(found.rankings.scores("none")) == count
-print(int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+print(int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) * 1024, flush=True)
+os._exit(0)  # what is measured is over: how other libraries' threads take the interpreter's end is no part of it
 """
 
 
 def peak(folder, count):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-W", "ignore", "-c", RERANK, str(folder), str(count), str(LETTERS)]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-W",
+        "ignore",
+        "-c",
+        RERANK,
+        str(folder),
+        str(count),
+        str(LETTERS),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return int(done.stdout)
 
 

@@ -17,7 +17,8 @@ def given_run(collection: Collection, run: str | Path | Run) -> tuple[Run, str]:
     """query_id -> doc_id -> score of a TREC file, of "scoreddocs" (the collection's own), or as given; its SHA-256, "" as given.
 
     Raises:
-        See `read_run` and `read_scoreddocs`.
+        ValueError: as `read_run` and `read_scoreddocs` do.
+        OSError: as they do.
     """
     if isinstance(run, Mapping):
         return run, ""
