@@ -71,3 +71,15 @@ class Foreign:
             with torch.no_grad():
                 found.append(self.model(**fed).logits[0].float())
         return torch.stack(found)
+
+    def unmasked(self, pairs, size, length=None):
+        """[pair, label] of batches of `size` in their order, padded to `length` or else to the longest, under a mask of ones."""
+        padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
+        found = []
+        for start in range(0, len(pairs), size):
+            texts = map(list, zip(*pairs[start : start + size], strict=True))
+            fed = dict(self.tokenizer(*texts, return_tensors="pt", truncation=True, **padding))
+            fed["attention_mask"] = torch.ones_like(fed["input_ids"])
+            with torch.no_grad():
+                found.append(self.model(**fed).logits.float())
+        return torch.cat(found)

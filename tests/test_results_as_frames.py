@@ -52,7 +52,8 @@ NO_RESULTS = {
     ),
     "what the doctor reads and holds against a model, and says in words": (
         "doctor.causes.Cause doctor.causes.ReadPairs doctor.foreign_scores.ForeignScores doctor.probes.Probes "
-        "doctor.readings.Way doctor.verdicts.Comparison doctor.held_states.HeldStates doctor.hidden_dump.HiddenDump"
+        "doctor.readings.Way doctor.verdicts.Comparison doctor.held_states.HeldStates doctor.hidden_dump.HiddenDump "
+        "doctor.unmasked.Unmasked doctor.reading_runs.ReadRows"
     ),
     "numbers that an experiment makes frames of": (
         "experiments.bottleneck_frames.QueryBits experiments.conductance_cells.QueryConductance experiments.qk_cells.QKTask "

@@ -320,7 +320,11 @@ def test_pairs_that_come_twice_and_queries_without_room(two):
 
 
 def test_rows_are_run_once_however_many_readings_have_them(two, monkeypatch):
-    """Texts that no limit cuts: ours, types of 0, the texts turned round or joined, and half precision twice."""
+    """Texts that no limit cuts: ours, types of 0, the texts turned round or joined, and half precision twice.
+
+    Of the readings with padding, pairs 0, 3, 6 and 9 as a sample: at four fixed lengths; at 42 tokens, the longest of the first 8
+    pairs and of all; the last at 16 as well, the longer of the last two.
+    """
     model, _ = two
     ran = []
     forward = HookedCrossEncoder.forward
@@ -330,8 +334,8 @@ def test_rows_are_run_once_however_many_readings_have_them(two, monkeypatch):
         return forward(self, tokens, *args, **kwargs)
 
     monkeypatch.setattr(HookedCrossEncoder, "forward", counting)
-    doctor(model, SHORT, [0.5] * len(SHORT))
-    assert sum(ran) == len(SHORT) * 6
+    doctor(model, SHORT, [77.5] * len(SHORT))
+    assert sum(ran) == len(SHORT) * 6 + 4 * 4 + 4 + 1
 
 
 def test_a_model_that_is_being_ablated_or_cannot_read_is_refused(two):

@@ -93,19 +93,25 @@ class Cause:
 
 
 def held_against(
-    foreign: ForeignScores, read: Sequence[ReadPairs], outputs: Sequence[Output], numbers: np.ndarray, slack: float
+    foreign: ForeignScores,
+    ours: ReadPairs,
+    read: Sequence[ReadPairs],
+    outputs: Sequence[Output],
+    numbers: np.ndarray,
+    slack: float,
 ) -> list[Cause]:
     """All causes, best first.
 
     Args:
         foreign: the scores.
-        read: the readings' logits, ours first; of half precision too.
+        ours: the logits of our own reading.
+        read: those of the readings to be held against them.
         outputs: ours first.
         numbers: `[pair]`, the number of each pair's query.
         slack: the tolerance of logits, relative to the largest where that is above 1.
     """
     with np.errstate(invalid="ignore"):  # pairs that a reading cannot read are NaN
-        found = [_cause(foreign, read[0], reading, output, numbers, slack) for reading in read for output in outputs]
+        found = [_cause(foreign, ours, reading, output, numbers, slack) for reading in read for output in outputs]
     return sorted(found, key=lambda cause: cause.rank)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -10,9 +10,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.console.shown import short_name
-from tl_crossenc.doctor.terminal import STYLES, line, plain
+from tl_crossenc.doctor.report import Report
+from tl_crossenc.doctor.terminal import STYLES, line
 
 OK, NOTE, WARNING = "ok", "note", "warning"
 
@@ -38,34 +38,28 @@ class Finding:
     value: float | None = None
 
 
-@dataclass(frozen=True)
-class ModelReport:
+@dataclass(frozen=True, repr=False)
+class ModelReport(Report):
     """What a model's scores depend on.
 
     Attributes:
         model, dtype, device: the model's name, and what it ran in and on.
         findings: one a topic.
-        made: how the report was made.
     """
 
     model: str
     dtype: str
     device: str
     findings: tuple[Finding, ...]
-    made: dict[str, Any] = field(repr=False)
-
-    __repr__ = short_repr
 
     @property
     def warnings(self) -> tuple[Finding, ...]:
         """The findings that are warnings."""
         return tuple(finding for finding in self.findings if finding.severity == WARNING)
 
-    def to_frame(self) -> pd.DataFrame:
-        """A row a finding; `.attrs` says how they were made."""
-        frame = pd.DataFrame([asdict(finding) for finding in self.findings])
-        frame.attrs.update(self.made)
-        return frame
+    def table(self) -> pd.DataFrame:
+        """A row a finding."""
+        return pd.DataFrame([asdict(finding) for finding in self.findings])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -74,14 +68,12 @@ class ModelReport:
             "dtype": self.dtype,
             "device": self.device,
             "findings": [asdict(finding) for finding in self.findings],
-            "made": self.made,
+            "made": dict(self.made),
         }
 
-    def __rich__(self) -> RenderableType:
+    def view(self) -> RenderableType:
+        """How many findings there are of each severity, and each in a row."""
         return _view(self)
-
-    def __str__(self) -> str:
-        return plain(_view(self))
 
 
 def _view(report: ModelReport) -> RenderableType:

@@ -15,7 +15,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn
@@ -70,6 +70,18 @@ class ForeignScores:
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def chosen(self, pairs: Int[np.ndarray, "chosen"]) -> ForeignScores:
+        """Some of the pairs, each in one row."""
+        return replace(
+            self,
+            queries=tuple(self.queries[i] for i in pairs),
+            passages=tuple(self.passages[i] for i in pairs),
+            values=self.values[pairs],
+            exact_to=self.exact_to[pairs],
+            lines=self.lines[pairs],
+            rows=np.arange(len(pairs)),
+        )
 
 
 def read_scores(path: str | Path) -> ForeignScores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.doctor.plain_values import plain_rows
-from tl_crossenc.doctor.terminal import bullets, line, number, plain
+from tl_crossenc.doctor.report import Report
+from tl_crossenc.doctor.terminal import bullets, line, number
 from tl_crossenc.inputs.parts import REAL_PART_NAMES
 
 
@@ -38,8 +38,8 @@ class FirstDifference:
     allowed: float
 
 
-@dataclass(frozen=True)
-class HiddenReport:
+@dataclass(frozen=True, repr=False)
+class HiddenReport(Report):
     """Another system's hidden states beside ours.
 
     Attributes:
@@ -49,24 +49,18 @@ class HiddenReport:
         first: the first difference; None where there is none, or where the tokens differ already.
         verdict: that in a sentence.
         notes: what speaks for its cause, a sentence each.
-        made: how the report was made.
     """
 
     source: str
     n_pairs: int
-    states: pd.DataFrame = field(repr=False)
+    states: pd.DataFrame
     first: FirstDifference | None
     verdict: str
     notes: tuple[str, ...]
-    made: dict[str, Any] = field(repr=False)
 
-    __repr__ = short_repr
-
-    def to_frame(self) -> pd.DataFrame:
-        """The states; `.attrs` says how they were compared."""
-        frame = self.states.copy()
-        frame.attrs.update(self.made)
-        return frame
+    def table(self) -> pd.DataFrame:
+        """The states."""
+        return self.states.copy()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -77,14 +71,12 @@ class HiddenReport:
             "notes": list(self.notes),
             "first": None if self.first is None else plain_rows(pd.DataFrame([vars(self.first)]))[0],
             "states": plain_rows(self.states),
-            "made": self.made,
+            "made": dict(self.made),
         }
 
-    def __rich__(self) -> RenderableType:
+    def view(self) -> RenderableType:
+        """The verdict, and a row a state."""
         return _view(self)
-
-    def __str__(self) -> str:
-        return plain(_view(self))
 
 
 def state_name(state: int) -> str:

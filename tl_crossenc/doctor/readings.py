@@ -1,8 +1,8 @@
 """Readings: the ways in which a system may turn a pair of texts into what the model is fed, ours the first of them.
 
-A reading differs from ours in one thing: where and what it cuts, the order of the texts, token types, case, accents, or how the
-texts are joined. What it gives is each pair's tokens and types, or nothing where it cannot read the pair (a query that leaves no
-room for a passage where only passages are cut).
+A reading differs from ours in one thing: where and what it cuts, the order of the texts, token types, case, accents, how the
+texts are joined, or padding that is attended to (`unmasked`). What it gives is each pair's tokens and types, or nothing where it
+cannot read the pair (a query that leaves no room for a passage where only passages are cut).
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ class Reading:
         name: what it does otherwise than ours, `OURS` for ours.
         same: why it reads pairs as ours does where it does.
         read: gives each pair's tokens and types, None where it cannot.
+        sampled: whether it is dear, so that all pairs are run only where a sample of them speaks for it.
     """
 
     name: str
     same: str
     read: Callable[[Sequence[str], Sequence[str]], list[Tokens | None]]
+    sampled: bool = False
 
 
 def all_readings(encoder: PairEncoder, longest: int) -> list[Reading]:

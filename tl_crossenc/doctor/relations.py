@@ -9,6 +9,7 @@ import numpy as np
 
 from tl_crossenc.doctor.causes import FLOOR, Cause
 from tl_crossenc.doctor.foreign_scores import ForeignScores
+from tl_crossenc.doctor.outputs import OURS as OUR_SCORE
 
 FEWEST = 8
 """Pairs on which a relation is asked for: an order of 8 is ours by chance once in 40,320 times."""
@@ -51,22 +52,36 @@ def relation_to(foreign: ForeignScores, causes: Sequence[Cause]) -> Relation | N
     affine = [found for cause in usable if (found := _affine(foreign, cause)) is not None]
     if affine:
         return min(affine, key=lambda found: (found.cause.changes, found.max_abs))
-    for cause in sorted(usable, key=lambda cause: cause.changes):
-        if cause.changes <= 1 and cause.output == "our score":
-            for kind, sign in (("rising", 1.0), ("falling", -1.0)):
-                if _largest_fall(foreign, sign * cause.values, cause) <= 0:
-                    return Relation(kind, cause)
+    one_way = (_one_way(foreign, cause) for cause in sorted(usable, key=lambda cause: cause.changes))
+    return next((found for found in one_way if found is not None), None)
+
+
+def may_relate(foreign: ForeignScores, cause: Cause) -> bool:
+    """Whether a sample of scores leaves it open that all of them are an affine function of a cause, or one that rises or falls."""
+    if len(foreign) < FEWEST or not np.isfinite(cause.values).all():
+        return False
+    if np.ptp(foreign.values) == 0 or np.ptp(cause.values) == 0:
+        return True
+    return _affine(foreign, cause, sharpest=0.0) is not None or _one_way(foreign, cause) is not None
+
+
+def _one_way(foreign: ForeignScores, cause: Cause) -> Relation | None:
+    """The rising or falling relation to a reading's score."""
+    if cause.changes <= 1 and cause.output == OUR_SCORE:
+        for kind, sign in (("rising", 1.0), ("falling", -1.0)):
+            if _largest_fall(foreign, sign * cause.values, cause) <= 0:
+                return Relation(kind, cause)
     return None
 
 
-def _affine(foreign: ForeignScores, cause: Cause) -> Relation | None:
+def _affine(foreign: ForeignScores, cause: Cause, sharpest: float = SHARPEST) -> Relation | None:
     x, y = cause.values, foreign.values
     slope = float(np.cov(x, y, bias=True)[0, 1] / np.var(x))
     intercept = float(y.mean() - slope * x.mean())
     left = np.abs(y - slope * x - intercept)
     own = cause.tolerance - foreign.exact_to
     allowed = 2 * (foreign.exact_to + abs(slope) * own + FLOOR * np.maximum(1, np.abs(y)))
-    if not (left <= allowed).all() or np.ptp(y) < SHARPEST * allowed.max():
+    if not (left <= allowed).all() or np.ptp(y) < sharpest * allowed.max():
         return None
     return Relation("affine", cause, slope, intercept, float(left.max()))
 

@@ -1,28 +1,32 @@
 """Foreign scores beside ours: `compare_scores`.
 
-1. The pairs are read in every known way; each distinct row of tokens is run once, in batches of like length (`readings`, `runs`).
+1. The pairs are read in every known way (`readings`, `unmasked`); each distinct row of tokens is run once, in batches of like
+   length (`reading_runs`, `runs`).
 2. The pairs as they are read here are run in float16 and bfloat16, too (`half_precision`).
 3. Every output of every reading is held against the scores (`outputs`, `causes`); readings whose tokens are ours on every pair are
    not run, but named: these pairs cannot tell them.
-4. If none gives the scores, a relation is asked for (`relations`), and for what the pairs that differ have in common (`verdicts`).
+4. Readings with padding are run on a sample of the pairs (`samples`), and on all of them where an output may give the scores.
+5. If none gives the scores, a relation is asked for (`relations`), and for what the pairs that differ have in common (`verdicts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from tl_crossenc.console.progress import counted
-from tl_crossenc.doctor.causes import YES, Cause, ReadPairs, held_against
+from tl_crossenc.doctor.causes import YES, Cause, held_against
 from tl_crossenc.doctor.foreign_scores import ForeignScores
-from tl_crossenc.doctor.half_precision import HALVES, in_half
+from tl_crossenc.doctor.half_precision import HALVES
 from tl_crossenc.doctor.outputs import all_outputs
-from tl_crossenc.doctor.readings import OURS, Reading, all_readings, uncut_lengths
+from tl_crossenc.doctor.reading_runs import ReadingRuns
+from tl_crossenc.doctor.readings import all_readings, uncut_lengths
 from tl_crossenc.doctor.relations import relation_to
-from tl_crossenc.doctor.runs import RowTable, encoded_rows, run_rows
+from tl_crossenc.doctor.samples import may_give, sample_of
 from tl_crossenc.doctor.score_report import ScoreReport
+from tl_crossenc.doctor.unmasked import unmasked_readings
 from tl_crossenc.doctor.verdicts import Comparison
 from tl_crossenc.inputs.encoder import PairEncoder
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -52,13 +56,30 @@ def compare_scores(
     encoder = encoder_of(model)
     _check_texts(encoder, foreign)
     lengths = uncut_lengths(encoder, foreign.queries, foreign.passages)
-    readings = all_readings(encoder, int(lengths.max()))
-    read, untold = _read(model, foreign, readings, token_budget, progress)
+    unmasked, untried = unmasked_readings(encoder, foreign.rows)
+    readings = [*all_readings(encoder, int(lengths.max())), *unmasked]
     _, numbers = np.unique(np.asarray(foreign.queries, dtype=object).astype(str), return_inverse=True)
-    rule = str(model.cfg.score)
+    rule, slack = str(model.cfg.score), tolerance(model.cfg)
     several = bool((np.bincount(numbers) > 1).any())
     outputs = all_outputs(model.cfg.n_labels, rule, model.activation, several=several)
-    causes = held_against(foreign, read, outputs, numbers, tolerance(model.cfg))
+    runs = ReadingRuns(model, foreign, readings, token_budget)
+    read = runs.plain(progress)
+    causes = held_against(foreign, read[0], read, outputs, numbers, slack)
+    related = causes[0].reproduces != YES and bool(np.ptp(foreign.values) > 0)
+    sample = sample_of(foreign, numbers, related=related)
+    few = replace(read[0], logits=read[0].logits[sample])
+    chosen, left = [], []
+    for own, sampled in runs.sampled(sample, progress):
+        fits = len(sample) == len(foreign) or may_give(
+            foreign, numbers, sample, few, sampled, outputs, slack, related=related
+        )
+        (chosen if fits else left).append(own)
+    whole = runs.whole(chosen, progress)
+    causes += held_against(foreign, read[0], whole, outputs, numbers, slack)
+    causes.sort(key=lambda cause: cause.rank)
+    read += whole
+    why = f"on {len(sample)} of the pairs alone, nothing that is made of its logits gives the scores"
+    untried += [(name, why) for own in left for name in (own.name, *own.also)]
     relation = relation_to(foreign, causes) if causes[0].reproduces != YES else None
     n_known = (len(readings) + len(HALVES)) * len(outputs)
     found = Comparison(foreign, causes, relation, read, lengths, encoder.max_length, n_known)
@@ -75,7 +96,8 @@ def compare_scores(
         relation=relation,
         verdict=found.verdict(),
         notes=tuple(found.notes()),
-        untold=tuple(untold),
+        untold=tuple(runs.untold),
+        untried=tuple(untried),
         made=made_by(model, scores=foreign.source, pairs=len(foreign), causes=n_known),
     )
 
@@ -112,43 +134,6 @@ def _check_texts(encoder: PairEncoder, foreign: ForeignScores) -> None:
                     f"expected texts without {pad}, the padding token, which the model does not count, got it in line {line} of "
                     f"{foreign.source}: take that pair out"
                 )
-
-
-def _read(
-    model: HookedCrossEncoder,
-    foreign: ForeignScores,
-    readings: Sequence[Reading],
-    token_budget: int | None,
-    progress: bool | None,
-) -> tuple[list[ReadPairs], list[tuple[str, str]]]:
-    """The logits of every reading that differs from those before it, ours first and half precision last; and those that read all
-    pairs as we do."""
-    table, kept, also, untold = RowTable(), dict[bytes, tuple[str, np.ndarray]](), dict[bytes, list[str]](), []
-    for reading in readings:
-        rows = table.add(reading.read(foreign.queries, foreign.passages))
-        key = rows.tobytes()
-        if not kept or key not in kept:
-            kept[key], also[key] = (reading.name, rows), []
-        elif kept[key][0] == OURS:
-            untold.append((reading.name, reading.same))
-        else:
-            also[key].append(reading.name)
-    pad = model.encoder.tokenizer.pad_token_id or 0 if model.encoder is not None else 0
-    pairs = encoded_rows(table.rows, pad)
-    ours = next(iter(kept.values()))[1]
-    distinct, of_ours = np.unique(ours[ours >= 0], return_inverse=True)
-    halves = {name: kind for name, kind in HALVES.items() if kind != model.dtype and len(distinct)}
-    total = len(pairs) + len(halves) * len(distinct)
-    with counted(progress, "scoring", total) as advance:
-        logits = run_rows(model, pairs, token_budget, advance)
-        padded = np.concatenate([logits, np.full((1, logits.shape[1]), np.nan)])  # row -1: what was not read
-        found = [ReadPairs(name, tuple(also[key]), padded[rows]) for key, (name, rows) in kept.items()]
-        for name, kind in halves.items():
-            own = encoded_rows([table.rows[row] for row in distinct], pad)
-            values = np.full((len(ours), logits.shape[1]), np.nan)
-            values[ours >= 0] = run_rows(in_half(model, kind), own, token_budget, advance)[of_ours]
-            found.append(ReadPairs(f"half precision ({name})", (), values, half=name))
-    return found, untold
 
 
 def _causes_frame(causes: Sequence[Cause]) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -11,16 +12,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.console.shown import short_name
 from tl_crossenc.doctor.causes import YES, Cause
 from tl_crossenc.doctor.plain_values import plain_rows
 from tl_crossenc.doctor.relations import Relation
-from tl_crossenc.doctor.terminal import STYLES, bullets, line, number, plain
+from tl_crossenc.doctor.report import Report
+from tl_crossenc.doctor.terminal import STYLES, bullets, line, number
 
 
-@dataclass(frozen=True)
-class ScoreReport:
+@dataclass(frozen=True, repr=False)
+class ScoreReport(Report):
     """What is known of foreign scores.
 
     Attributes:
@@ -34,36 +35,30 @@ class ScoreReport:
         verdict: all that in one sentence.
         notes: what else is to be known of the comparison, a sentence each.
         untold: (reading, why) of those that read these pairs as we do.
-        made: how it was made.
+        untried: (reading, why) of those that were not run on all pairs.
     """
 
     model: str
     score: str
     dtype: str
     source: str
-    causes: pd.DataFrame = field(repr=False)
-    pairs: pd.DataFrame = field(repr=False)
-    best: Cause = field(repr=False)
+    causes: pd.DataFrame
+    pairs: pd.DataFrame
+    best: Cause
     reproduced: str
     relation: Relation | None
     verdict: str
     notes: tuple[str, ...]
     untold: tuple[tuple[str, str], ...]
-    made: dict[str, Any] = field(repr=False)
+    untried: tuple[tuple[str, str], ...]
 
-    __repr__ = short_repr
-
-    def __rich__(self) -> RenderableType:
+    def view(self) -> RenderableType:
+        """The verdict, the best causes, and what these pairs do not tell."""
         return _view(self)
 
-    def __str__(self) -> str:
-        return plain(_view(self))
-
-    def to_frame(self) -> pd.DataFrame:
-        """The causes, best first; `.attrs` says how they were found."""
-        frame = self.causes.copy()
-        frame.attrs.update(self.made)
-        return frame
+    def table(self) -> pd.DataFrame:
+        """The causes, best first."""
+        return self.causes.copy()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: those that are no numbers are None."""
@@ -76,9 +71,10 @@ class ScoreReport:
             "verdict": self.verdict,
             "notes": list(self.notes),
             "not_told_apart": [{"reading": name, "why": why} for name, why in self.untold],
+            "not_tried": [{"reading": name, "why": why} for name, why in self.untried],
             "causes": plain_rows(self.causes),
             "pairs": plain_rows(self.pairs),
-            "made": self.made,
+            "made": dict(self.made),
         }
 
 
@@ -107,12 +103,18 @@ def _view(report: ScoreReport, rows: int = 10) -> RenderableType:
     parts.append(
         line(f"The best of {len(report.causes):,} causes held against them; pairs: within what is allowed.", "dim")
     )
-    if report.untold:
-        parts += ["", line("Not told from what is read here, since these pairs come out the same:")]
-        by_reason: dict[str, list[str]] = {}
-        for name, why in report.untold:
-            by_reason.setdefault(why, []).append(name)
-        parts += bullets(
-            [f"{'; '.join(names)}: {why}" if why else "; ".join(names) for why, names in by_reason.items()]
-        )
+    for said, readings in (
+        ("Not told from what is read here, since these pairs come out the same:", report.untold),
+        ("Not held against all pairs:", report.untried),
+    ):
+        if readings:
+            parts += ["", line(said), *bullets(_by_reason(readings))]
     return Group(*parts)
+
+
+def _by_reason(readings: Sequence[tuple[str, str]]) -> list[str]:
+    """What shares a reason, and the reason, a line each."""
+    found: dict[str, list[str]] = {}
+    for name, why in readings:
+        found.setdefault(why, []).append(name)
+    return [f"{'; '.join(names)}: {why}" if why else "; ".join(names) for why, names in found.items()]
