@@ -7,7 +7,7 @@ trec_eval's: by score, then doc_id, both descending; the run's column `rank` is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -18,9 +18,9 @@ import numpy as np
 
 from tl_crossenc.console.shown import listed
 from tl_crossenc.pools.collections import Collection
-from tl_crossenc.pools.runs import Run, ranked_as_trec_eval
+from tl_crossenc.pools.runs import Run, Top, first_passages
 from tl_crossenc.pools.scoreddocs import given_run
-from tl_crossenc.pools.spec import MOST_PASSAGES, PoolPair, digest_line
+from tl_crossenc.pools.spec import MOST_PASSAGES, PoolPair, check_depth, digest_line
 
 BLOCK = 1024
 """Passages looked up at a time."""
@@ -37,7 +37,7 @@ class FirstStage:
         depth: passages a query, at most.
         top: query_id -> (doc_ids, scores), best first, queries in the collection's order.
         sha256: of the run's file; "" where it is none.
-        unknown_queries: of the run, that the collection lacks.
+        unknown_queries: of the run, that the collection lacks; of `of_judged`, that it does not judge.
         unjudged_queries: of `top`, without judgments: they are reranked and not evaluated.
         absent_queries: judged, and not in the run: they count 0.
         cut_ties: queries whose last passage taken and first one left have one score, so that doc_ids decide which.
@@ -45,7 +45,7 @@ class FirstStage:
 
     collection: Collection
     depth: int
-    top: dict[str, tuple[tuple[str, ...], np.ndarray]] = field(repr=False)
+    top: Top = field(repr=False)
     sha256: str
     unknown_queries: tuple[str, ...]
     unjudged_queries: tuple[str, ...]
@@ -66,23 +66,28 @@ class FirstStage:
             ValueError: a malformed run, a score that is no finite number, a depth below 1, or no query of the collection.
             OSError: ir_datasets could not download or read the collection's own.
         """
-        if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= MOST_PASSAGES:
-            raise ValueError(f"depth is a whole number from 1 to {MOST_PASSAGES:,}, not {depth!r}.")
-        given, checksum = given_run(collection, run)
-        top, cut = {}, []
-        for query_id in collection.queries:
-            ranked = ranked_as_trec_eval(given, query_id)
-            if not ranked:
-                continue
-            if len(ranked) > depth and ranked[depth - 1][0] == ranked[depth][0]:
-                cut.append(query_id)
-            taken = ranked[:depth]
-            top[query_id] = tuple(doc_id for _, doc_id in taken), np.array([score for score, _ in taken])
+        check_depth(depth, MOST_PASSAGES)
+        return cls._of(collection, run, depth, collection.queries, f"of collection {collection.name!r}")
+
+    @classmethod
+    def of_judged(cls, collection: Collection, run: str | Path | Run, depth: int) -> FirstStage:
+        """As `of`, of the queries with judgments alone, in their order, down to any depth.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: see `of`; no query that the collection judges is a ValueError, too.
+        """
+        check_depth(depth)
+        return cls._of(collection, run, depth, collection.qrels, f"that collection {collection.name!r} judges")
+
+    @classmethod
+    def _of(
+        cls, collection: Collection, run: str | Path | Run, depth: int, queries: Mapping[str, Any], which: str
+    ) -> FirstStage:
+        given, checksum = given_run(collection, run, depth, queries)
+        top, cut_ties = first_passages(given, queries, depth)
         if not top:
-            names = ", ".join(list(given)[:3])
             raise ValueError(
-                f"the run has no query of collection {collection.name!r} (its queries: {names or 'none'}); check that both use the "
-                "same query ids."
+                f"the run has no query {which} (its queries: {listed(given, 3) or 'none'}); check that both use the same query ids."
             )
         qrels = collection.qrels
         return cls(
@@ -90,11 +95,50 @@ class FirstStage:
             depth,
             top,
             checksum,
-            tuple(query_id for query_id in given if query_id not in collection.queries),
+            tuple(query_id for query_id in given if query_id not in queries),
             tuple(query_id for query_id in top if query_id not in qrels),
             tuple(query_id for query_id in qrels if query_id not in top),
-            tuple(cut),
+            cut_ties,
         )
+
+    def looked_up(self, at_a_time: int | None = None) -> Iterator[tuple[list[tuple[int, PoolPair]], list[str]]]:
+        """The pairs with their texts, in order, a block at a time.
+
+        Args:
+            at_a_time: passages looked up at a time; all where None.
+
+        Yields:
+            (place of the query in `top`, pair) of the passages that the collection has; ids of those that it lacks, or that have no
+            text. A passage that nobody judged has grade 0: it is ranked and gains nothing.
+
+        Raises:
+            ValueError: the collection has no passage of the run, or its files cannot be read.
+        """
+        queries, qrels, docs = self.collection.queries, self.collection.qrels, self.collection.docs
+        docs.expect({doc_id for doc_ids, _ in self.top.values() for doc_id in doc_ids})
+        every = (
+            (place, query_id, doc_id)
+            for place, (query_id, (doc_ids, _)) in enumerate(self.top.items())
+            for doc_id in doc_ids
+        )
+        found, distinct = 0, dict[str, None]()
+        while block := list(islice(every, at_a_time)):
+            texts = docs.get_many({doc_id for _, _, doc_id in block})
+            known, lacking = [], []
+            for place, query_id, doc_id in block:
+                text, grade = texts.get(doc_id, ""), qrels.get(query_id, {}).get(doc_id, 0)
+                if text.strip():
+                    known.append((place, PoolPair(query_id, queries[query_id], doc_id, text, grade)))
+                else:
+                    lacking.append(doc_id)
+            distinct.update(dict.fromkeys(lacking))
+            found += len(known)
+            yield known, lacking
+        if not found:
+            raise ValueError(
+                f"none of the {len(distinct):,} passages of the run has a text in collection {self.collection.name!r} (for example "
+                f"{listed(list(distinct)[:3])}); check that both use the same document ids."
+            )
 
     @property
     def judged(self) -> tuple[str, ...]:
@@ -148,9 +192,8 @@ class RunPairs:
         places, doc_ids, grades = [], [], []
         characters, found = [], []
         names = list(stage.top)
-        for block in _blocks(stage):
-            known = [(place, pair) for place, pair in block if pair.text.strip()]
-            missing += [pair.doc_id for _, pair in block if not pair.text.strip()]
+        for known, lacking in stage.looked_up(BLOCK):
+            missing += lacking
             for place, pair in known:
                 checksum.update(digest_line(pair))
                 places.append(place)
@@ -159,12 +202,6 @@ class RunPairs:
                 characters.append(len(pair.query) + len(pair.text))
             if known:
                 found.append(numbers([pair for _, pair in known]))
-        distinct = tuple(dict.fromkeys(missing))
-        if not doc_ids:
-            raise ValueError(
-                f"none of the {len(distinct):,} passages of the run has a text in collection {stage.collection.name!r} (for "
-                f"example {', '.join(distinct[:3])}); check that both use the same document ids."
-            )
         chosen, counts = np.unique(places, return_counts=True)
         return cls(
             stage,
@@ -175,7 +212,7 @@ class RunPairs:
             np.array(characters, np.int64),
             np.concatenate(found),
             checksum.hexdigest(),
-            distinct,
+            tuple(dict.fromkeys(missing)),
             len(missing),
         )
 
@@ -243,20 +280,3 @@ class ShardPairs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return tuple, (self._pairs.read(self._indices),)
-
-
-def _blocks(stage: FirstStage) -> Iterator[list[tuple[int, PoolPair]]]:
-    """(place of the query, pair) by blocks, in order; a passage that the collection lacks has an empty text."""
-    queries, qrels, docs = stage.collection.queries, stage.collection.qrels, stage.collection.docs
-    docs.expect({doc_id for doc_ids, _ in stage.top.values() for doc_id in doc_ids})
-    every = (
-        (place, query_id, doc_id)
-        for place, (query_id, (doc_ids, _)) in enumerate(stage.top.items())
-        for doc_id in doc_ids
-    )
-    while block := list(islice(every, BLOCK)):
-        texts = docs.get_many({doc_id for _, _, doc_id in block})
-        yield [
-            (place, PoolPair(query, queries[query], doc_id, texts.get(doc_id, ""), qrels.get(query, {}).get(doc_id, 0)))
-            for place, query, doc_id in block
-        ]

@@ -24,9 +24,9 @@ import pandas as pd
 from tl_crossenc.console.shown import shown
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.files import Qrels, read_pool_file, write_pool_file
-from tl_crossenc.pools.runs import Run, run_pairs
+from tl_crossenc.pools.run_pairs import run_pairs
+from tl_crossenc.pools.runs import Run
 from tl_crossenc.pools.sampling import draw
-from tl_crossenc.pools.scoreddocs import given_run
 from tl_crossenc.pools.spec import DEPTH, EASY_NEGATIVE, PoolPair, PoolSpec, digest_line
 
 __all__ = ["Pool", "PoolPair", "PoolSpec", "build_pool"]
@@ -204,10 +204,8 @@ class Pool:
             ValueError: a malformed run, a depth below 1, or nothing in common with the collection.
             OSError: ir_datasets could not download or read the collection's own.
         """
-        given, checksum = given_run(collection, run)
-        about = {} if isinstance(run, Mapping) else {"run": Path(run).name, "run_sha256": checksum}
-        pairs, counts = run_pairs(collection, given, depth)
-        provenance = {"source": "run", **_of_collection(collection, pairs), **about, **counts}
+        pairs, met = run_pairs(collection, run, depth)
+        provenance = {"source": "run", **_of_collection(collection, pairs), **met}
         return cls(collection.name, PoolSpec(None, 0, 0), tuple(pairs), provenance, "qrels", collection.qrels)
 
     def save(self, path: str | Path) -> None:

@@ -110,10 +110,11 @@ Draw = PoolSpec | tuple[RunSpec, ...]
 """How the pools of some collections are made: all are drawn by one rule, or each is the top of a run of its own."""
 
 
-def check_depth(depth: object) -> None:
-    """Raise a ValueError unless it is a whole number from 1 on."""
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1:
-        raise ValueError(f"depth is a whole number from 1 on, not {depth!r}.")
+def check_depth(depth: object, most: int | None = None) -> None:
+    """Raise a ValueError unless it is a whole number from 1 on, or to `most`."""
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 1 or (most is not None and depth > most):
+        numbers = "on" if most is None else f"to {most:,}"
+        raise ValueError(f"depth is a whole number from 1 {numbers}, not {depth!r}.")
 
 
 def specs_of(collections: Sequence[str], draw: Draw) -> tuple[PoolSpec | RunSpec, ...]:
