@@ -24,6 +24,7 @@ import pandas as pd
 from tl_crossenc.console.shown import shown
 from tl_crossenc.pools.collections import Collection
 from tl_crossenc.pools.files import Qrels, read_pool_file, write_pool_file
+from tl_crossenc.pools.frame_pairs import frame_pairs
 from tl_crossenc.pools.run_pairs import run_pairs
 from tl_crossenc.pools.runs import Run
 from tl_crossenc.pools.sampling import draw
@@ -173,19 +174,7 @@ class Pool:
         Raises:
             ValueError: a column is missing, a cell is empty, a grade is not whole, or there is no row.
         """
-        missing = [column for column in PoolPair._fields if column not in frame.columns]
-        if missing:
-            raise ValueError(f"frame {name!r} lacks {', '.join(missing)}; expected {', '.join(PoolPair._fields)}.")
-        chosen = frame[list(PoolPair._fields)]
-        if chosen.empty or chosen.isna().any(axis=None):
-            what = "no row" if chosen.empty else "empty cells"
-            raise ValueError(f"frame {name!r} has {what}; expected a value in every cell.")
-        grades = pd.to_numeric(chosen["grade"], errors="coerce")
-        if not grades.mod(1).eq(0).all():
-            raise ValueError(f"frame {name!r} has a grade that is not a whole number; expected 0, 1, 2, 3 or -1.")
-        texts = [[str(cell) for cell in chosen[column]] for column in PoolPair._fields[:4]]
-        pairs = [PoolPair(*row) for row in zip(*texts, [int(grade) for grade in grades], strict=True)]
-        return cls(name, PoolSpec(None, 0, 0, match_length=False), tuple(pairs), {"source": "frame"})
+        return cls(name, PoolSpec(None, 0, 0, match_length=False), frame_pairs(frame, name), {"source": "frame"})
 
     @classmethod
     def from_run(cls, collection: Collection, run: str | Path | Run, *, depth: int = DEPTH) -> Pool:
