@@ -188,7 +188,11 @@ def trec_pairs(n_pairs: int) -> EncodedPairs:
 
 def sample(pairs: EncodedPairs, n_pairs: int) -> EncodedPairs:
     """`n_pairs` of the pairs, spread evenly over them, in their order."""
-    keep = np.unique(np.linspace(0, len(pairs) - 1, min(n_pairs, len(pairs))).astype(int))
+    return chosen(pairs, np.unique(np.linspace(0, len(pairs) - 1, min(n_pairs, len(pairs))).astype(int)))
+
+
+def chosen(pairs: EncodedPairs, keep: np.ndarray) -> EncodedPairs:
+    """Some of the pairs, by their places."""
     spans = [slice(pairs.offsets[i], pairs.offsets[i + 1]) for i in keep]
     columns = {
         name: np.concatenate([getattr(pairs, name)[span] for span in spans])
