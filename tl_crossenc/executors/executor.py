@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from tl_crossenc.executors.task import Advance, CellsFailed, Failure, Task, Waiting
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
+from tl_crossenc.model.freed import Freed
 from tl_crossenc.model.identity import model_identity
 from tl_crossenc.results.watch import record_of
 from tl_crossenc.store.cells import Store
@@ -137,8 +138,9 @@ class InProcess(Executor):
     def _compute(
         self, model: HookedCrossEncoder, todo: Sequence[Task], store: Store, advance: Advance
     ) -> list[Failure]:
-        failures = []
+        failures, freed = [], Freed()
         for task in todo:
+            freed.give_back()
             record_of(store).starts(task.keys)
             try:
                 for cell in task.cells(model, advance):
