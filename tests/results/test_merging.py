@@ -245,6 +245,34 @@ def test_untrained_twins_and_kinds_that_one_folder_has_are_no_difference(tmp_pat
     assert {kind: own.new for (_, kind), own in merged.joined.items()} == {"scores": 2, "attention": 1}
 
 
+def of_two(folder, own, *, weights=("a" * 32, "b" * 32)):
+    """A folder of a job of two models with these weights: of each cell what its key has in place of `VERSION`'s values."""
+    store = open_store(folder)
+    for number, changes in enumerate(own):
+        store.write(
+            CellKey.of("scores", **VERSION | changes, method=2, number=f"{folder.name} {number}"),
+            pa.table({"x": [number]}),
+        )
+    fixed = dict(zip(("A.weights", "B.weights"), weights, strict=True)) | {"condition": ["none", "zero(DOC->QUERY)"]}
+    claim(folder, Job("compare", "a and b", fixed, {}, (("one", "d1"),)))
+    return folder
+
+
+def test_what_is_a_models_own_may_differ_between_two_models_and_not_between_the_cells_of_one(tmp_path):
+    a, b = {"weights": "a" * 32}, {"weights": "b" * 32, "arithmetic": "e" * 64, "tokenizer": "f" * 64}
+    first, second = of_two(tmp_path / "first", [a]), of_two(tmp_path / "second", [b, b])
+    assert sum(own.new for own in merge([first, second], tmp_path / "out").joined.values()) == 3
+    for name, own, said in (
+        ("torch", [b | {"torch": "2.12.1"}], "the version of torch is 2.13.0 in"),
+        ("arithmetic", [a | {"arithmetic": "c" * 64}, b], r"the arithmetic \(.*\) is a in"),
+    ):
+        with pytest.raises(ValueError, match=f"expected cells of one version, but {said}"):
+            merge([first, of_two(tmp_path / name, own)], tmp_path / "none")
+    same = {"weights": ("a" * 32, "a" * 32)}  # one checkpoint with two tokenizers
+    of_one = of_two(tmp_path / "one", [a], **same), of_two(tmp_path / "other", [a | {"tokenizer": "f" * 64}], **same)
+    assert sum(own.new for own in merge(of_one, tmp_path / "both").joined.values()) == 2
+
+
 def test_what_is_free_is_told_and_the_first_ones_stays(tmp_path):
     a = shard(tmp_path / "a", (1,), free={"token_budget": 4096})
     b = shard(tmp_path / "b", (2,), free={"n_draws": 99, "token_budget": 2048})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tl_crossenc.cli.options import wait_option
 from tl_crossenc.cli.output import say
+from tl_crossenc.cli.work import typed
 from tl_crossenc.console.shown import shown
 
 HELP = "join the cells of results folders that were computed apart into one folder"
@@ -49,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     damaged = sum(own.damaged for own in merged.joined.values())
     if damaged:
         say(f"Left out as damaged: {_many(damaged, 'cell')}, to be computed anew.")
-    command = f"tl-crossenc {merged.command}" if merged.command in ("reproduce", "compare-masks") else "the job"
     say(
-        f"Next: {command} with the shards' own options and --out {out}: it finds all of this, computes what is missing and draws."
+        f"Next: {typed(merged.command)} with the shards' own options and --out {out}: it finds all of this, computes what is "
+        "missing and draws."
     )
     return 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tl_crossenc.cli.output import say
+from tl_crossenc.cli.work import typed
 from tl_crossenc.console.shown import short_name, shown
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         sys.stdout.write(json.dumps(found.record(), indent=1) + "\n")
         return 0 if found.all_done else 1
-    job = f"{found.command} of {short_name(found.model)}" if found.command else "no job yet"
+    models = found.model.split(" and ") if found.command == "compare" else [found.model]
+    job = f"{found.command} of {' and '.join(map(short_name, models))}" if found.command else "no job yet"
     say(f"{found.folder}: {job}: {found.state}")
     at_work = any(process.state != "ended" for process in found.processes)
     tables = [_experiments(found)] * bool(found.experiments) + [_processes(found)] * at_work
@@ -116,10 +118,9 @@ def _last_line(found: Status) -> str:
     if found.state == "running":
         left = "unknown" if found.seconds_left is None else f"about {duration(found.seconds_left)}"
         return f"Time left: {left}, for what is planned so far: an experiment is planned when it begins."
-    command = f"tl-crossenc {found.command}" if found.command in ("reproduce", "compare-masks", "rerank") else "the job"
     why = f"{found.why}: " if found.state == "left" and not found.processes else ""
     return (
-        f"Left: {why}run {command} with the same options and --out {found.folder} again: it computes what is missing, "
+        f"Left: {why}run {typed(found.command)} with the same options and --out {found.folder} again: it computes what is missing, "
         "and nothing that is stored."
     )
 

@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from tl_crossenc.store.cells import Store
     from tl_crossenc.store.locks import LockedFolder
 
+UNTYPED = ("", "analyses")
+"""Commands of jobs that nobody types: of a folder that is nobody's yet, and of the scripts."""
+
+
+def typed(command: str) -> str:
+    """A job's command as it is typed.
+
+    >>> typed("rerank"), typed("analyses")
+    ('tl-crossenc rerank', 'the job')
+    """
+    return "the job" if command in UNTYPED else f"tl-crossenc {command}"
+
 
 def say_shard(shard: Shard, done: ShardRun, out: Path) -> None:
     """What a shard did, what is left to others and what to do next.

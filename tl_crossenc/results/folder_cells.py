@@ -13,8 +13,10 @@ from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import regular
 from tl_crossenc.store.keys import CellKey
 
-VERSION = ("dtype", "torch", "tokenizers", "device", "arithmetic", "tokenizer")
-"""Fields of every key that all cells of one version have alike; not the weights, as untrained twins have others."""
+ENVIRONMENT = ("dtype", "torch", "tokenizers", "device")
+"""Fields of every key that all cells of one version have alike, of whichever models."""
+VERSION = (*ENVIRONMENT, "arithmetic", "tokenizer")
+"""Those that all cells of one version and one model have alike; not the weights, as untrained twins have others."""
 WORDS = {
     "dtype": "the number type",
     "torch": "the version of torch",
@@ -38,7 +40,7 @@ class FolderCells:
         folder: of the results.
         store: of the folder.
         checksums: kind → digest of a cell's key → checksum of its table.
-        versions: the values of `VERSION` that cells have together.
+        versions: weights → the values of `VERSION` that their cells have together.
         methods: kind → versions of its method.
         unreadable: kind → how many manifests say nothing.
     """
@@ -46,14 +48,14 @@ class FolderCells:
     folder: Path
     store: Store
     checksums: dict[str, dict[str, str]]
-    versions: set[Version]
+    versions: dict[str, set[Version]]
     methods: dict[str, set[Version]]
     unreadable: dict[str, int]
 
     @classmethod
     def of(cls, folder: Path, store: Store) -> FolderCells:
         """Read all manifests; one that is damaged is warned of and left out."""
-        found = cls(folder, store, {}, set(), {}, {})
+        found = cls(folder, store, {}, {}, {}, {})
         for path in sorted((store.root / "cells").glob("*/*.json")):
             kind = path.parent.name
             own = found.checksums.setdefault(kind, {})
@@ -67,7 +69,8 @@ class FolderCells:
                 found.unreadable[kind] = found.unreadable.get(kind, 0) + 1
                 _log.warning("left out %s: it is no cell's manifest (%s)", path, error)
                 continue
-            found.versions.add(tuple(key.fields.get(name) for name in VERSION))
+            weights, version = str(key.fields.get("weights")), tuple(key.fields.get(name) for name in VERSION)
+            found.versions.setdefault(weights, set()).add(version)
             found.methods.setdefault(kind, set()).add((key.fields.get("method"),))
         return found
 
@@ -86,13 +89,24 @@ class FolderCells:
         return _key(json.loads(regular(self.store.root / "cells" / kind / f"{digest}.json").read_bytes()))
 
 
-def refuse_other_versions(folders: Sequence[FolderCells]) -> None:
+def refuse_other_versions(folders: Sequence[FolderCells], models: Sequence[str] = ()) -> None:
     """Whether there is a version of which all folders have cells, but for those that have none.
+
+    Args:
+        folders: of one job.
+        models: weights of each of its models, where it is of several: a folder may have cells of one of them alone, so that what
+            is a model's own is asked of each by itself, and of none whose weights are another's too.
 
     Raises:
         ValueError: there is none; the first difference is named, with the folders.
     """
-    _refuse_disjoint([(one.folder, one.versions) for one in folders], VERSION)
+    every = [(one.folder, set[Version]().union(*one.versions.values())) for one in folders]
+    if len(models) < 2:
+        _refuse_disjoint(every, VERSION)
+    else:
+        _refuse_disjoint([(folder, {own[: len(ENVIRONMENT)] for own in found}) for folder, found in every], ENVIRONMENT)
+    for weights in (one for one in models if models.count(one) == 1):
+        _refuse_disjoint([(one.folder, one.versions.get(weights, set())) for one in folders], VERSION)
     for kind in sorted({kind for one in folders for kind in one.methods}):
         own = [(one.folder, one.methods.get(kind, set())) for one in folders]
         _refuse_disjoint(own, ("method",), f" of {kind!r}")

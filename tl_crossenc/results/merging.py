@@ -155,7 +155,8 @@ def _refuse_apart(sources: Sequence[_Source]) -> None:
                     f"expected folders of one job, but {difference}: merge those alone that belong together"
                 )
     cells = [source.cells for source in sources]
-    refuse_other_versions(cells)
+    models = [value for name, value in sources[0].job["fixed"].items() if name.endswith(".weights")]
+    refuse_other_versions(cells, models)
     refuse_other_tables(cells)
 
 
