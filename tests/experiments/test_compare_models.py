@@ -1,5 +1,7 @@
 """Two models on one pool: rankings and streams against Hugging Face's scores and hidden states, orders against scipy."""
 
+from dataclasses import replace
+
 import ir_measures
 import numpy as np
 import pandas as pd
@@ -195,6 +197,50 @@ def test_a_condition_is_of_both(models, theirs, store):
         run_compare_models([*models, models[0]], [POOL], store)
 
 
+def test_under_several_conditions_each_is_what_it_is_alone_and_one_correction_is_over_all(models, tmp_path):
+    """A ranks best what is judged best in four queries of five, B the other way round, so that p-values are not all 1."""
+    store, chosen = Store(tmp_path / "s"), [Condition.ablate("DOC->QUERY"), Condition()]
+    opposite = tiny_hf(seed=4, vocab_size=len(VOCABULARY)).double()
+    with torch.no_grad():
+        opposite.classifier.weight.neg_()
+        opposite.classifier.bias.neg_()
+    ranked = POOL.ranked.pairs
+    scores = models[0].score([pair.query for pair in ranked], [pair.text for pair in ranked]).tolist()
+    best = {
+        query_id: (min if query_id == "q5" else max)(
+            score for pair, score in zip(ranked, scores, strict=True) if pair.query_id == query_id
+        )
+        for query_id in QUERIES
+    }
+    pairs = [p._replace(grade=3 * (score == best[p.query_id])) for p, score in zip(ranked, scores, strict=True)]
+    given = {"measures": THREE, "sample": 7, "token_budget": 50}
+    asked = [models[0], opened(opposite)], [replace(POOL, pairs=tuple(pairs))], store
+    several = run_compare_models(*asked, condition=[*chosen, chosen[0]], **given)
+    texts = ["zero(DOC->QUERY)", "none"]
+    assert list(several.conditions) == several.made["condition_of_both"] == texts
+    assert several.table["condition"].tolist() == [text for text in texts for _ in THREE]
+    alone = {text: run_compare_models(*asked, condition=one, **given) for text, one in zip(texts, chosen, strict=True)}
+    for text, one in alone.items():
+        assert (one.conditions, one.made["condition_of_both"]) == ((text,), text)
+        pd.testing.assert_frame_equal(one.layers, several.layers)  # of the unablated models
+        for name in ("table", "per_query", "scores"):
+            own, together = getattr(one, name), getattr(several, name)
+            assert "condition" not in own
+            rows = together[together["condition"] == text].drop(columns="condition")
+            kept = [column for column in own if column != "p_holm"]
+            rows = rows if name == "per_query" else rows.reset_index(drop=True)
+            pd.testing.assert_frame_equal(rows[kept], own[kept])
+    assert several.per_query["difference"].abs().is_monotonic_decreasing
+    p = several.table["p_t"].tolist()  # Holm: the i-th smallest of n times n - i, and none below a smaller one's
+    steps = [min(1, value * (len(p) - i)) for i, value in enumerate(sorted(p))]
+    expected = {value: max(steps[: i + 1]) for i, value in reversed(list(enumerate(sorted(p))))}
+    assert several.table["p_holm"].tolist() == pytest.approx([expected[value] for value in p])
+    assert several.table["p_holm"].min() < 0.9
+    assert several.table["p_holm"].tolist() != [p for one in alone.values() for p in one.table["p_holm"]]
+    with pytest.raises(ValueError, match="expected at least one condition to rank under, got none"):
+        run_compare_models(*asked, condition=[])
+
+
 def test_pairs_are_drawn_from_all_pools_the_same_ones_again():
     other = pool_of_words("other", QUERIES, {"q1": (1, 0), "q2": (2, 0)}, WORDS)
     drawn = draw_pairs([POOL, other], 11, 3)
@@ -257,6 +303,38 @@ def test_the_command_writes_every_query_and_says_the_rest(world, tmp_path, capsy
     assert "A.weights there is" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("blank_drawings")
+def test_the_command_under_the_conditions_of_a_file(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out, file = tmp_path / "out", tmp_path / "c.txt"
+    file.write_text("match: zero(DOC->QUERY)\nnone  # as it is\n")
+    asked = ["--conditions", str(file), "--ablate", "zero(CLS->ALL; layers=1)", "--ablate", "none"]
+    assert main(arguments(world, out, *asked)) == 0
+    said = capsys.readouterr().out
+    shown = said[said.index("The two under each") : said.index("Where the two part")]
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    texts = ["zero(CLS->ALL; layers=1)", "none", "zero(DOC->QUERY)"]
+    for text in (
+        "on fleas, under 3 conditions: 4 queries",
+        "of the unablated models after each layer",
+        "match: zero(DOC->Q",
+    ):
+        assert text in said, text
+    table = pd.read_csv(out / "tables" / "compare_models.csv")
+    assert table["condition"].tolist() == texts
+    for text, mean in zip(texts, table["a"], strict=True):
+        rows = [line for line in shown.splitlines() if line.startswith(text[:14])]
+        assert any(f"{mean:.3f}" in line for line in rows)
+        assert f"| {text} | nDCG@10 | {mean:.3f} |" in (out / "tables" / "compare_models.md").read_text()
+    for name in ("_per_query.csv", "_scores.parquet"):
+        path = out / "tables" / f"compare_models{name}"
+        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+        assert frame["condition"].value_counts().tolist() == [len(frame) // 3] * 3
+    forbid_model_work(monkeypatch)
+    assert main(arguments(world, out, "--conditions", str(file))) == 2  # other conditions, another job
+    assert "the choice of conditions (--ablate, --conditions) there is" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_in_two_shards_and_one_model_twice(world, tmp_path, capsys):
     out = tmp_path / "out"
@@ -270,10 +348,19 @@ def test_the_command_in_two_shards_and_one_model_twice(world, tmp_path, capsys):
 
 
 def test_bad_input_is_one_sentence(world, tmp_path, capsys):
+    file = tmp_path / "c.txt"
+    file.write_text("none\nlate: zero(DOC->QUERY; layers=7)\n")
     for more, said in (
         (["--ablate", "zero(DOC->QUERY; layers=7)"], "expected layers 0..1"),
         (["--ablate", "DOC->QUERY"], "expected an edit such as zero"),
         (["--depth", "3"], "expected --run beside --depth"),
+        (["--conditions", str(file)], f"{file}, line 2: expected layers 0..1 in zero(DOC->QUERY; layers=7)"),
+        (["--conditions", str(world / "nowhere")], "there is no file of conditions at"),
     ):
         assert main(arguments(world, tmp_path / "out", *more)) == 2
         assert said in capsys.readouterr().err
+    file.write_text("none\nearly: @paper-doc-query:2\n")
+    given = ["compare", str(world / "a"), "planted", "--device", "cpu", "--conditions", str(file)]
+    assert main([*given, "--out", str(tmp_path / "out")]) == 2  # of two layers, and of four
+    said = "got 'early', which is zero(DOC->QUERY) in A and zero(DOC->QUERY; layers=0-1) in B: write its edits out"
+    assert f"expected a condition that is one in both models, {said}" in capsys.readouterr().err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tl_crossenc.cli.options import (
     MOST_PASSAGES,
@@ -18,6 +20,11 @@ from tl_crossenc.cli.options import (
 from tl_crossenc.cli.output import say
 from tl_crossenc.cli.pools import draw_of, pool_options
 from tl_crossenc.cli.work import ends_shard, shared_work
+from tl_crossenc.console.shown import quoted
+
+if TYPE_CHECKING:
+    from tl_crossenc.interventions.conditions import Condition
+    from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 HELP = "compare two models on one pool, by query and by layer"
 
@@ -36,8 +43,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--ablate",
+        action="append",
         metavar="CONDITION",
-        help="rank under a condition, such as 'zero(DOC->QUERY; layers=0-3)'; both models",
+        help="rank under a condition, such as 'zero(DOC->QUERY; layers=0-3)' or '@zhan-q2d:4'; both models; several times "
+        "for several, each in turn",
+    )
+    parser.add_argument(
+        "--conditions",
+        metavar="FILE",
+        help="rank under each condition of a file, one a line, such as 'name: zero(DOC->QUERY; layers=0-3)'; none is the unablated "
+        "models",
     )
     parser.add_argument(
         "--sample",
@@ -60,8 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.executors.sharded import Shard
     from tl_crossenc.experiments.compare_models import run_compare_models
     from tl_crossenc.experiments.reranking import measures_of
-    from tl_crossenc.interventions.conditions import UNABLATED
-    from tl_crossenc.interventions.presets import resolve_condition
     from tl_crossenc.model.cross_encoder import HookedCrossEncoder
     from tl_crossenc.report.drawing import draw_divergence
     from tl_crossenc.report.model_comparison import comparison_sentences, write_comparison
@@ -79,22 +92,14 @@ def run(arguments: argparse.Namespace) -> int:
     models = [
         HookedCrossEncoder.from_pretrained(name, **of_the_model(arguments)) for name in (arguments.a, arguments.b)
     ]
-    condition = UNABLATED
-    if arguments.ablate:
-        conditions = [resolve_condition(arguments.ablate, model.cfg.n_layers) for model in models]
-        for model, own in zip(models, conditions, strict=True):
-            own.compile(model.cfg.n_layers, model.cfg.n_heads)
-        condition = conditions[0]
-        if conditions[1] != condition:
-            raise ValueError(
-                f"expected a condition that is one in both models, got {arguments.ablate!r}: write its edits out"
-            )
+    conditions, named = _conditions(arguments, models)
     fixed = {
         f"{side}.{key}": value
         for side, model in zip("AB", models, strict=True)
         for key, value in model_source(model).items()
     }
-    fixed |= {"condition": str(condition)} | pool_rules(draw)
+    texts = [str(condition) for condition in conditions]
+    fixed |= {"condition": texts[0] if len(texts) == 1 else texts} | pool_rules(draw)
     free = {
         "measures": measures,
         "sample": arguments.sample,
@@ -113,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
                 models,
                 pools,
                 store,
-                condition=condition,
+                condition=conditions,
                 measures=measures,
                 sample=arguments.sample,
                 token_budget=arguments.token_budget,
@@ -129,9 +134,42 @@ def run(arguments: argparse.Namespace) -> int:
         say(sentence)
     for table in comparison_for_terminal(found):
         Console().print(table)
+    for name, condition in named.items():
+        if name != str(condition):
+            say(f"{name}: {condition}")
     for pool in pools:
         if pool.unjudged:
             say(f"{pool.title}: nobody judged {pool.unjudged:,} of {len(pool.ranked):,} passages; they gain nothing.")
     drawn = "" if found.layers is None else f"; the layers are drawn in {out}/figures/compare_models.svg"
     say(f"All queries and scores are in {out}/tables/{drawn}")
     return 0
+
+
+def _conditions(
+    arguments: argparse.Namespace, models: Sequence[HookedCrossEncoder]
+) -> tuple[list[Condition], dict[str, Condition]]:
+    """The conditions asked for, each once, the unablated models where none is; and those of the file by name.
+
+    Raises:
+        ValueError: text that is no condition, a layer or head that a model does not have, or what is another condition in each.
+    """
+    from tl_crossenc.interventions.conditions import UNABLATED
+    from tl_crossenc.interventions.conditions_file import read_conditions
+    from tl_crossenc.interventions.presets import resolve_condition
+
+    of_each: list[list[tuple[str, Condition]]] = []
+    named: dict[str, Condition] = {}
+    for model in models:
+        sizes = model.cfg.n_layers, model.cfg.n_heads
+        own = [(text, resolve_condition(text, sizes[0])) for text in arguments.ablate or []]
+        for _, condition in own:
+            condition.compile(*sizes)
+        named = read_conditions(arguments.conditions, *sizes) if arguments.conditions else {}
+        of_each.append([*own, *named.items()])
+    for (called, condition), (_, other) in zip(*of_each, strict=True):
+        if condition != other:
+            raise ValueError(
+                f"expected a condition that is one in both models, got {quoted(called)}, which is {condition} in A and {other} in "
+                "B: write its edits out"
+            )
+    return list(dict.fromkeys(condition for _, condition in of_each[0])) or [UNABLATED], named

@@ -2,12 +2,13 @@
 
 Differences are B − A, paired over queries: a t-test and a randomization test of the mean of a measure, any of ir_measures'
 (`statistics.measures`). Of a drawn pool the passages drawn are all that is judged; of a run's, all judgments count. The same model
-twice has the same cells, and every difference is exactly 0.
+twice has the same cells, and every difference is exactly 0. Under several conditions the two are compared under each, and one
+correction is over all that is tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,17 +39,20 @@ _NOTHING = Agreement(float("nan"), float("nan"))
 class ModelComparison:
     """Two models, A and B, on the same pools.
 
+    Where there are several conditions, the frames but `layers` have a column `condition` before all others, and rows of each.
+
     Attributes:
         names: of the models.
-        table: a row a measure: `measure`, `ties` (whether it is expected over ties or taken by doc_id), `a`, `a_low`, `a_high` and
-            the same of `b` (means over queries with 95 % t-intervals), `difference` (B − A), `diff_low`, `diff_high`, `p_t`,
-            `p_holm` (of the t-test, over all measures), `p_randomization`, `n_queries`, `b_better`, `a_better`, `equal` (queries),
-            and the means over queries of `tau` and `weighted_tau`.
+        conditions: under which both rank, by their texts.
+        table: a row a condition and measure: `measure`, `ties` (whether it is expected over ties or taken by doc_id), `a`, `a_low`,
+            `a_high` and the same of `b` (means over queries with 95 % t-intervals), `difference` (B − A), `diff_low`, `diff_high`,
+            `p_t`, `p_holm` (of the t-test, over all measures and conditions, that is all rows), `p_randomization`, `n_queries`,
+            `b_better`, `a_better`, `equal` (queries), and the means over queries of `tau` and `weighted_tau`.
         per_query: indexed by (collection, query_id), the largest difference in the first measure first: `query`, `n_passages`, `a`,
             `b`, `difference`, `tau`, `weighted_tau` (NaN where a model ranks nothing), and `a`, `b`, `difference` of further
             measures with their names behind.
         scores: a row a pair: collection, query_id, doc_id, grade, `a`, `b`.
-        layers: see `run_divergence`; None where the models are of two shapes.
+        layers: see `run_divergence`, of the unablated models; None where the models are of two shapes.
         why_no_layers: why not; "" where there are.
         same: whether the two are one model, by weights, arithmetic and tokenizer.
         measures: their texts.
@@ -58,6 +62,7 @@ class ModelComparison:
     """
 
     names: tuple[str, str]
+    conditions: tuple[str, ...]
     table: pd.DataFrame
     per_query: pd.DataFrame
     scores: pd.DataFrame
@@ -84,7 +89,7 @@ def run_compare_models(
     pools: Sequence[Pool],
     store: Store,
     *,
-    condition: Condition = UNABLATED,
+    condition: Condition | Sequence[Condition] = UNABLATED,
     measures: Sequence[str] = ("nDCG@10",),
     sample: int = SAMPLE,
     seed: int = 0,
@@ -98,18 +103,21 @@ def run_compare_models(
         models: A and B, both open.
         pools: drawn ones or those of runs, of different names.
         store: of the cells of both, whose keys differ by what the models are.
-        condition: under which both rank; layers are compared without one.
+        condition: under which both rank, or several, each in turn; layers are compared without one.
         measures: as ir_measures names them; the first orders the queries.
         sample: pairs whose streams are compared.
         seed: of the randomization test and of the sample.
         progress: makes a bar for each model.
 
     Raises:
-        ValueError: not two models, no measure or one that is unknown, or see `rank_under`.
+        ValueError: not two models, no condition, no measure or one that is unknown, or see `rank_under`.
         CellsFailed, Waiting: see `Executor.run`; what could be computed of either model is stored.
     """
     if len(models) != 2:
         raise ValueError(f"expected two models to compare, got {len(models)}")
+    conditions = (condition,) if isinstance(condition, Condition) else tuple(dict.fromkeys(condition))
+    if not conditions:
+        raise ValueError("expected at least one condition to rank under, got none: leave it away for unablated models")
     asked = parse_measures(measures)
     names = tuple(str(model.cfg.model_name) for model in models)
     titles = tuple(f"{side} ({short_name(name)})" for side, name in zip("AB", names, strict=True))
@@ -119,7 +127,7 @@ def run_compare_models(
     for model, title in zip(models, titles, strict=True):
         try:
             with progress(f"Scores of {title}") as advance:
-                ranked.append(rank_under(model, pools, store, [condition], progress=advance, **how))
+                ranked.append(rank_under(model, pools, store, conditions, progress=advance, **how))
         except Unavailable as error:
             reasons.append(error)
     layers, why = None, ""
@@ -131,15 +139,18 @@ def run_compare_models(
         why = str(error)
     if reasons:
         raise reasons[0]
-    scores = _scores(ranked, str(condition))
-    per_query = _per_query(models, scores, pools, asked)
+    scores = {text: _scores(ranked, text) for text in map(str, conditions)}
+    per_query = {text: _per_query(models, frame, pools, asked) for text, frame in scores.items()}
+    queries = _together(per_query)
     texts = tuple(map(str, asked))
-    about = {"condition_of_both": condition, "measures": texts, "sample": sample, "seed": seed}
+    both = conditions[0] if len(conditions) == 1 else conditions
+    about = {"condition_of_both": both, "measures": texts, "sample": sample, "seed": seed}
     return ModelComparison(
         names=(names[0], names[1]),
-        table=_table(per_query, asked, seed),
-        per_query=per_query.iloc[np.argsort(-per_query["difference"].abs().to_numpy(), kind="stable")],
-        scores=scores,
+        conditions=tuple(scores),
+        table=_corrected(_together({text: _table(frame, asked, seed) for text, frame in per_query.items()})),
+        per_query=queries.iloc[np.argsort(-queries["difference"].abs().to_numpy(), kind="stable")],
+        scores=_together(scores),
         layers=layers,
         why_no_layers=why,
         same=executor.identity(models[0]) == executor.identity(models[1]),
@@ -149,6 +160,14 @@ def run_compare_models(
         layers_run=sum(one.layers_run for one in ranked),
         made=made_by(models[0], against=made_by(models[1]), **about),
     )
+
+
+def _together(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Of several conditions one frame, which says of each row whose it is; of one condition its own."""
+    if len(frames) == 1:
+        return next(iter(frames.values()))
+    found = pd.concat(frames, names=["condition"]).reset_index("condition")
+    return found if "query_id" in found.index.names else found.reset_index(drop=True)
 
 
 def _scores(ranked: Sequence[Ranked], condition: str) -> pd.DataFrame:
@@ -226,7 +245,11 @@ def _table(per_query: pd.DataFrame, measures: Sequence[Measure], seed: int) -> p
                 **{name: float(per_query[name].mean()) for name in Agreement._fields},
             }
         )
-    frame = pd.DataFrame(rows)
-    if frame["p_t"].notna().all():
-        frame["p_holm"] = holm(frame["p_t"].to_numpy())
-    return frame
+    return pd.DataFrame(rows)
+
+
+def _corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """With Holm's correction over all rows."""
+    if table["p_t"].notna().all():
+        table["p_holm"] = holm(table["p_t"].to_numpy())
+    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tl_crossenc.report.tables import (
     interval_text,
     markdown,
     one_gain_text,
+    p_text,
     queries_text,
 )
 from tl_crossenc.results.layout import TABLES
@@ -22,23 +24,29 @@ from tl_crossenc.store.files import write_atomic
 
 SHOWN = 10
 """Queries that are shown, those that differ most; all are in the table."""
+TESTED = "B - A: paired t-tests over queries, with Holm's correction over all measures and conditions."
 HEADERS = {
+    "means": ["condition", "measure", "A", "B", "B - A", "95 % interval", "Holm p", "tau"],
     "layers": ["layer", "CLS", "QUERY", "DOC", "CKA CLS", "CKA QUERY", "CKA DOC"],
     "queries": ["query", "A", "B", "B - A", "tau", "text"],
 }
 
 
 def comparison_sentences(found: Any, collections: str) -> list[str]:
-    """What was found, a sentence or two each: the means, the test, the orders, the layers."""
+    """What was found, a sentence or two each: means, tests, orders, layers; of several conditions `mean_rows` has the numbers."""
     row, names = found.table.iloc[0], [short_name(name) for name in found.names]
-    count = int(row["n_queries"])
+    count, several = int(row["n_queries"]), len(found.conditions) > 1
+    under = f", under {len(found.conditions)} conditions" if several else ""
     over = "the pool's passages are all that is judged" if found.ideal == "pool" else "all judgments count"
     lines = [
-        f"A ({names[0]}) and B ({names[1]}) on {collections}: {queries_text(count)}, {over}."
+        f"A ({names[0]}) and B ({names[1]}) on {collections}{under}: {queries_text(count)}, {over}."
         + one_gain_text(found.one_gain, count)
     ]
-    lines += [_measure_sentence(one) for _, one in found.table.iterrows()]
-    if pd.notna(row["tau"]):
+    if several:
+        lines.append(f"{TESTED if count > 1 else NO_TEST} tau: Kendall's, of a query's two orders, in the mean.")
+    else:
+        lines += [_measure_sentence(one) for _, one in found.table.iterrows()]
+    if not several and pd.notna(row["tau"]):
         lines.append(
             f"Orders of a query's passages: Kendall's tau {row['tau']:.{DIGITS}f}, weighted to the top "
             f"{row['weighted_tau']:.{DIGITS}f} (means over queries)."
@@ -49,9 +57,9 @@ def comparison_sentences(found: Any, collections: str) -> list[str]:
         lines.append(f"Layers are not compared: {found.why_no_layers}.")
     else:
         lines.append(
-            f"Relative distance of the residual streams after each layer (0: the embeddings; sqrt(2) for unrelated states) over "
-            f"{int(found.layers['n_pairs'].max()):,} sampled pairs, at most 20 tokens of a part; linear CKA, 1 for states that are "
-            "one but for rotation and scale."
+            f"Relative distance of the residual streams{' of the unablated models' * several} after each layer (0: the embeddings; "
+            f"sqrt(2) for unrelated states) over {int(found.layers['n_pairs'].max()):,} sampled pairs, at most 20 tokens of a "
+            "part; linear CKA, 1 for states that are one but for rotation and scale."
         )
     return lines
 
@@ -70,6 +78,21 @@ def _measure_sentence(row: pd.Series) -> str:
     )
 
 
+def mean_rows(table: pd.DataFrame) -> list[list[str]]:
+    """A row a condition and measure, where there are several conditions; else none."""
+    rows = []
+    for _, row in table.iterrows() if "condition" in table else ():
+        means = [f"{row['a']:.{DIGITS}f}", f"{row['b']:.{DIGITS}f}", f"{row['difference']:+.{DIGITS}f}"]
+        interval = interval_text(row["diff_low"], row["diff_high"], "+").strip() or "–"
+        rows.append([row["condition"], row["measure"], *means, interval, p_text(row["p_holm"]), _number(row["tau"])])
+    return rows
+
+
+def query_header(per_query: pd.DataFrame) -> list[str]:
+    """Of `query_rows`."""
+    return ["condition"] * ("condition" in per_query) + HEADERS["queries"]
+
+
 def layer_rows(layers: pd.DataFrame) -> list[list[str]]:
     """A row a layer: distances, then CKA, by part."""
     by = layers.set_index(["layer", "part"])
@@ -85,7 +108,7 @@ def layer_rows(layers: pd.DataFrame) -> list[list[str]]:
 
 
 def query_rows(per_query: pd.DataFrame, count: int = SHOWN) -> list[list[str]]:
-    """The queries that differ most; those that do not differ are left out."""
+    """The queries that differ most, under whichever condition; those that do not differ are left out."""
     rows = []
     for key, row in per_query.head(count).iterrows():
         if row["difference"]:
@@ -95,7 +118,8 @@ def query_rows(per_query: pd.DataFrame, count: int = SHOWN) -> list[list[str]]:
                 f"{row['difference']:+.{DIGITS}f}",
                 _number(row["tau"]),
             ]
-            rows.append([shown(key[1], 24), *values, shown(row["query"], 60)])
+            under = [row["condition"]] if "condition" in per_query else []
+            rows.append([*under, shown(key[1], 24), *values, shown(row["query"], 60)])
     return rows
 
 
@@ -120,14 +144,19 @@ def write_comparison(out: Path, found: Any, collections: str) -> list[str]:
     write_frame(out / files[1], found.per_query)
     write_frame(out / files[2], found.scores, index=False)
     text = "\n\n".join(markdown(line) for line in comparison_sentences(found, collections))
+    if means := mean_rows(found.table):
+        text += "\n\n" + _table(HEADERS["means"], means)
     layers = f"{base}_layers.csv"
     if found.layers is not None:
         files.append(layers)
         write_frame(out / layers, found.layers, index=False)
-        lines = ["| " + " | ".join(HEADERS["layers"]) + " |", "|---" * len(HEADERS["layers"]) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in layer_rows(found.layers)]
-        text += "\n\n" + "\n".join(lines)
+        text += "\n\n" + _table(HEADERS["layers"], layer_rows(found.layers))
     else:
         (out / layers).unlink(missing_ok=True)
     write_atomic(out / files[3], text + "\n")
     return files
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(markdown, row)) + " |" for row in rows)])

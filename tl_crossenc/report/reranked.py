@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tl_crossenc.console.shown import listed, shown
-from tl_crossenc.report.tables import DIGITS, NO_TEST, interval_text, markdown, queries_text
+from tl_crossenc.report.tables import DIGITS, NO_TEST, interval_text, markdown, p_text, queries_text
 from tl_crossenc.results.layout import RUNS, TABLES
 from tl_crossenc.results.outputs import file_name, run_files, write_frame
 from tl_crossenc.statistics.measures import BY_DOC_ID, EXPECTED
@@ -39,7 +39,7 @@ def reranked_rows(table: pd.DataFrame, measure: str) -> list[list[str]]:
 def _change(difference: float, p: float) -> tuple[str, str]:
     if pd.isna(difference):
         return "", ""
-    return f"{difference:+.{DIGITS}f}", "–" if pd.isna(p) else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+    return f"{difference:+.{DIGITS}f}", p_text(p)
 
 
 def reranked_for_terminal(found: Any) -> list[Table]:

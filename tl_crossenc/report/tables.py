@@ -42,6 +42,11 @@ def holm_text(p: float) -> str:
     return "" if pd.isna(p) else f", Holm p {p:.3g}"
 
 
+def p_text(p: float) -> str:
+    """`.012`, `<.001`; a dash where nothing was tested."""
+    return "–" if pd.isna(p) else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+
+
 def queries_text(count: int) -> str:
     """`1 query`, `7 queries`."""
     return f"{count:,} {'query' if count == 1 else 'queries'}"

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from tl_crossenc.console.shown import shown
 from tl_crossenc.report.masks import masks_cells
-from tl_crossenc.report.model_comparison import HEADERS, layer_rows, query_rows
+from tl_crossenc.report.model_comparison import HEADERS, layer_rows, mean_rows, query_header, query_rows
 from tl_crossenc.report.tables import SIDES, cell_text, published_text
 
 
@@ -89,17 +89,24 @@ def masks_for_terminal(comparison: pd.DataFrame, cutoff: int, title: str, captio
 
 
 def comparison_for_terminal(found: Any) -> list[Table]:
-    """The tables of a `ModelComparison`, of 80 columns or more: the queries that differ most, and the layers."""
-    rows = {"queries": query_rows(found.per_query), "layers": [] if found.layers is None else layer_rows(found.layers)}
-    titles = {"queries": "The queries that differ most", "layers": "Where the two part"}
+    """The tables of a `ModelComparison`, of 80 columns or more: means where there are several conditions, the queries that differ
+    most, and the layers; conditions and texts are folded where there is no room.
+    """
+    layers = [] if found.layers is None else layer_rows(found.layers)
+    parts = (
+        ("The two under each condition", HEADERS["means"], mean_rows(found.table)),
+        ("The queries that differ most", query_header(found.per_query), query_rows(found.per_query)),
+        ("Where the two part", HEADERS["layers"], layers),
+    )
     tables = []
-    for name, lines in rows.items():
+    for title, header, lines in parts:
         if not lines:
             continue
-        table = Table(title=titles[name], title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in HEADERS[name]:
-            texts = column in ("query", "text")
-            table.add_column(column, justify="left" if texts else "right", no_wrap=column != "text", overflow="fold")
+        close = {"padding": (0, 0)} if "condition" in header else {}
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, **close)
+        for column in header:
+            left, folded = column in ("condition", "measure", "query", "text"), column in ("condition", "text")
+            table.add_column(column, justify="left" if left else "right", no_wrap=not folded, overflow="fold")
         for line in lines:
             table.add_row(*map(Text, line))
         tables.append(table)

@@ -67,7 +67,8 @@ WORDS = {
     "presets": "the choice of masks (--preset)",
     "run": "the run (--run)",
     "depth": "the number of passages a query (--depth)",
-    "conditions": "the choice of conditions (--ablate)",
+    "condition": "the choice of conditions (--ablate, --conditions)",
+    "conditions": "the choice of conditions (--ablate, --conditions)",
     "measures": "the choice of measures (--measure)",
 }
 
