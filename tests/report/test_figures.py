@@ -1,5 +1,7 @@
 """Figures: what the artists hold is what the frames hold; marks are where they should be; files are the same every time."""
 
+import gc
+import io
 import subprocess
 import sys
 from itertools import combinations, pairwise
@@ -16,14 +18,14 @@ from matplotlib.colors import to_rgba
 from matplotlib.patches import Polygon, Rectangle
 from scipy import stats
 
-from tl_crossenc.report import figures
+from tl_crossenc.report import drawing, figures
 from tl_crossenc.report.drawing import DRAWERS, draw_figures
 from tl_crossenc.report.figures.ablation import BESIDE
 from tl_crossenc.report.figures.distributions import densities
 from tl_crossenc.report.figures.matching import map_extent
 from tl_crossenc.report.figures.sinks import zhan_points
-from tl_crossenc.report.figures.style import centred, difference_extent, hover, hover_each, signed
-from tl_crossenc.report.figures.svg import PageStyles, inline, to_svg
+from tl_crossenc.report.figures.style import STYLE, centred, difference_extent, hover, hover_each, signed
+from tl_crossenc.report.figures.svg import PageStyles, finish, inline, to_pdf, to_svg
 from tl_crossenc.results.artefacts import ARTEFACTS, DRAWN, NOT_ASKED, NOT_COMPUTED, drawn_kinds, load_unavailable
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.published import ZHAN_2020_SEP_MASS
@@ -35,6 +37,39 @@ UNABLATED = (0.8, 0.75, 0.85)
 @pytest.fixture(scope="module")
 def given():
     return saved_results.results(n_layers=3, n_heads=5)
+
+
+def test_files_are_what_matplotlib_saves_and_cost_one_draw_each(given, monkeypatch):
+    """`savefig` is the reference: it draws a figure that has a layout a first time for its layout alone."""
+
+    def drawn():
+        figure = figures.figure1a(given["figure1a"].curve, unablated=UNABLATED, random=0.47)
+        return figure, figure.canvas, figure.dpi
+
+    figure, *_ = drawn()
+    svg, pdf = io.StringIO(), io.BytesIO()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": "one"}):
+        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.set_layout_engine("none")
+        figure.savefig(pdf, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
+    figure, *before = drawn()
+    patches = []
+    draw = Rectangle.draw
+    monkeypatch.setattr(Rectangle, "draw", lambda self, renderer: (patches.append(self), draw(self, renderer)))
+    assert to_svg(figure, "one") == finish(svg.getvalue())
+    figure.set_layout_engine("none")
+    assert to_pdf(figure) == pdf.getvalue()
+    assert patches.count(figure.patch) == 2
+    assert [figure.canvas, figure.dpi] == before
+
+
+def test_the_collector_of_cycles_is_left_as_it_was(tmp_path):
+    saved_results.save_run(tmp_path)
+    (tmp_path / "tables" / "sinks.csv").write_text("layer,attender,sink\n")
+    assert gc.isenabled()
+    with pytest.raises((KeyError, ValueError)):
+        drawing._write(tmp_path, "sinks", DRAWERS["sinks"](tmp_path))
+    assert gc.isenabled()
 
 
 def axis_titled(figure, title):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -61,11 +63,24 @@ def _write(folder: Path, key: str, draw: Draw | None) -> None:
         for path in (wide_svg, narrow_svg, pdf):
             path.unlink(missing_ok=True)
         return
-    wide, narrow = draw(False), draw(True)
-    write_atomic(wide_svg, to_svg(wide, key))
-    wide.set_layout_engine("none")  # laid out already
-    write_atomic(narrow_svg, to_svg(narrow, f"{key}-narrow"))
-    write_atomic(pdf, to_pdf(wide))
+    with _uncollected():
+        wide, narrow = draw(False), draw(True)
+        write_atomic(wide_svg, to_svg(wide, key))
+        wide.set_layout_engine("none")  # laid out already
+        write_atomic(narrow_svg, to_svg(narrow, f"{key}-narrow"))
+        write_atomic(pdf, to_pdf(wide))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of cycles, which a figure's many small objects would send through all that the job holds, in vain."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def matching_frame(folder: Path) -> pd.DataFrame | None:

@@ -18,6 +18,7 @@ from tl_crossenc.report.figures.style import (
     VERMILION,
     arrow,
     hover,
+    lay_out,
     layer_axis,
     left_column,
     legend_row,
@@ -80,7 +81,7 @@ def figure1a(
     for axis in left_column(axes):
         axis.set_ylabel(f"nDCG@{cutoff}")
     figure.supxlabel(f"layer ({SPAN_LABELS[span]})", fontsize=8)
-    figure.draw_without_rendering()  # sizes are known only once it is laid out
+    lay_out(figure)  # sizes are known only then
     for axis in axes:
         if axis.get_subplotspec().is_last_col():  # type: ignore[union-attr]
             name_levels(axis, [(unablated[0], "unablated", INK), (random, "random", MUTED)])

@@ -16,6 +16,7 @@ from tl_crossenc.report.figures.style import (
     MUTED,
     VERMILION,
     hover,
+    lay_out,
     layer_axis,
     legend_row,
     name_levels,
@@ -66,7 +67,7 @@ def adapter_updates(rankings: pd.DataFrame, *, random: float, cutoff: int = 10, 
     handles = [Line2D([], [], color=colour, marker="o", ms=3.4) for _, colour, _ in SIDES]
     said = [f"{one[2]}; {two[2]}" for one, two in zip(SIDES, SPANS, strict=True)]
     legend_row(figure, handles, said, columns=1 if narrow else 2)
-    figure.draw_without_rendering()  # sizes are known only once it is laid out
+    lay_out(figure)  # sizes are known only then
     shown: list[tuple[float, str, str]] = [(levels["all"], "all", INK), (levels["none"], "none", MUTED)]
     for axis in axes if narrow else axes[-1:]:
         name_levels(axis, [*shown, (random, "random", MUTED)])

@@ -23,6 +23,7 @@ from tl_crossenc.report.figures.style import (
     centred,
     difference_bar,
     hover_each,
+    lay_out,
     layer_axis,
     legend_row,
     lowest,
@@ -93,7 +94,7 @@ def figure2(
         axis.margins(0.08)
     if matching is not None:
         difference_bar(figure, dots, axes, "difference in attention of Figure 1b, relevant − negative")
-    figure.draw_without_rendering()  # sizes are known only once it is laid out
+    lay_out(figure)  # sizes are known only then
     for axis, (direction, x, suffix, *_) in zip(axes, places, strict=True):
         ys = heads[CONTRASTS[direction][0] + suffix]
         _label_heads(axis, heads, heads[x], ys, top_heads(matching, direction, labelled))

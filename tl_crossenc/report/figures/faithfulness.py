@@ -21,6 +21,7 @@ from tl_crossenc.report.figures.style import (
     SKY,
     VERMILION,
     hover,
+    lay_out,
     left_column,
     legend_row,
     lowest,
@@ -112,7 +113,7 @@ def faithfulness_rankings(rankings: pd.DataFrame, *, random: float, cutoff: int 
         for name in names
     ]
     legend_row(figure, handles, names, columns=2 if narrow else 6)
-    figure.draw_without_rendering()  # sizes are known only once it is laid out
+    lay_out(figure)  # sizes are known only then
     name_levels(axis, [(random, "random\nranking", MUTED)])
     return figure
 

@@ -21,6 +21,7 @@ from tl_crossenc.report.figures.style import (
     VERMILION,
     arrow,
     hover,
+    lay_out,
     layer_axis,
     legend_row,
     name_levels,
@@ -95,7 +96,7 @@ def head_rankers(
     styles[ALL_HEADS] = {"color": INK, "marker": "s", "ms": 4, "ls": ""}
     handles = [Line2D([], [], **style) for style in styles.values()]
     legend_row(figure, handles, list(styles), columns=1 if narrow else 3)
-    figure.draw_without_rendering()  # sizes are known only once it is laid out
+    lay_out(figure)  # sizes are known only then
     for axis in axes if narrow else axes[len(directions) - 1 :: len(directions)]:
         name_levels(axis, [(levels[name], name, colour) for name, (colour, _) in REFERENCES.items()])
     return figure

@@ -16,6 +16,7 @@ from tl_crossenc.report.figures.style import (
     MUTED,
     VERMILION,
     hover,
+    lay_out,
     left_column,
     legend_row,
     name_levels,
@@ -78,7 +79,7 @@ def neuron_pruning(
     handles: list[Any] = [Line2D([], [], color=colour, marker="o", ms=4, mfc="white") for colour, _ in CHOICES.values()]
     names = [*(said for _, said in CHOICES.values()), "range of draws"]
     legend_row(figure, [*handles, Patch(color=FAINT)], names, columns=2 if narrow else 4)
-    figure.draw_without_rendering()  # sizes are known only once it is laid out
+    lay_out(figure)  # sizes are known only then
     for axis in axes if narrow else axes[-1:]:
         name_levels(axis, [(unpruned, "unpruned", INK), (random, "random\nranking", MUTED)])
     return figure

@@ -112,6 +112,11 @@ def panels(
     return figure, axes[:count]
 
 
+def lay_out(figure: Figure) -> None:
+    """Give the axes their places; a draw that renders nothing would do the same and then everything else that a draw does."""
+    figure.get_layout_engine().execute(figure)  # type: ignore[union-attr]
+
+
 def left_column(axes: Sequence[Axes]) -> list[Axes]:
     """The axes that have nothing to their left."""
     return [axis for axis in axes if axis.get_subplotspec().is_first_col()]  # type: ignore[union-attr]

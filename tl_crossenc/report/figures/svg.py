@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape, unescape
+from typing import Any
 
 import matplotlib
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from tl_crossenc.report.figures.style import BETWEEN, HOVER, STYLE
@@ -19,6 +24,7 @@ LONG_PATH = 400
 
 _SHAPE = re.compile(r"<(?:path|use)\b[^>]*/>")
 _DEFS = re.compile(r"<defs>.*?</defs>", re.DOTALL)
+_TAG = re.compile(r"<g\b[^>]*?(/?)>|</g>")
 _GROUP = re.compile(r"""<g id=(["'])(hovers?:)(.*?)\1>""", re.DOTALL)
 
 
@@ -30,21 +36,35 @@ def to_svg(figure: Figure, salt: str) -> str:
         salt: for the ids of clip paths and markers; a name of its own for each figure.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": salt})
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    about = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with _own_canvas(figure, STYLE | {"svg.hashsalt": salt}):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=about)
     return finish(buffer.getvalue())
 
 
 def to_pdf(figure: Figure) -> bytes:
     """A figure as a PDF file with embedded fonts: the same bytes every time."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Creator": None, "Producer": None})
+    with _own_canvas(figure, STYLE):
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None})
     return buffer.getvalue()
+
+
+@contextmanager
+def _own_canvas(figure: Figure, style: dict[str, Any]) -> Iterator[None]:
+    """A style, in which a figure is drawn once, by a canvas's own method; it has its canvas and resolution back after.
+
+    `savefig` draws a figure that has a layout twice, the first time for its layout alone, and every draw makes that anyway.
+    """
+    canvas, dpi = figure.canvas, figure.dpi
+    try:
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(style)
+            yield
+    finally:
+        figure.set_canvas(canvas)
+        figure.dpi = dpi
 
 
 def finish(svg: str) -> str:
@@ -146,11 +166,11 @@ def _each_titled(content: str, texts: list[str]) -> str:
 def _end_of_group(svg: str, start: int) -> int:
     """Where the group that was opened before `start` is closed."""
     depth = 1
-    for tag in re.finditer(r"<g\b[^>]*?(/?)>|</g>", svg[start:]):
+    for tag in _TAG.finditer(svg, start):
         if tag[0] == "</g>":
             depth -= 1
         elif not tag[1]:
             depth += 1
         if depth == 0:
-            return start + tag.start()
+            return tag.start()
     raise ValueError("expected closed groups in the drawing, got one that never ends: draw the figures anew")
