@@ -10,7 +10,6 @@ from html import escape, unescape
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -44,6 +43,8 @@ def to_svg(figure: Figure, salt: str) -> str:
 
 def to_pdf(figure: Figure) -> bytes:
     """A figure as a PDF file with embedded fonts: the same bytes every time."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # brings fontTools, which only this needs
+
     buffer = io.BytesIO()
     with _own_canvas(figure, STYLE):
         FigureCanvasPdf(figure).print_pdf(buffer, metadata={"CreationDate": None, "Creator": None, "Producer": None})
