@@ -51,6 +51,12 @@ def test_every_topic_is_there_in_80_columns_and_plain(found):
     by_topic, report = found
     assert tuple(by_topic) == TOPICS
     assert max(map(len, str(report).splitlines())) <= 80
+    severities = [by_topic[topic].severity for topic in TOPICS]
+    counts = ", ".join(f"{severities.count(kind)} {kind}" for kind in ("warning", "note", "ok"))
+    assert str(report).splitlines()[0].endswith(f" (float32 on cpu): {counts}")
+    rows = [line for line in str(report).splitlines()[1:] if line[:1].strip()]
+    assert all(row.split(None, 1)[1].startswith(topic) for row, topic in zip(rows, TOPICS, strict=True))
+    assert [row.split()[0] for row in rows] == severities
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert [finding["topic"] for finding in plain["findings"]] == list(TOPICS)
     frame = report.to_frame()

@@ -90,6 +90,17 @@ def test_a_fault_at_one_position_is_found_there(model, folder, tmp_path):
     assert first.difference == pytest.approx(0.003, abs=1e-5)
     assert "There it is in DOC alone: CLS, QUERY, SEP1, SEP2 agree." in report.notes
     assert report.states.loc[3, "DOC"] == pytest.approx(0.003, abs=1e-5)
+    assert report.verdict.startswith(
+        "They first differ in what leaves layer 2 (hidden_states.3): in pair 3 at position 7, "
+    )
+    assert "(DOC), by 3.0e-03 (allowed: " in report.verdict
+    lines = [line.split() for line in str(report).splitlines()]
+    assert ["largest", "difference", "CLS", "QUERY", "SEP1", "DOC", "SEP2", "allowed"] in lines
+    table = [line for line in lines if line[:1] == ["embeddings"] or line[:2] == ["after", "layer"]]
+    assert [line[2] for line in table[1:]] == ["0", "1", "2", "3", "4"]
+    large = [[float(cell) > 1e-4 for cell in line[-6:]] for line in table]
+    assert large == [[state == 3 and column == 3 for column in range(6)] for state in range(6)]
+    assert table[3][-3] == "3.0e-03"
 
 
 def test_types_of_zero_are_found_in_the_embeddings_and_named(model, folder, tmp_path):
