@@ -1,13 +1,18 @@
 """`tl-crossenc rerank`: its files, what it prints, a rerun, shards, and bad input as one sentence with nothing harmed."""
 
 import gzip
+import re
+import shutil
 
 import ir_measures
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from small_worlds import collection_folder, forbid_model_work, identities, model_folder, snapshot
 
 from tl_crossenc.experiments import scoring
+from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import load_collection
 
 
@@ -34,6 +39,7 @@ def given(world, out, *more, file="bm25.run"):
     return (*asked, "--device", "cpu", "--depth", "6", *more)
 
 
+FIRST = "first stage"
 MEASURES = ("--measure", "nDCG@5", "--measure", "AP(rel=2)")
 ABLATED = ("--ablate", "DOC->QUERY")
 
@@ -80,6 +86,86 @@ def test_the_files_and_what_is_printed(run, world, tmp_path, monkeypatch, caplog
     text = (tmp_path / "out" / "tables" / "rerank.md").read_text()
     assert "left out (gone)" in text
     assert "| none |" in text
+
+
+def by_scipy(values, base):
+    """Ranking -> (difference, Holm's p) as they are printed, of paired t-tests by scipy."""
+    p = {name: stats.ttest_rel(own, values[base]).pvalue for name, own in values.items() if name not in (base, FIRST)}
+    found, least = {}, 0.0
+    for i, name in enumerate(sorted(p, key=p.get)):
+        least = max(least, min(1, (len(p) - i) * p[name]))
+        shown = "<.001" if least < 0.001 else f"{least:.3f}".removeprefix("0")
+        found[name] = [f"{np.mean(values[name] - values[base]):+.3f}", shown]
+    return found
+
+
+def test_every_cell_note_and_score_by_hand(run, world, tmp_path):
+    """Of a collection whose x1 is too long, judged for q0, and relevant there; a relevant passage of q0 is gone."""
+    world = shutil.copytree(world, tmp_path / "world")
+    docs, qrels = world / "fleas" / "docs.tsv", world / "fleas" / "qrels.txt"
+    docs.write_text(re.sub(r"^x1\t.*", "x1\t" + "flea " * 90, docs.read_text(), flags=re.MULTILINE))
+    qrels.write_text(qrels.read_text() + "q0 0 x1 2\nq0 0 gone 3\n")
+    names = [FIRST, "none", "zero(DOC->QUERY)", "zero(CLS->QUERY)"]
+    out = tmp_path / "out"
+    asked = ("--measure", "AP", "--measure", "nDCG@3", *ABLATED, "--ablate", "CLS->QUERY", "--depth", "9")
+    status, said, _ = run(*given(world, out, *asked))
+    assert status == 0
+    said = " ".join(said.split())
+    per_query = pd.read_csv(out / "tables" / "rerank_per_query.csv")
+    tables = (out / "tables" / "rerank.md").read_text().split("| ranking |")[1:]
+    assert len(tables) == 2
+    for measure, table in zip(("AP", "nDCG@3"), tables, strict=True):
+        values = {name: per_query.loc[per_query["ranking"] == name, measure].to_numpy() for name in names}
+        none, first = by_scipy(values, "none"), by_scipy(values, FIRST)
+        rows = [
+            [cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")
+        ]
+        assert len(rows) == len(names)
+        for name, row in zip(names, rows, strict=True):
+            own = values[name]
+            low, high = stats.t.interval(0.95, 3, own.mean(), stats.sem(own))
+            assert row[0].replace("\\", "") == name
+            assert [row[1], row[2].replace("\\", "")] == [f"{own.mean():.3f}", f"[{low:.3f}, {high:.3f}]"]
+            assert [cell.replace("\\", "") for cell in row[3:]] == [
+                *none.get(name, ["", ""]),
+                *first.get(name, ["", ""]),
+            ]
+    collection, model = (
+        load_collection(world / "fleas"),
+        HookedCrossEncoder.from_pretrained(world / "model", device="cpu"),
+    )
+    runs = {name: list(ir_measures.read_trec_run(str(next((out / "runs" / "fleas").glob(file))))) for name, file in zip(
+        names, ("first_stage.run", "none.run", "zero_DOC-QUERY.run", "zero_CLS-QUERY.run"), strict=True)}  # fmt: skip
+    texts = dict(line.split("\t") for line in docs.read_text().splitlines())
+    for name in names[1:]:
+        assert {(d.query_id, d.doc_id) for d in runs[name]} == {
+            (d.query_id, d.doc_id) for d in runs[FIRST] if d.doc_id != "gone"
+        }
+        for query_id in ("q0", "q1", "q2"):
+            own = [line for line in runs[name] if line.query_id == query_id]
+            with model.ablating(name):
+                expected = model.score(collection.queries[query_id], [texts[line.doc_id] for line in own])
+            np.testing.assert_allclose([line.score for line in own], expected, atol=1e-5)
+    judged = collection.qrels
+    held = sum(judged[d.query_id].get(d.doc_id, 0) > 0 for d in runs["none"])
+    relevant = sum(grade > 0 for own in judged.values() for grade in own.values())
+    assert f"hold {held} of {relevant} relevant ones ({held / relevant:.1%}; grade 1 and more)" in said
+    unjudged = [sum(d.doc_id not in judged[d.query_id] for d in runs[name]) / 4 for name in names[:2]]  # nine a query
+    assert f"{unjudged[0]:.1f}" != f"{unjudged[1]:.1f}"
+    assert f"first ten passages, {unjudged[0]:.1f} (first stage) and {unjudged[1]:.1f} (none) in the mean" in said
+    lost = [
+        max(0, len(model.tokenizer(collection.queries[d.query_id], texts[d.doc_id]).input_ids) - 61)
+        for d in runs["none"]
+    ]
+    cut = sum(n > 0 for n in lost)
+    assert cut > 0
+    assert f"Cut: {cut} of {len(lost)} pairs, which lose {sum(lost)} tokens of their passages." in said
+    shown = pd.read_csv(out / "tables" / "rerank.csv").set_index(["measure", "ranking"]).loc["AP"]
+    for name in names:
+        rows = per_query[per_query["ranking"] == name]
+        assert shown.loc[name, ["tied", "unjudged"]].tolist() == pytest.approx(
+            [rows["tied"].mean(), rows["unjudged"].mean()]
+        )
 
 
 def test_a_rerun_is_free_and_leaves_every_byte_and_other_conditions_add_their_own(run, world, tmp_path, monkeypatch):

@@ -76,6 +76,22 @@ def test_bertviz_takes_it(model):
     assert "fleas" in shown.data
 
 
+def test_one_head_of_the_last_layer_beside_what_is_ablated_from_a_model_of_float64(folder, theirs):
+    """Of two conditions both hold: rows of CLS, and weights of DOC on QUERY, by hand in layer 0; else as Hugging Face has it."""
+    model = HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype="float64")
+    last = model.export_attention(QUERY, PASSAGE, to="circuitsvis", layer=-1, head=1)["attention"]
+    assert last.dtype == torch.float32
+    torch.testing.assert_close(last, theirs[2][1][0, 1:2], rtol=0, atol=1e-6)
+    _, types, attentions = theirs
+    doc = np.flatnonzero(np.array(types) == 1)[:-1]
+    expected = attentions[0].clone()
+    expected[:, :, doc[:, None], np.arange(1, types.index(1) - 1)] = 0
+    expected[:, :, 0, doc] = 0
+    with model.ablating("CLS->DOC"):
+        found = model.export_attention(QUERY, PASSAGE, condition="DOC->QUERY", layer=0)["attention"][0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_what_there_is_not_is_refused(model):
     for given, said in (
         ({"to": "tensorboard"}, "expected to='bertviz' or 'circuitsvis', got 'tensorboard'"),

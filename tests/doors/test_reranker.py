@@ -58,6 +58,14 @@ def test_scores_are_the_models_and_ranks_pyterriers(model, condition):
     assert str(model.active_condition) == "none"
 
 
+def test_a_shorter_limit_is_passed_on(model):
+    long = ROWS.assign(text=[f"{'old ' * (5 + i)}a guitar garden" for i in range(len(ROWS))])
+    found = model.as_pyterrier(max_length=11, token_budget=13)(long).sort_index()["score"]
+    expected = [float(model.score(row.query, [row.text], max_length=11)[0]) for row in long.itertuples()]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - model.as_pyterrier()(long).sort_index()["score"]).max() > 1
+
+
 def test_activated_scores_and_another_column(model):
     renamed = ROWS.rename(columns={"text": "body"})
     found = model.as_pyterrier(text_field="body", activated=True)(renamed).sort_index()

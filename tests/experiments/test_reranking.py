@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tl_crossenc.executors.sharded import Shard
 from tl_crossenc.executors.task import CellsFailed, Waiting
 from tl_crossenc.experiments import run_tasks, scoring
-from tl_crossenc.experiments.rankings import FIRST
+from tl_crossenc.experiments.rankings import FIRST, Rankings
 from tl_crossenc.experiments.reranking import rerank
 from tl_crossenc.experiments.scoring import score_pool
 from tl_crossenc.interventions.conditions import UNABLATED, Condition
@@ -34,6 +34,7 @@ DOCS = {f"d{d}": " ".join(RNG.choice(WORDS, 1 + d % 29)) for d in range(47)}
 DOCS["d7"] = "the flea " * 60  # longer than the model takes
 QUERIES = {f"q{q}": f"how do {WORDS[q]} rise" for q in range(7)}
 QRELS = [(f"q{q}", f"d{d}", int(g)) for q in range(6) for d, g in enumerate(RNG.integers(0, 4, 23))]
+QRELS.append(("q0", "gone", 3))  # relevant, first in the run, and not in the collection
 RUN = {
     f"q{q}": {f"d{d}": float(s) for d, s in zip(RNG.permutation(47)[:31], RNG.normal(size=31), strict=True)}
     for q in (0, 1, 2, 3, 6)
@@ -159,18 +160,55 @@ def test_means_intervals_and_tests_are_scipys(reranked):
     assert reranked.to_frame().attrs["conditions"] == ["none", ABLATED]
 
 
+def test_every_row_of_the_table_is_a_mean_over_the_judged_queries(reranked):
+    judged = {q: {d for query, d, _ in QRELS if query == q} for q in QUERIES if q != "q6"}
+    table = reranked.table.set_index(["measure", "ranking"])
+    assert list(table.index) == [(name, r) for name in reranked.measures for r in (FIRST, "none", ABLATED)]
+    for ranking in (FIRST, "none", ABLATED):
+        unjudged = 0
+        for query_id, doc_ids, scores in reranked.rankings.by_query(ranking):
+            best = [doc_id for _, doc_id in sorted(zip(scores, doc_ids, strict=True), reverse=True)[:10]]
+            unjudged += sum(doc_id not in judged[query_id] for doc_id in best) if query_id in judged else 0
+        for name in reranked.measures:
+            row, own = table.loc[(name, ranking)], reranked.per_query.loc[ranking]
+            assert (row["n_queries"], len(own)) == (6, 6)
+            assert row["mean"] == pytest.approx(sum(own[name]) / 6, abs=1e-12)
+            assert row["unjudged"] == pytest.approx(unjudged / 6)
+    assert table.loc["R@5", "mean"].nunique() > 1
+
+
+def test_under_an_ablation_the_cells_are_others_and_the_attrs_say_so(model, collection, store):
+    run = {query_id: RUN[query_id] for query_id in ("q1", "q2")}
+    plain = rerank(model, collection, run, store, depth=3)
+    with model.ablating("DOC->QUERY"):
+        found = rerank(model, collection, run, store, depth=3)
+        for query_id, doc_ids, scores in found.rankings.by_query("none"):
+            expected = model.score(QUERIES[query_id], [DOCS[doc_id] for doc_id in doc_ids])
+            np.testing.assert_allclose(scores, expected.numpy(), rtol=0, atol=1e-10)
+    assert np.abs(found.rankings.scores("none") - plain.rankings.scores("none")).max() > 1e-6
+    attrs = found.to_frame().attrs
+    assert (attrs["condition"], attrs["dtype"], attrs["collection"], attrs["measures"]) == (
+        *(ABLATED, "float64", "fleas"),
+        ["nDCG@10", "RR@10"],
+    )
+    assert plain.to_frame().attrs["condition"] == "none"
+
+
 def test_what_the_first_stage_holds_by_hand(reranked, folder):
     judged = {q: {d: g for query, d, g in QRELS if query == q} for q in QUERIES}
     rows = reranked.pool.set_index("query_id")
     held = relevant = 0
     for query_id in RUN:
         wanted = {d for d, g in judged[query_id].items() if g > 0}
-        found = wanted & set(top(query_id))
+        found = wanted & set(top(query_id)) & DOCS.keys()
         assert rows.loc[query_id, ["passages", "relevant", "relevant_in_pool"]].tolist() == [
             DEPTH,
             len(wanted),
             len(found),
         ]
+        assert rows.loc[query_id, "recall"] == pytest.approx(
+            len(found) / len(wanted) if wanted else math.nan, nan_ok=True
+        )
         assert rows.loc[query_id, "judged"] == len(set(top(query_id)) & judged[query_id].keys())
         held += len(found)
     relevant = sum(
@@ -186,6 +224,22 @@ def test_what_the_first_stage_holds_by_hand(reranked, folder):
     assert rows["cut_tokens"].max() > 50
     unjudged = sum(d not in judged["q0"] for d in top("q0")[:10])
     assert reranked.per_query.loc[(FIRST, "q0"), "unjudged"] == unjudged
+
+
+def test_what_ties_is_a_matter_of_the_files_numbers_and_of_the_models_arithmetic(
+    collection, folder, store, monkeypatch
+):
+    """A millionth apart: two places of the run, one to a float32 model, where the RR of the second is 1 or 1/2, each as likely."""
+    model = HookedCrossEncoder.from_pretrained(str(folder), device="cpu")
+    monkeypatch.setattr(Rankings, "scores", lambda self, condition: np.array([1 + 1e-6, 1.0]))
+    one, other = (next(d for q, d, g in QRELS if (q, g) == ("q1", grade)) for grade in (0, 3))
+    found = rerank(model, collection, {"q1": {one: 1 + 1e-6, other: 1.0}}, store, measures=["RR"])
+    rows = found.per_query.xs("q1", level="query_id")
+    assert rows["tied"].to_dict() == {FIRST: 0.0, "none": 1.0}
+    assert rows["RR"].to_dict() == {FIRST: 0.5, "none": 0.75}
+    assert found.table.set_index("ranking")["tied"].to_dict() == pytest.approx(
+        {FIRST: 0, "none": 1 / 6}
+    )  # of six queries
 
 
 def test_what_was_met_is_said_with_names(model, collection, store, caplog):

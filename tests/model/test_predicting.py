@@ -71,6 +71,18 @@ def test_rankings_are_cross_encoders(changes, tmp_path):
         assert [hit.get("text") for hit in found] == [hit.get("text") for hit in expected]
         assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
         assert found[0].keys() == expected[0].keys()
+    tanh, short = torch.nn.Tanh(), {"max_length": 11}
+    for found in (
+        ours.rank(query, documents, activation_fn=tanh),
+        ours.rank(query, documents, activation_fn=tanh, token_budget=1),
+    ):
+        expected = theirs.rank(query, documents, activation_fn=tanh, **QUIET)
+        assert [hit["corpus_id"] for hit in found] == [hit["corpus_id"] for hit in expected]
+        assert [hit["score"] for hit in found] == pytest.approx([hit["score"] for hit in expected], abs=1e-6)
+    pairs = [(query, text) for text in documents]
+    cut = ours.activated(ours.score(query, documents, **short)).numpy()
+    np.testing.assert_allclose(ours.predict(pairs, **short), cut, atol=1e-6)
+    assert np.abs(ours.predict(pairs) - cut).max() > 1e-6
     by_id = ours.rank(query, {f"d{i}": text for i, text in enumerate(documents)}, top_k=2)
     assert [hit["corpus_id"] for hit in by_id] == [f"d{hit['corpus_id']}" for hit in ours.rank(query, documents)[:2]]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tl_crossenc.statistics.measures import evaluate_rankings, has_expectation, parse_measures, ties_text
+from tl_crossenc.statistics.trec_run import trec_run_lines
 
 RNG = np.random.default_rng(5)
 QRELS = {f"q{q}": {f"d{d}": int(g) for d, g in enumerate(RNG.integers(0, 4, 11 - q))} for q in range(5)}
@@ -96,6 +97,16 @@ def test_what_ties_is_a_matter_of_the_arithmetic():
     assert evaluate_rankings([measure], near, qrels).loc["q", "RR"] == pytest.approx(0.75)
     assert evaluate_rankings([measure], near, qrels, dtype="float64").loc["q", "RR"] == 0.5
     assert evaluate_rankings([measure], near, qrels, dtype="float64", scale=1e7).loc["q", "RR"] == pytest.approx(0.75)
+
+
+def test_what_a_runs_file_does_not_tell_apart_is_in_its_order():
+    """Scores that are one in float32 and no tie in float64: the file that trec_eval reads has b before a."""
+    given = {"q": (("a", "b"), np.array([1.0 + 1e-9, 1.0]))}
+    lines = trec_run_lines("q", *given["q"], "tag")
+    (measure,) = parse_measures(["AP"])
+    run = list(ir_measures.read_trec_run("\n".join(lines)))
+    (expected,) = (m.value for m in ir_measures.iter_calc([measure], {"q": {"b": 1}}, run))
+    assert evaluate_rankings([measure], given, {"q": {"b": 1}}, dtype="float64").loc["q", "AP"] == expected == 1
 
 
 def test_unjudged_are_counted_among_the_first_ten():
