@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def imports(source: str, path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
+@functools.cache
 def imports_of(module: str) -> list[tuple[int, str]]:
     """(line, dotted module) of every import of a module."""
     return list(imports(MODULES[module].read_text(encoding="utf-8"), MODULES[module]))
@@ -51,6 +53,7 @@ def own_imports(module: str) -> Iterator[tuple[int, str]]:
             yield from ((line, found) for found in (own, f"{own}.__init__") if found in MODULES)
 
 
+@functools.cache
 def graph() -> dict[str, set[str]]:
     """Wing -> the wings that its modules import from."""
     found: dict[str, set[str]] = {name: set() for name in WINGS}

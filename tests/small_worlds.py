@@ -55,6 +55,12 @@ def forbid_model_work(monkeypatch):
     monkeypatch.setattr(HookedCrossEncoder, "forward", refuse)
 
 
+def blank(monkeypatch):
+    """From here on figures are composed and their files written, but nothing is drawn in them."""
+    monkeypatch.setattr("tl_crossenc.report.drawing.to_svg", lambda figure, salt: '<svg viewBox="0 0 2 3"></svg>')
+    monkeypatch.setattr("tl_crossenc.report.drawing.to_pdf", lambda figure: b"%PDF-1.4")
+
+
 def count_layers(monkeypatch):
     """A list that grows by (layer, pairs) with every layer run, whole or some of its rows."""
     calls = []

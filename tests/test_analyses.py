@@ -65,6 +65,7 @@ def test_adapter_updates_writes_the_files_that_it_names(world, tmp_path, monkeyp
     writes_what_it_names("adapter_updates", given, tmp_path / "out", monkeypatch, capsys)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_circuits_writes_the_files_that_it_names(world, tmp_path, monkeypatch, capsys):
     pairs = graded_pool(4, 1).ranked.pairs
     docs, queries = {pair.doc_id: pair.text for pair in pairs}, {pair.query_id: pair.query for pair in pairs}

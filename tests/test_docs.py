@@ -66,6 +66,7 @@ PAGES = [pytest.param(page, marks=[pytest.mark.slow] if page.stem in SLOW else [
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("unchecked")
 def test_code_prints_what_stands_under_it(page, folder, capsys):
     names, printed = {}, ""
     for block in blocks(page):
@@ -80,6 +81,7 @@ def test_code_prints_what_stands_under_it(page, folder, capsys):
 
 
 @pytest.mark.parametrize("page", HOWTOS, ids=lambda page: page.stem)
+@pytest.mark.usefixtures("unchecked")
 def test_commands_end_well(page, folder, capsys):
     commands = [line for block in blocks(page) if block.language == "bash" for line in block.text.splitlines()]
     for command in commands:

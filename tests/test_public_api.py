@@ -60,6 +60,7 @@ needs_the_demo = pytest.mark.skipif(
 
 
 @needs_the_demo
+@pytest.mark.usefixtures("unchecked")
 def test_the_readmes_session_gives_the_scores_that_it_says():
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     session = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]

@@ -14,8 +14,10 @@ from tl_crossenc.pools.pool import PoolSpec
 from tl_crossenc.reproduce import Settings, reproduce
 from tl_crossenc.results.artefacts import ARTEFACTS, load_table
 
-QUICK = ("modernbert-mean",)
-NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS if name in COVERED]
+NAMES = [name for name in MODELS if name in COVERED]
+pytestmark = (
+    pytest.mark.slow
+)  # what a family's own is, each experiment's tests have; the whole job is BERT's in test_reproduce.py
 UNDEFINED = {
     "figure1c_distance": {
         "distance",

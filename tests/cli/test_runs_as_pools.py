@@ -112,6 +112,7 @@ def test_the_first_passages_are_ranked_judged_or_not_and_measured_with_all_judgm
     assert f"fleas (the first {DEPTH} of a.run)" in text
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_folder_is_of_that_run_and_depth(world, done, monkeypatch, capsys):
     job = json.loads((done / JOB).read_text())
     checksum = hashlib.sha256((world / "a.run").read_bytes()).hexdigest()

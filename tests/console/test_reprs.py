@@ -62,6 +62,7 @@ def world(tmp_path_factory):
     return collection, build_pool(collection, PoolSpec(10, 3, 0)), tiny_model(place / "m"), Store(place / "s")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_results_fit_a_screen(world):
     collection, pool, model, store = world
     attention = run_attention(model, [pool], store)

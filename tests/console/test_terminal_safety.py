@@ -264,10 +264,13 @@ def commands(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("command", ["score", "parity", "reproduce", "compare-masks", "help"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("parity", "reproduce", "compare-masks")]
+
+
+@pytest.mark.parametrize("command", ["score", "help", *SLOW])
 def test_a_terminal_without_the_characters_gets_the_table_all_the_same(commands, command):
     arguments, said = commands[command]
-    for name in ("ascii", "C") if command == "reproduce" else ("ascii",):
+    for name in ("ascii", "C") if command in ("reproduce", "help") else ("ascii",):
         found = subprocess.run(
             [sys.executable, "-m", "tl_crossenc.cli", *map(str, arguments)],
             env={**os.environ, **ENCODINGS[name], "HF_HUB_OFFLINE": "1"},

@@ -162,6 +162,7 @@ def test_differences_are_from_the_whole_model_over_queries(found):
     assert row["n_queries"] == 3
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_second_run_computes_nothing(model, pool, tmp_path, monkeypatch):
     store = Store(tmp_path)
     first = run_adapter_updates(model, [pool], store)

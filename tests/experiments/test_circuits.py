@@ -107,7 +107,7 @@ def store_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def any_circuits(model, pool, store_folder):
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, unchecked():  # `found` is checked
         patch.setattr(circuits, "_require_better", lambda whole, random: None)
         return run_circuits(model, [pool], Store(store_folder), shares=(0.5,), seed=3, most_runs=9, mode="mask")
 
@@ -181,6 +181,7 @@ def test_the_curve_ends_at_the_whole_model(any_circuits, model):
         assert last["multiply_adds"] == pytest.approx(1)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_second_run_computes_nothing(any_circuits, model, pool, store_folder, monkeypatch):
     forbid_model_work(monkeypatch)
     monkeypatch.setattr(circuits, "_require_better", lambda whole, random: None)

@@ -274,6 +274,7 @@ def arguments(world, out, *more, models="ab"):
     return ["compare", *given, "--collection", str(world / "fleas"), "--out", str(out), "--device", "cpu", *more]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_command_writes_every_query_and_says_the_rest(world, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert main(arguments(world, out)) == 0

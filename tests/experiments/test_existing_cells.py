@@ -84,6 +84,7 @@ def test_conditions_weigh_layers_and_heads(seen):
     assert np.isnan(by_layer[2:]).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_table_1_figure_1a_and_masks_have_the_shares(seen, tmp_path):
     world, model, pool, counts = seen
     layers, store = len(world.half_windows), Store(tmp_path / "store")

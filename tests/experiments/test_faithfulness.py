@@ -129,6 +129,7 @@ def test_where_all_of_doc_is_deleted_the_ranking_is_the_random_one_and_where_len
 
 
 @pytest.mark.parametrize("way", ["mask", "delete"])
+@pytest.mark.usefixtures("unchecked")
 def test_planted_matches_are_what_the_score_is_made_of(tmp_path, way):
     planted = HookedCrossEncoder.from_pretrained("planted", device="cpu")
     pool = graded_pool(n_queries=5, per_grade=2, seed=1)

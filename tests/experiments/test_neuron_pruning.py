@@ -72,6 +72,7 @@ def test_the_writing_neurons_are_chosen_and_pruning_them_is_a_model_without_mlps
         assert {query: value for (_, query), value in own.items()} == pytest.approx(without, abs=1e-12)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_neurons_are_those_of_the_other_half_s_mean_over_queries(reranker, pool, folder, monkeypatch):
     asked = []
 
@@ -132,6 +133,7 @@ def test_contrasts_are_paired_tests_with_holm_over_all(found):
     np.testing.assert_allclose(contrasts["p_holm"], holm(contrasts["p"]), rtol=1e-12)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_second_run_does_no_model_work(found, reranker, pool, folder, monkeypatch):
     before = identities(folder)
     forbid_model_work(monkeypatch)

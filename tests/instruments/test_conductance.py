@@ -8,6 +8,7 @@ import tiny_models as tiny
 import torch
 from captum.attr import LayerConductance
 from family_models import opened
+from type_checks import unchecked
 
 from tl_crossenc.checkpoints.planted import MOVING_HEAD, SINK_HEAD
 from tl_crossenc.instruments.baselines import Baseline
@@ -25,7 +26,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def found(model):
-    return conductance(model, PAIRS, "query", nodes=256, token_budget=400)
+    """Many nodes, whose types are those of the few below, which are checked."""
+    with unchecked():
+        return conductance(model, PAIRS, "query", nodes=256, token_budget=400)
 
 
 def literal(model, row, name, nodes=24, step=1e-5):
@@ -53,6 +56,7 @@ def literal(model, row, name, nodes=24, step=1e-5):
     return total[0].numpy()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("layer", [0, 2])
 def test_values_are_those_of_a_slow_integral(model, found, layer):
     for i in (0, 2):
@@ -64,6 +68,7 @@ def test_values_are_those_of_a_slow_integral(model, found, layer):
         assert np.abs(neurons).max() > 1e-3
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_every_cut_adds_up_and_twice_the_steps_leave_a_quarter(model, found):
     half = conductance(model, PAIRS, "query", nodes=128)
     assert found.relative_error.shape == (2, 3, 4)
@@ -124,6 +129,7 @@ def test_what_writes_nothing_has_none():
     assert (found.neurons[:3, 0] != 0).any(0).sum() > 20
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_planted_moving_head_carries_all_and_the_mlps_nothing(caplog):
     model = HookedCrossEncoder.from_pretrained("planted", device="cpu", dtype="float64")
     pairs = model.encode_pairs("tune a guitar", ["a guitar garden", ""])

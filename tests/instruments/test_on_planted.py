@@ -163,6 +163,7 @@ def test_figure_1a_falls_to_a_random_ranking_at_the_layer_of_the_head_that_reads
         assert row["mean"] == pytest.approx(sweep.random if hit else 1.0, abs=1e-9), row["condition"]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_ablating_the_matching_head_matters_and_random_heads_do_not(planted, pool, tmp_path):
     found = run_head_ablation(planted, [pool], Store(tmp_path), [MATCHING_HEAD, SINK_HEAD], counts=(1, 2), n_draws=3)
     ranked = found.curve[found.curve["kind"] == "ranked"]

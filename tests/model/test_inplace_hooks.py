@@ -56,6 +56,7 @@ def everything(model, *batches):
 
 
 @pytest.mark.parametrize("split", [False, True])
+@pytest.mark.usefixtures("unchecked")
 def test_conditions_that_share_layers_equal_each_alone(model, rows, split):
     model.set_use_split_qkv_input(split)
     batch = encoded(rows).batch()  # the same padding, which an edited pattern reads

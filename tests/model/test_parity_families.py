@@ -60,6 +60,7 @@ def test_the_reference_is_the_model_that_was_saved(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", COVERED)
+@pytest.mark.usefixtures("unchecked")
 def test_one_wrong_weight_anywhere_fails(name, tmp_path):
     folder = build(name).write(tmp_path)
     model = HookedCrossEncoder.from_pretrained(folder, device="cpu", dtype="float64")

@@ -95,6 +95,7 @@ def test_a_bert_reranker_becomes_a_masked_language_model_with_a_head_drawn_at_ra
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow  # a process of its own, about the installed version alone
 def test_nothing_is_said_of_it(tmp_path, monkeypatch):
     """transformers reports the classifier left out and the head made up; the bridge's import turns its warnings off."""
     checkpoint(tmp_path, "bert")

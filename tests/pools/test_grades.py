@@ -135,6 +135,7 @@ def test_collections_of_two_scales_are_told_apart(model, tmp_path):
     assert matching_heads(attention, relevant_grades=(1, 2, 3))["n_queries"].eq(8).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_advice_names_options_that_work(model, tmp_path, undrawn):
     """Follow each piece of advice, on the command line, with the option as it is written there."""
     folder = judged(tmp_path / "c", [0, 0, 1, 1, 3], n_queries=3)

@@ -307,6 +307,7 @@ def test_two_processes_with_one_job_compute_every_cell_once(world, finished, tmp
     assert snapshot(out) == snapshot(finished)
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_jobs_do_not_mix(world, tmp_path):
     """One of them has the folder, the other is refused, whichever comes first."""
     out = tmp_path / "out"
@@ -322,6 +323,7 @@ def test_two_processes_with_two_jobs_do_not_mix(world, tmp_path):
     assert {text.partition("(")[0] for text in conditions} == {"none", ("zero", "mask")[1 - loser]}
 
 
+@pytest.mark.slow
 def test_a_rerun_goes_on_after_kill_9_under_the_lock(world, finished, tmp_path):
     out = tmp_path / "out"
     process = start(world, out)
