@@ -66,7 +66,9 @@ def test_without_ties_every_measure_is_that_of_ir_measures_of_the_run():
 def test_with_ties_ndcg_and_rr_are_means_over_all_orders_and_the_others_those_by_doc_id():
     qrels = {"q": {"a": 2, "b": 0, "c": 1, "z": 3}}
     given = {"q": (("a", "b", "c", "d", "e"), np.array([1.0, 1.0, 1.0, 7.0, 0.0]))}
-    measures = parse_measures(["nDCG@3", "nDCG", "nDCG(dcg='exp-log2')@2", "RR(rel=2)@3", "RR", "AP", "P@2"])
+    measures = parse_measures(
+        ["nDCG@3", "nDCG", "nDCG(dcg='exp-log2')@2", "RR(rel=2)@3", "RR", "AP", "P@2", "nDCG(judged_only=True)@3"]
+    )
     frame = evaluate_rankings(measures, given, qrels)
     orders = [
         {"q": {"d": 9.0, **{name: 8.0 - i for i, name in enumerate(order)}, "e": 0.0}}
@@ -80,7 +82,7 @@ def test_with_ties_ndcg_and_rr_are_means_over_all_orders_and_the_others_those_by
         assert frame.loc["q", str(measure)] == pytest.approx(wanted, abs=1e-12), measure
     assert frame.loc["q", "tied"] == pytest.approx(3 / 10)
     assert frame.loc["q", "unjudged"] == 2
-    assert [ties_text(m) for m in measures] == ["expected"] * 5 + ["by doc_id"] * 2
+    assert [ties_text(m) for m in measures] == ["expected"] * 5 + ["by doc_id"] * 3
 
 
 def test_programs_that_know_queries_by_number_alone_are_told_so():
