@@ -483,7 +483,7 @@ def check_a_kill(base, report):
 
 
 def test_kill_9_at_any_moment_then_a_rerun_is_an_undisturbed_run(model, collections, tmp_path):
-    moments = [0, *sorted(random.Random(7).uniform(0.03, 0.97) for _ in range(2)), 1]
+    moments = [0, random.Random(7).uniform(0.03, 0.97), 1]  # many below
     first, *killed = drive(model, collections, tmp_path / "kills", moments)
     assert first["status"] == 0
     kept = [len(check_a_kill(tmp_path / "kills", report)) for report in killed]

@@ -560,6 +560,7 @@ def test_killed_at_every_step_then_run_again_is_the_undisturbed_run(tmp_path):
     assert any(left for _, _, left, _ in rounds)  # there was something to sweep
 
 
+@pytest.mark.slow
 def test_killed_from_outside_at_any_moment_then_run_again_is_the_undisturbed_run(tmp_path):
     cells, rng = 43, random.Random(0)
     run("job(sys.argv[1], int(sys.argv[2]))", tmp_path / "whole", cells)
