@@ -102,20 +102,22 @@ def run_rows(
     return found
 
 
-def padding_hooks(model: HookedCrossEncoder, batch: PairBatch) -> list[tuple[str, Callable[..., Tensor]]]:
+def padding_hooks(
+    model: HookedCrossEncoder, batch: PairBatch
+) -> list[tuple[str | Callable[..., Any], Callable[..., Any]]]:
     """Hooks that give positions to rows with padding tokens as a family does that counts positions without them.
 
     The model holds the rows of its table from the first position on. The one just before is that of padding, taken for zeros, since
     training leaves it so.
     """
-    padding = batch.attention_mask & (batch.tokens == padding_id(model))
-    if not model.cfg.position_offset or not padding.any():
+    padding, positions = batch.attention_mask & (batch.tokens == padding_id(model)), model.embed.W_pos
+    if not model.cfg.position_offset or positions is None or not padding.any():
         return []
 
     def placed(embed: Tensor, hook: Any) -> Tensor:
         own = padding.to(embed.device)
         places = ((~own).cumsum(1) - 1).clamp(min=0)
-        return model.embed.W_pos[places].masked_fill(own[..., None], 0)
+        return positions[places].masked_fill(own[..., None], 0)
 
     return [("embed.hook_pos_embed", placed)]
 

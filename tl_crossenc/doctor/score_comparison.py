@@ -21,7 +21,7 @@ from tl_crossenc.doctor.causes import YES, Cause, held_against
 from tl_crossenc.doctor.foreign_scores import ForeignScores
 from tl_crossenc.doctor.half_precision import HALVES
 from tl_crossenc.doctor.outputs import all_outputs
-from tl_crossenc.doctor.reading_runs import ReadingRuns
+from tl_crossenc.doctor.reading_runs import ReadingRuns, ReadRows
 from tl_crossenc.doctor.readings import all_readings, uncut_lengths
 from tl_crossenc.doctor.relations import relation_to
 from tl_crossenc.doctor.samples import may_give, sample_of
@@ -68,7 +68,7 @@ def compare_scores(
     related = causes[0].reproduces != YES and bool(np.ptp(foreign.values) > 0)
     sample = sample_of(foreign, numbers, related=related)
     few = replace(read[0], logits=read[0].logits[sample])
-    chosen, left = [], []
+    chosen, left = list[ReadRows](), list[ReadRows]()
     for own, sampled in runs.sampled(sample, progress):
         fits = len(sample) == len(foreign) or may_give(
             foreign, numbers, sample, few, sampled, outputs, slack, related=related

@@ -91,9 +91,9 @@ def unmasked_readings(
             continue
         way = Way(encoder, limit=length, cut="longest_first")
         found.append(Reading(name, "all pairs have as many tokens", Unmasked(way, encoder, length), sampled=True))
-    way = lru_cache(maxsize=1)(Way(encoder, cut="longest_first"))  # texts are tokenized once for all sizes
+    once = lru_cache(maxsize=1)(Way(encoder, cut="longest_first"))  # texts are tokenized once for all sizes
     for size in BATCH_SIZES:
         name = f"padding in batches of {size} in the file's order, without a mask"
         same = "the pairs of a batch have equally many tokens"
-        found.append(Reading(name, same, Unmasked(way, encoder, size=size, rows=rows), sampled=True))
+        found.append(Reading(name, same, Unmasked(once, encoder, size=size, rows=rows), sampled=True))
     return found, left

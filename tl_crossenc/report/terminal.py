@@ -102,8 +102,9 @@ def comparison_for_terminal(found: Any) -> list[Table]:
     for title, header, lines in parts:
         if not lines:
             continue
-        close = {"padding": (0, 0)} if "condition" in header else {}
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, **close)
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        if "condition" in header:
+            table.padding = (0, 0)
         for column in header:
             left, folded = column in ("condition", "measure", "query", "text"), column in ("condition", "text")
             table.add_column(column, justify="left" if left else "right", no_wrap=not folded, overflow="fold")

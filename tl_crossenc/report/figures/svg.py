@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape, unescape
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -61,7 +61,7 @@ def _own_canvas(figure: Figure, style: dict[str, Any]) -> Iterator[None]:
     try:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(style)
+            matplotlib.rcParams.update(cast(Any, style))
             yield
     finally:
         figure.set_canvas(canvas)
