@@ -482,6 +482,7 @@ def check_a_kill(base, report):
     return manifests
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment_then_a_rerun_is_an_undisturbed_run(model, collections, tmp_path):
     moments = [0, random.Random(7).uniform(0.03, 0.97), 1]  # many below
     first, *killed = drive(model, collections, tmp_path / "kills", moments)

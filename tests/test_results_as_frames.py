@@ -40,7 +40,7 @@ NO_RESULTS = {
     "texts and weights on their way in": (
         "checkpoints.adapters.Adapter checkpoints.checkpoint.Checkpoint inputs.pairs.PairBatch inputs.pairs.EncodedPairs "
         "inputs.parts.PartMasks model.porting.WeightSlot model.parity_tokens.Tokenized patching.metrics.PoolContext "
-        "instruments.removal.Removed interventions.conditions.LayerEdits pools.first_stage.FirstStage pools.first_stage.RunPairs"
+        "instruments.removal.Removed interventions.conditions.LayerEdits pools.first_stage.RunPairs"
     ),
     "what a run holds": (
         "model.activations.Activation model.attention.Reading model.attention_input.AttentionInput model.held_run.LayerWorth "

@@ -589,6 +589,7 @@ def test_as_a_process(model, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_size_is_a_full_disk(model, collection, tmp_path):
     done = spawn(
         *("reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", tmp_path / "out"),

@@ -150,6 +150,7 @@ def test_patching_of_heads(model, view, clean, corrupted, tool, point):
             assert float(found[layer, head]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_patching_of_heads_by_position_and_of_single_weights(model):
     clean, corrupted = (to_batch(tiny_rows(((2, 3), (1, 2)), seed=seed)) for seed in (5, 7))
@@ -169,6 +170,7 @@ def test_patching_of_heads_by_position_and_of_single_weights(model):
         assert float(weights[layer, head, row, column]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_patching_in_stacks(model):
     clean, corrupted = (to_batch(tiny_rows(((2, 3), (1, 2)), seed=seed)) for seed in (5, 7))

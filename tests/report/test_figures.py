@@ -379,6 +379,7 @@ def test_hover_becomes_titles_and_ids_do_not_clash(given):
         assert "http" not in page
 
 
+@pytest.mark.slow
 def test_drawing_twice_writes_the_same_bytes_and_nothing_raster(tmp_path):
     results = saved_results.results()
     given = {key: results[key] for key in ("figure1b", "sinks")}
@@ -394,6 +395,7 @@ def test_drawing_twice_writes_the_same_bytes_and_nothing_raster(tmp_path):
         assert b"/Subtype /Image" not in content
 
 
+@pytest.mark.slow
 def test_what_is_unavailable_is_not_drawn_and_an_earlier_drawing_of_it_goes(tmp_path):
     results = saved_results.results()
     saved_results.save_run(tmp_path, {"figure2": results["figure2"]})

@@ -6,7 +6,7 @@ from browser import DESKTOP, PHONE, needs_a_browser, open_address, requested, st
 
 from tl_crossenc.report.page import SHOWN, write_report
 
-pytestmark = needs_a_browser
+pytestmark = [needs_a_browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -209,6 +209,7 @@ def test_what_an_earlier_run_showed_goes_when_the_job_grows(world, finished, tmp
     assert [pool["collection"] for pool in json.loads((out / "run.json").read_text())["pools"]] == ["fleas", "more"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked", "blank_drawings")
 def test_easy_negatives_may_change_and_all_that_is_shown_is_of_the_last_ones(world, tmp_path):
     """They are not ranked: Table 1 is that of any of them; of the heads that others gave nothing is used."""
@@ -290,6 +291,7 @@ def start(world, out, *more):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_job_compute_every_cell_once(world, finished, tmp_path):
     """Both are made to wait for the lock, so that they want it at the same time."""
     out = tmp_path / "out"

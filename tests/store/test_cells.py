@@ -502,6 +502,7 @@ def test_a_failure_at_any_step_leaves_a_consistent_store(tmp_path, monkeypatch, 
 # ---------- kill, resume
 
 
+@pytest.mark.slow
 def test_killed_at_every_step_then_run_again_is_the_undisturbed_run(tmp_path):
     """A process kills itself (-9) before its n-th change to the disk or half-way through it, for every n."""
     (tmp_path / "killed").mkdir()

@@ -326,6 +326,7 @@ print("RESULT" + json.dumps([offered, shown, str(found), found._repr_html_()]))
 """
 
 
+@pytest.mark.slow
 def test_ipython_completes_and_displays(tmp_path):
     pytest.importorskip("IPython", reason="needs IPython, of the notebook extra")
     environment = os.environ | {"IPYTHONDIR": str(tmp_path)}
