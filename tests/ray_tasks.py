@@ -84,6 +84,12 @@ class Squares(Task):
     def hang(self):
         time.sleep(3600)
 
+    def hold(self):
+        """Until there is a file `go`."""
+        deadline = time.monotonic() + 100
+        while not Path(self.folder, "go").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def full_disk(self):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -21,9 +21,14 @@ def test_a_node_that_is_lost_loses_its_cells_in_flight_alone(tmp_path):
     store = Store(tmp_path / "store")
     model = HookedCrossEncoder.from_pretrained("planted", device="cpu")
     tasks = [
-        Squares(tuple(range(start, start + 4)), str(tmp_path), str(tmp_path / "store"), seconds=0.5)
+        Squares(
+            tuple(range(start, start + 4)),
+            str(tmp_path),
+            str(tmp_path / "store"),
+            fault=tuple((number, "hold") for number in range(start, start + 4)),
+        )
         for start in range(0, CELLS, 4)
-    ]
+    ]  # the first cell of either node is held in mid-air until the second node is gone
     nodes = set()
     with two_nodes() as (ray, cluster, second), OnRay(cluster.address, cpus_per_actor=1, patience=120) as executor:
         assert sum(node["Alive"] for node in ray.nodes()) == 2
@@ -34,9 +39,9 @@ def test_a_node_that_is_lost_loses_its_cells_in_flight_alone(tmp_path):
             deadline = time.monotonic() + 100
             while len({process for _, process, _ in begun(tmp_path)}) < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
-            time.sleep(0.25)
             nodes.update(node["NodeID"] for node in ray.nodes() if node["Alive"])
             cluster.remove_node(second, allow_graceful=False)
+            (tmp_path / "go").touch()
 
         loser = threading.Thread(target=lose)
         loser.start()
