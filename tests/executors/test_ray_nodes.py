@@ -3,6 +3,7 @@
 import threading
 import time
 
+import psutil
 import pytest
 from ray_cluster import two_nodes
 from ray_tasks import Squares, begun, key_of
@@ -15,6 +16,14 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 CELLS = 24
+
+
+def alive(process):
+    """Whether it runs; what has ended and is not yet fetched does not."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_node_that_is_lost_loses_its_cells_in_flight_alone(tmp_path):
@@ -40,7 +49,10 @@ def test_a_node_that_is_lost_loses_its_cells_in_flight_alone(tmp_path):
             while len({process for _, process, _ in begun(tmp_path)}) < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
             nodes.update(node["NodeID"] for node in ray.nodes() if node["Alive"])
+            holding = {process for _, process, _ in begun(tmp_path)}
             cluster.remove_node(second, allow_graceful=False)
+            while all(map(alive, holding)) and time.monotonic() < deadline:
+                time.sleep(0.05)  # a worker outlives its node's death until it notices
             (tmp_path / "go").touch()
 
         loser = threading.Thread(target=lose)
