@@ -27,7 +27,6 @@ POOLS = {  # grades of each query's passages; unjudged passages; a passage that 
     "two queries": ([[0, 1, 2, 3], [0, 2, 3]], 9, None),
     "hardly a text": ([[2], [3]], 0, "d0"),
 }
-QUICK = list(POOLS)[:1]
 HOLE = re.compile(r"(?<![A-Za-z])[+−-]?(nan|NaN|inf)(?![A-Za-z])|\[–")
 TESTED = re.compile(r"t-test|Holm|p ≤ \.05|t-interval|95 %|permutations")
 
@@ -57,9 +56,8 @@ def visible(text):
     return html.unescape(re.sub(r"<[^>]*>", " ", text) + " " + titles)
 
 
-@pytest.mark.parametrize(
-    "name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in POOLS if name not in QUICK)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POOLS)
 def test_the_smallest_pools_end_in_a_page_without_holes(model, tmp_path, capsys, monkeypatch, name):
     monkeypatch.setattr(
         "tl_crossenc.report.drawing.to_pdf", lambda figure: b""
