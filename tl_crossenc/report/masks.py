@@ -15,6 +15,7 @@ from tl_crossenc.report.tables import (
     markdown,
     one_gain_text,
     queries_text,
+    text_lines,
 )
 from tl_crossenc.results.layout import TABLES
 from tl_crossenc.results.outputs import write_frame
@@ -47,8 +48,7 @@ def _masks_row(row: pd.Series) -> list[str]:
 def masks_markdown(table: pd.DataFrame, cutoff: int = 10) -> str:
     """The comparison of masks in Markdown."""
     header, rows = masks_cells(table, cutoff)
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(map(markdown, row)) + " |" for row in rows]) + "\n"
+    return text_lines(header, rows)
 
 
 def masks_caption(

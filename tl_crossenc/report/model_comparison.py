@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tl_crossenc.report.tables import (
     one_gain_text,
     p_text,
     queries_text,
+    text_lines,
 )
 from tl_crossenc.results.layout import TABLES
 from tl_crossenc.results.outputs import write_frame
@@ -143,20 +143,15 @@ def write_comparison(out: Path, found: Any, collections: str) -> list[str]:
     write_frame(out / files[0], found.table.assign(model_a=found.names[0], model_b=found.names[1]), index=False)
     write_frame(out / files[1], found.per_query)
     write_frame(out / files[2], found.scores, index=False)
-    text = "\n\n".join(markdown(line) for line in comparison_sentences(found, collections))
+    blocks = [f"{markdown(line)}\n" for line in comparison_sentences(found, collections)]
     if means := mean_rows(found.table):
-        text += "\n\n" + _table(HEADERS["means"], means)
+        blocks.append(text_lines(HEADERS["means"], means))
     layers = f"{base}_layers.csv"
     if found.layers is not None:
         files.append(layers)
         write_frame(out / layers, found.layers, index=False)
-        text += "\n\n" + _table(HEADERS["layers"], layer_rows(found.layers))
+        blocks.append(text_lines(HEADERS["layers"], layer_rows(found.layers)))
     else:
         (out / layers).unlink(missing_ok=True)
-    write_atomic(out / files[3], text + "\n")
+    write_atomic(out / files[3], "\n".join(blocks))
     return files
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(markdown, row)) + " |" for row in rows)])

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tl_crossenc.console.shown import listed, shown
-from tl_crossenc.report.tables import DIGITS, NO_TEST, interval_text, markdown, p_text, queries_text
+from tl_crossenc.report.tables import DIGITS, NO_TEST, interval_text, markdown, p_text, queries_text, text_lines
 from tl_crossenc.results.layout import RUNS, TABLES
 from tl_crossenc.results.outputs import file_name, run_files, write_frame
 from tl_crossenc.statistics.measures import BY_DOC_ID, EXPECTED
@@ -106,9 +106,7 @@ def reranked_markdown(found: Any) -> str:
     """The tables and notes in Markdown."""
     blocks = []
     for measure in dict.fromkeys(found.table["measure"]):
-        lines = [f"{markdown(measure)}\n", "| " + " | ".join(HEADER) + " |", "|---" * len(HEADER) + "|"]
-        lines += ["| " + " | ".join(map(markdown, row)) + " |" for row in reranked_rows(found.table, measure)]
-        blocks.append("\n".join(lines) + "\n")
+        blocks.append(f"{markdown(measure)}\n\n{text_lines(HEADER, reranked_rows(found.table, measure))}")
     return "\n".join(
         [*blocks, *(f"{markdown(note)}\n" for note in [*reranked_notes(found), *found.rankings.pairs.left_out()])]
     )

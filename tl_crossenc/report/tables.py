@@ -8,7 +8,7 @@ under ours (paired over queries, Holm-corrected over the 36 conditions, p <= .05
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -71,14 +71,28 @@ def published_text(published: Mapping[str, float] | None, direction: str) -> str
 
 def markdown_table(comparison: pd.DataFrame, unablated: float, published: Mapping[str, float] | None = None) -> str:
     """Table 1 in Markdown, published values in brackets."""
-    lines = ["| attender \\ attended | " + " | ".join(SIDES) + " |", "|---" * (len(SIDES) + 1) + "|"]
-    for side, cells in zip(SIDES, _grid(comparison, unablated), strict=True):
-        shown = [
-            (f"**{value}**" if bold else value) + markdown(marks) + published_text(published, f"{side}->{column}")
-            for column, (value, marks, bold) in zip(SIDES, cells, strict=True)
+    rows = [
+        [
+            side,
+            *(
+                (f"**{value}**" if bold else value) + markdown(marks) + published_text(published, f"{side}->{column}")
+                for column, (value, marks, bold) in zip(SIDES, cells, strict=True)
+            ),
         ]
-        lines.append(f"| {side} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+        for side, cells in zip(SIDES, _grid(comparison, unablated), strict=True)
+    ]
+    return markdown_lines(["attender \\ attended", *SIDES], rows)
+
+
+def markdown_lines(header: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown, of cells that are Markdown."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def text_lines(header: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """The same, of cells that are text."""
+    return markdown_lines(header, (map(markdown, row) for row in rows))
 
 
 def markdown(text: str) -> str:
