@@ -21,7 +21,7 @@ import torch
 import tl_crossenc
 from tl_crossenc.executors.task import Cell, Task
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.freed import Freed
+from tl_crossenc.model.freed import give_back_now_and_then
 from tl_crossenc.model.identity import model_identity
 
 HELD = 2
@@ -57,7 +57,7 @@ class Actor:
     """
 
     def __init__(self, device: str, threads: int) -> None:
-        self._device, self._threads, self._freed = torch.device(device), threads, Freed()
+        self._device, self._threads = torch.device(device), threads
         self._models: dict[str, tuple[HookedCrossEncoder, About]] = {}
         torch.set_num_threads(threads)
 
@@ -88,7 +88,7 @@ class Actor:
 
         A number comes about every `BEAT` seconds while there is work, so that whoever waits sees a long cell from a stuck one.
         """
-        self._freed.give_back()
+        give_back_now_and_then()
         model = self._models[name][0]
         made: SimpleQueue[Cell | int | BaseException | None] = SimpleQueue()
 

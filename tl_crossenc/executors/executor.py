@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tl_crossenc.executors.task import Advance, CellsFailed, Failure, Task, Waiting
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.model.freed import Freed
+from tl_crossenc.model.freed import give_back_now_and_then
 from tl_crossenc.model.identity import model_identity
 from tl_crossenc.results.watch import record_of
 from tl_crossenc.store.cells import Store
@@ -138,9 +138,9 @@ class InProcess(Executor):
     def _compute(
         self, model: HookedCrossEncoder, todo: Sequence[Task], store: Store, advance: Advance
     ) -> list[Failure]:
-        failures, freed = [], Freed()
+        failures = []
         for task in todo:
-            freed.give_back()
+            give_back_now_and_then()
             record_of(store).starts(task.keys)
             try:
                 for cell in task.cells(model, advance):

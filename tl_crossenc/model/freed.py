@@ -15,17 +15,15 @@ EVERY = 2.0
 """Seconds between two times at least: looking through the blocks takes milliseconds, and pages that are used again are zeroed."""
 
 
-class Freed:
-    """Gives freed memory back, now and then."""
+_last = time.monotonic()
 
-    def __init__(self) -> None:
-        self._last = time.monotonic()
 
-    def give_back(self) -> None:
-        """Do so if the last time is `EVERY` seconds ago; nothing where the C library is not glibc."""
-        if time.monotonic() - self._last >= EVERY:
-            give_back()
-            self._last = time.monotonic()
+def give_back_now_and_then() -> None:
+    """Do so if the last time in this process is `EVERY` seconds ago; nothing where the C library is not glibc."""
+    global _last
+    if time.monotonic() - _last >= EVERY:
+        give_back()
+        _last = time.monotonic()
 
 
 def give_back() -> bool:

@@ -18,7 +18,7 @@ from tl_crossenc.console.progress import counted
 from tl_crossenc.inputs.batching import run_batches
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.texts import Texts, broadcast_texts
-from tl_crossenc.model.freed import Freed
+from tl_crossenc.model.freed import give_back_now_and_then
 from tl_crossenc.model.reading_encoder import ReadingEncoder
 from tl_crossenc.model.score_activation import ScoreActivation
 from tl_crossenc.model.score_rule import score_from_logits
@@ -166,12 +166,12 @@ class Predicting(ReadingEncoder):
             return self(encoded.batch(indices), return_type=what).to("cpu", found.dtype)
 
         work = encoded.lengths if progress is True else np.ones(len(encoded), np.int64)
-        budget, freed = self.token_budget(token_budget), Freed()
+        budget = self.token_budget(token_budget)
         with torch.no_grad(), counted(progress, title, int(work.sum())) as advance:
             for indices, own in run_batches(encoded.lengths, budget, run, in_order=self.hooked):
                 found[torch.from_numpy(indices)] = own
                 advance(int(work[indices].sum()))
-                freed.give_back()
+                give_back_now_and_then()
         return found
 
 
