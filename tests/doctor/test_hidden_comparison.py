@@ -3,21 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from doctored import opened
 from family_worlds import build
 from foreign_system import MIXED, Foreign, family_folder, long_folder, long_pairs
 from helpers import one_sentence
 from safetensors.torch import save_file
 
-from tl_crossenc import HookedCrossEncoder
 from tl_crossenc.doctor.foreign_scores import scores_of
 from tl_crossenc.doctor.hidden_comparison import compare_hidden
 from tl_crossenc.doctor.hidden_dump import read_hidden
 
 PAIRS = long_pairs(((3, 9), (5, 14), (2, 26), (4, 4)))
-
-
-def opened(folder, **settings):
-    return HookedCrossEncoder.from_pretrained(folder, device="cpu", **settings)
 
 
 def dumped(theirs, pairs, edit=None, side="right"):

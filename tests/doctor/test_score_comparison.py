@@ -3,46 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from doctored import OF_TWO, SHORT, assert_found, difference, doctor, opened
 from foreign_system import MIXED, Foreign, family_folder, long_folder, long_pairs
 
 from tl_crossenc import HookedCrossEncoder
-from tl_crossenc.doctor.foreign_scores import scores_of
-from tl_crossenc.doctor.score_comparison import compare_scores
 
 LONG = long_pairs()
 
 
-def opened(folder, **settings):
-    return HookedCrossEncoder.from_pretrained(folder, device="cpu", **settings)
-
-
-def doctor(model, pairs, scores):
-    return compare_scores(model, scores_of([q for q, _ in pairs], [p for _, p in pairs], scores))
-
-
-def assert_found(report, reading, output, most=1e-5):
-    assert report.reproduced == "yes", report.verdict
-    assert (report.best.reading, report.best.output) == (reading, output), report.verdict
-    assert report.best.max_abs < most
-    assert report.verdict.startswith(f"Reproduced by {report.best}, to ")
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """(model, Hugging Face) of a BERT with two logits and room for 601 tokens."""
-    folder = long_folder(tmp_path_factory.mktemp("two") / "bert")
-    return opened(folder), Foreign(folder)
-
-
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """The same with one logit."""
+    """As `two`, with one logit."""
     folder = long_folder(tmp_path_factory.mktemp("one") / "bert", n_labels=1, seed=3)
     return opened(folder), Foreign(folder)
-
-
-def difference(logits):
-    return logits[:, 1] - logits[:, 0]
 
 
 def over_passages(score):
@@ -50,19 +23,6 @@ def over_passages(score):
     return torch.cat([torch.softmax(part, 0) for part in score.split([4, 3, 3])])
 
 
-OF_TWO = {
-    "our score": difference,
-    "labels swapped, logit[0] - logit[1]": lambda logits: logits[:, 0] - logits[:, 1],
-    "logit[0]": lambda logits: logits[:, 0],
-    "logit[1]": lambda logits: logits[:, 1],
-    "logit[1], negated": lambda logits: -logits[:, 1],
-    "sigmoid (softmax, column 1)": lambda logits: torch.softmax(logits, 1)[:, 1],
-    "softmax, column 0": lambda logits: torch.softmax(logits, 1)[:, 0],
-    "log-softmax, column 0": lambda logits: torch.log_softmax(logits, 1)[:, 0],
-    "log-softmax, column 1": lambda logits: torch.log_softmax(logits, 1)[:, 1],
-    "sigmoid of logit[0]": lambda logits: torch.sigmoid(logits[:, 0]),
-    "sigmoid of logit[1]": lambda logits: torch.sigmoid(logits[:, 1]),
-}
 OF_ONE = {
     "our score": lambda logits: logits[:, 0],
     "our score, negated": lambda logits: -logits[:, 0],
@@ -70,7 +30,6 @@ OF_ONE = {
     "1 - sigmoid": lambda logits: 1 - torch.sigmoid(logits[:, 0]),
     "log-sigmoid": lambda logits: torch.nn.functional.logsigmoid(logits[:, 0]),
 }
-SHORT = long_pairs(((3, 9), (5, 14), (2, 26), (4, 4), (7, 2), (9, 30), (1, 9), (3, 13), (6, 7), (1, 1)))
 
 
 @pytest.mark.parametrize("output", OF_TWO)

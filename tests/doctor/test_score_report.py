@@ -1,29 +1,9 @@
 """What the doctor's tables and sentences say of foreign scores: every number beside Hugging Face's logits, torch and scipy."""
 
 import pytest
-import torch
-from foreign_system import Foreign, long_folder, long_pairs
+from doctored import OF_TWO, SHORT, doctor, opened
+from foreign_system import Foreign, long_folder
 from scipy.stats import spearmanr
-
-from tl_crossenc import HookedCrossEncoder
-from tl_crossenc.doctor.foreign_scores import scores_of
-from tl_crossenc.doctor.score_comparison import compare_scores
-
-PAIRS = long_pairs(((3, 9), (5, 14), (2, 26), (4, 4), (7, 2), (9, 30), (1, 9), (3, 13), (6, 7), (1, 1)))
-MADE = {
-    "our score": lambda x: x[:, 1] - x[:, 0],
-    "labels swapped, logit[0] - logit[1]": lambda x: x[:, 0] - x[:, 1],
-    "logit[0]": lambda x: x[:, 0],
-    "logit[0], negated": lambda x: -x[:, 0],
-    "logit[1]": lambda x: x[:, 1],
-    "logit[1], negated": lambda x: -x[:, 1],
-    "sigmoid (softmax, column 1)": lambda x: torch.softmax(x, 1)[:, 1],
-    "softmax, column 0": lambda x: torch.softmax(x, 1)[:, 0],
-    "log-softmax, column 0": lambda x: torch.log_softmax(x, 1)[:, 0],
-    "log-softmax, column 1": lambda x: torch.log_softmax(x, 1)[:, 1],
-    "sigmoid of logit[0]": lambda x: torch.sigmoid(x[:, 0]),
-    "sigmoid of logit[1]": lambda x: torch.sigmoid(x[:, 1]),
-}
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +12,13 @@ def world(tmp_path_factory):
     folder = long_folder(tmp_path_factory.mktemp("model") / "bert")
     theirs = Foreign(folder)
     logits = {
-        "as here": theirs.logits(PAIRS),
-        "token types all 0": theirs.logits(PAIRS, edit=lambda fed: fed["token_type_ids"].zero_()),
-        "passage before query": theirs.logits([(p, q) for q, p in PAIRS]),
-        "texts joined by a space": theirs.logits(PAIRS, joint=" "),
+        "as here": theirs.logits(SHORT),
+        "token types all 0": theirs.logits(SHORT, edit=lambda fed: fed["token_type_ids"].zero_()),
+        "passage before query": theirs.logits([(p, q) for q, p in SHORT]),
+        "texts joined by a space": theirs.logits(SHORT, joint=" "),
     }
-    model = HookedCrossEncoder.from_pretrained(folder, device="cpu")
+    model = opened(folder)
     return model, {name: values.double() for name, values in logits.items()}, theirs.tokenizer
-
-
-def doctor(model, scores):
-    return compare_scores(model, scores_of([q for q, _ in PAIRS], [p for _, p in PAIRS], scores))
 
 
 def row_of(report, start):
@@ -54,10 +30,10 @@ def row_of(report, start):
 @pytest.fixture(scope="module")
 def off(world):
     """(scores, report): our score, but of line 4 by 0.5 and of line 8 by -0.25."""
-    scores = MADE["our score"](world[1]["as here"]).clone()
+    scores = OF_TWO["our score"](world[1]["as here"]).clone()
     scores[3] += 0.5
     scores[7] -= 0.25
-    return scores, doctor(world[0], scores.tolist())
+    return scores, doctor(world[0], SHORT, scores)
 
 
 def test_every_row_of_the_causes_beside_torch(world, off):
@@ -65,7 +41,7 @@ def test_every_row_of_the_causes_beside_torch(world, off):
     frame = report.to_frame().set_index(["reading", "output"])
     assert frame.index.is_unique
     for reading, logits in world[1].items():
-        for output, of in MADE.items():
+        for output, of in OF_TWO.items():
             own, row = of(logits), frame.loc[(reading, output)]
             apart = (scores - own).abs()
             assert row["max_abs"] == pytest.approx(float(apart.max()), abs=2e-5), (reading, output)
@@ -75,7 +51,7 @@ def test_every_row_of_the_causes_beside_torch(world, off):
             assert row["changes"] == (reading != "as here") + (output != "our score")
     halves = frame.xs("our score", level="output").index.str.startswith("half precision")
     assert halves.sum() == 2
-    assert len(frame) == len(MADE) * (len(world[1]) + 2)
+    assert len(frame) == len(OF_TWO) * (len(world[1]) + 2)
 
 
 def test_the_best_come_first_and_the_table_shows_them(off):
@@ -109,10 +85,10 @@ def test_a_row_a_pair_in_the_order_of_the_file(world, off):
     _, logits, tokenizer = world
     pairs = report.pairs
     assert pairs["line"].tolist() == list(range(1, 11))
-    assert list(zip(pairs["query"], pairs["passage"], strict=True)) == PAIRS
-    assert pairs["tokens"].tolist() == [len(tokenizer(q, p)["input_ids"]) for q, p in PAIRS]
+    assert list(zip(pairs["query"], pairs["passage"], strict=True)) == SHORT
+    assert pairs["tokens"].tolist() == [len(tokenizer(q, p)["input_ids"]) for q, p in SHORT]
     assert pairs["score"].tolist() == scores.tolist()
-    ours = MADE["our score"](logits["as here"]).tolist()
+    ours = OF_TWO["our score"](logits["as here"]).tolist()
     assert pairs["ours"].tolist() == pytest.approx(ours, abs=1e-5)
     assert pairs["difference"].tolist() == pytest.approx([0, 0, 0, 0.5, 0, 0, 0, -0.25, 0, 0], abs=1e-5)
     assert pairs["within"].tolist() == [True] * 3 + [False] + [True] * 3 + [False] + [True] * 2
@@ -124,14 +100,14 @@ def test_a_cause_that_gives_them_is_said_with_its_largest_difference(world):
     exact = logits["passage before query"][:, 1]
     rounded = [f"{score:.3f}" for score in exact.tolist()]
     largest = max(abs(float(text) - score) for text, score in zip(rounded, exact.tolist(), strict=True))
-    report = doctor(model, rounded)
+    report = doctor(model, SHORT, rounded)
     said = f"Reproduced by logit[1] with passage before query, to {largest:.1e} (allowed: "
     assert report.verdict.startswith(said)
     allowed = float(report.verdict.removeprefix(said).split(")")[0])
     assert 5e-4 <= allowed < 6e-4
     assert report.verdict.endswith("), on all 10 pairs.")
     assert report.pairs["best_cause"].tolist() == pytest.approx(exact.tolist(), abs=1e-5)
-    assert report.pairs["ours"].tolist() == pytest.approx(MADE["our score"](logits["as here"]).tolist(), abs=1e-5)
+    assert report.pairs["ours"].tolist() == pytest.approx(OF_TWO["our score"](logits["as here"]).tolist(), abs=1e-5)
     assert row_of(report, "logit[1] ")[0] == f"{largest:.1e}"
     assert row_of(report, "logit[1] ")[-1] == "10"
     assert (report.to_frame()["reproduces"] == "yes").tolist() == [True] + [False] * (len(report.causes) - 1)

@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from doctored import OF_TWO, SHORT, assert_found, difference, doctor, opened
 from foreign_system import MIXED, Foreign, family_folder, long_folder, long_pairs
 
-from tl_crossenc import HookedCrossEncoder
 from tl_crossenc.doctor.foreign_scores import scores_of
-from tl_crossenc.doctor.score_comparison import compare_scores
 from tl_crossenc.doctor.unmasked import BATCH_SIZES, Unmasked, unmasked_readings
-
-SHORT = long_pairs(((3, 9), (5, 14), (2, 26), (4, 4), (7, 2), (9, 30), (1, 9), (3, 13), (6, 7), (1, 1)))
 
 
 def many(n, seed=11):
@@ -19,34 +16,7 @@ def many(n, seed=11):
     return long_pairs([tuple(size) for size in sizes.tolist()])
 
 
-def doctor(model, pairs, scores):
-    return compare_scores(model, scores_of([q for q, _ in pairs], [p for _, p in pairs], scores.tolist()))
-
-
-def assert_found(report, reading, output, most=2e-5):
-    assert report.reproduced == "yes", report.verdict
-    assert (report.best.reading, report.best.output) == (reading, output), report.verdict
-    assert report.best.max_abs < most
-    assert report.verdict.startswith(f"Reproduced by {report.best}, to ")
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """(model, Hugging Face) of a BERT with two logits and room for 601 tokens, which cuts to 512."""
-    folder = long_folder(tmp_path_factory.mktemp("two") / "bert")
-    return HookedCrossEncoder.from_pretrained(folder, device="cpu"), Foreign(folder)
-
-
-def difference(logits):
-    return logits[:, 1] - logits[:, 0]
-
-
-MADE = {
-    "our score": difference,
-    "sigmoid (softmax, column 1)": lambda logits: torch.softmax(logits, 1)[:, 1],
-    "log-softmax, column 0": lambda logits: torch.log_softmax(logits, 1)[:, 0],
-    "logit[1]": lambda logits: logits[:, 1],
-}
+MADE = ("our score", "sigmoid (softmax, column 1)", "log-softmax, column 0", "logit[1]")
 
 
 def slow(*cases):
@@ -64,9 +34,9 @@ def test_padding_to_a_fixed_length(length, output, two):
     """Whatever the batches: of 7 and 3 pairs, which no batch size of the known ones is."""
     model, theirs = two
     pairs = [*SHORT, *long_pairs(((4, 400),))] if length < 500 else SHORT  # one is cut
-    scores = MADE[output](theirs.unmasked(pairs, 7, length))
-    assert (scores - MADE[output](theirs.unmasked(pairs, 3, length))).abs().max() < 1e-5
-    assert (scores - MADE[output](theirs.logits(pairs, max_length=length))).abs().max() > 1e-3
+    scores = OF_TWO[output](theirs.unmasked(pairs, 7, length))
+    assert (scores - OF_TWO[output](theirs.unmasked(pairs, 3, length))).abs().max() < 1e-5
+    assert (scores - OF_TWO[output](theirs.logits(pairs, max_length=length))).abs().max() > 1e-3
     assert_found(doctor(model, pairs, scores), f"padding to {length} tokens, without a mask", output)
 
 
@@ -74,7 +44,7 @@ def test_padding_to_a_fixed_length(length, output, two):
 def test_padding_in_batches_in_the_order_of_the_file(size, output, two):
     model, theirs = two
     pairs = many(37)
-    report = doctor(model, pairs, MADE[output](theirs.unmasked(pairs, size)))
+    report = doctor(model, pairs, OF_TWO[output](theirs.unmasked(pairs, size)))
     assert_found(report, f"padding in batches of {size} in the file's order, without a mask", output)
 
 
@@ -85,7 +55,7 @@ def test_all_sizes_with_every_output(size, output, two):
     """211 pairs: uneven batches of each size."""
     model, theirs = two
     pairs = many(211)
-    report = doctor(model, pairs, MADE[output](theirs.unmasked(pairs, size)))
+    report = doctor(model, pairs, OF_TWO[output](theirs.unmasked(pairs, size)))
     assert_found(report, f"padding in batches of {size} in the file's order, without a mask", output)
     assert len(report.untried) >= 4
 
@@ -145,7 +115,7 @@ def test_none_is_found_in_noise_or_at_another_length(two):
 def test_padding_on_the_left(tmp_path):
     """The head reads padding then, as Hugging Face's does."""
     folder = long_folder(tmp_path, seed=4)
-    model, theirs = HookedCrossEncoder.from_pretrained(folder, device="cpu"), Foreign(folder)
+    model, theirs = opened(folder), Foreign(folder)
     model.tokenizer.padding_side = theirs.tokenizer.padding_side = "left"
     scores = difference(theirs.unmasked(SHORT, 8))
     name = "padding in batches of 8 in the file's order, without a mask"
@@ -159,7 +129,7 @@ SLOW = ("roberta", "distilbert", "electra", "modernbert-cls", "modernbert-mean",
 def test_every_family(name, tmp_path):
     """67 tokens are all positions. Where padding has a row of the table of positions, training leaves it at zero."""
     folder = family_folder(name, tmp_path)
-    model, theirs = HookedCrossEncoder.from_pretrained(folder, device="cpu"), Foreign(folder)
+    model, theirs = opened(folder), Foreign(folder)
     with torch.no_grad():
         for key, weight in theirs.model.named_parameters():
             if key.endswith("position_embeddings.weight") and model.cfg.position_offset:
@@ -175,7 +145,7 @@ def test_every_family(name, tmp_path):
 def test_what_cannot_be_tried_is_said(two, tmp_path):
     """A model of 2,003 positions, and a tokenizer without padding."""
     folder = long_folder(tmp_path, positions=2003)
-    model = HookedCrossEncoder.from_pretrained(folder, device="cpu")
+    model = opened(folder)
     report = doctor(model, SHORT, difference(Foreign(folder).logits(SHORT)))
     assert dict(report.untried)["padding to 2,003 tokens, without a mask"] == (
         "at most 1,024 tokens for every pair are tried"

@@ -6,7 +6,7 @@ import pytest
 import tiny_collections
 import torch
 from helpers import VOCABULARY, random_weights, small_config
-from small_worlds import CONTEXT, model_folder, snapshot
+from small_worlds import CONTEXT, blank, model_folder, snapshot
 
 from tl_crossenc.cli import main
 from tl_crossenc.experiments import scoring
@@ -20,8 +20,7 @@ BAD = "egg"
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tl_crossenc.report.drawing.to_svg", lambda figure, salt: '<svg viewBox="0 0 2 3"></svg>')
-        patch.setattr("tl_crossenc.report.drawing.to_pdf", lambda figure: b"%PDF-1.4")
+        blank(patch)
         yield
 
 

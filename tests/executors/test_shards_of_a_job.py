@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from small_worlds import collection_folder, forbid_model_work, model_folder, snapshot
+from small_worlds import blank, collection_folder, forbid_model_work, model_folder, snapshot
 
 from tl_crossenc.cli import main
 from tl_crossenc.executors.sharded import Shard
@@ -28,8 +28,7 @@ def _small_cells():
         patch.setattr(scoring, "FEWEST", 5)
         for module in ("attention", "match_cells", "qk_alignment"):
             patch.setattr(f"tl_crossenc.experiments.{module}.SHARD", 7)
-        patch.setattr("tl_crossenc.report.drawing.to_svg", lambda figure, salt: '<svg viewBox="0 0 2 3"></svg>')
-        patch.setattr("tl_crossenc.report.drawing.to_pdf", lambda figure: b"%PDF-1.4")
+        blank(patch)
         yield
 
 
