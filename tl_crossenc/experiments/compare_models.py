@@ -127,7 +127,8 @@ def run_compare_models(
     for model, title in zip(models, titles, strict=True):
         try:
             with progress(f"Scores of {title}") as advance:
-                ranked.append(rank_under(model, pools, store, conditions, progress=advance, **how))
+                tell = model is models[0]  # what is stored then is A's
+                ranked.append(rank_under(model, pools, store, conditions, progress=advance, tell=tell, **how))
         except Unavailable as error:
             reasons.append(error)
     layers, why = None, ""

@@ -95,6 +95,7 @@ def run_divergence(
                     "seed": seed,
                     "token_budget": token_budget,
                     "executor": executor,
+                    "tell": model is models[0],  # what is stored then is A's
                 }
                 cells = [StateCells(model, pool, store, PARTS, progress=advance, **how) for pool in drawn]
                 found.append(cells)

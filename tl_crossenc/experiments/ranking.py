@@ -80,15 +80,23 @@ def rank_under(
     token_budget: int | None = None,
     executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
+    tell: bool = True,
 ) -> Ranked:
     """Rank the pools' graded passages (easy negatives left out) under every condition.
+
+    Args:
+        model, pools, store, conditions: what ranks what, and where scores are kept.
+        cutoff, gain: of nDCG.
+        token_budget: padded tokens a batch.
+        executor: of what is missing.
+        progress, tell: see `Executor.run`.
 
     Raises:
         ValueError: no pool, two pools of one name, pools of two kinds, or a pool without passages to rank.
         CellsFailed, Waiting: see `Executor.run`.
     """
     given: dict[str, Any] = {"cutoff": cutoff, "gain": gain, "token_budget": token_budget}
-    return rank_each(model, [(pools, conditions)], store, executor=executor, progress=progress, **given)[0]
+    return rank_each(model, [(pools, conditions)], store, executor=executor, progress=progress, tell=tell, **given)[0]
 
 
 def rank_each(
@@ -101,6 +109,7 @@ def rank_each(
     token_budget: int | None = None,
     executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
+    tell: bool = True,
 ) -> list[Ranked]:
     """`rank_under` of several groups of pools, each under conditions of its own, all computed at once.
 
@@ -116,7 +125,8 @@ def rank_each(
     for pool, _ in jobs:
         if len(pool) == 0:
             raise ValueError(f"expected passages to rank in the pool of {pool.collection}, got none: check its qrels")
-    found = score_pools(model, jobs, store, token_budget=token_budget, executor=executor, progress=progress)
+    how: dict[str, Any] = {"token_budget": token_budget, "executor": executor, "progress": progress}
+    found = score_pools(model, jobs, store, tell=tell, **how)
     scored = list(zip((pool for pool, _ in jobs), found, strict=True))
     ranked = []
     for pools, _ in asked:

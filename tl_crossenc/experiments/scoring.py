@@ -169,6 +169,7 @@ def score_pools(
     token_budget: int | None = None,
     executor: Executor = IN_PROCESS,
     progress: Progress | None = None,
+    tell: bool = True,
 ) -> list[PoolScores]:
     """`score_pool` of several pools, each with conditions of its own: one failing keeps none of the others from being stored.
 
@@ -178,7 +179,7 @@ def score_pools(
     """
     budget, identity = executor.token_budget(model, token_budget), executor.identity(model)
     tasks = [_tasks(model, identity, pool, conditions, budget) for pool, conditions in asked]
-    ran = executor.run(model, [task for some in tasks for task in some], store, progress)
+    ran = executor.run(model, [task for some in tasks for task in some], store, progress, tell=tell)
     place = {key: i for i in reversed(range(len(tasks))) for task in tasks[i] for key in task.keys}
     return [
         _scores(store, pool, conditions, some, [task for task in ran if place[task.keys[0]] == i])
