@@ -13,6 +13,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so a thre
 
 def pytest_collection_finish():
     """What is imported stays: the collector need not look at it again, which takes up to a tenth of the time."""
+    import hypothesis  # noqa: F401  asks the collector who holds others' sources of randomness, and has to see them
+
     gc.collect()
     gc.freeze()
 
