@@ -103,6 +103,11 @@ def test_every_artefact_is_a_figure_with_a_caption_and_a_name_for_screen_readers
     assert not page.open  # everything is closed
 
 
+def test_no_caption_holds_a_name_in_place_of_what_it_stands_for(page):
+    assert set(page.texts) == set(SHOWN)
+    assert not {key: own for key, own in page.texts.items() if re.search(r"[{}]", own)}
+
+
 def test_no_id_is_there_twice_and_every_reference_leads_somewhere(page, text):
     assert len(page.ids) == len(set(page.ids))
     linked = [given["href"] for _, given in page.tags if "href" in given]

@@ -58,7 +58,7 @@ def figure1b_counts(folder: Path, run: Run) -> str:
         f"Easy negatives{_lengths([-1], record)}; hard negatives are as long as they are. Bold: Figure 1b, {shown}. Where lengths "
         "differ, each quantity follows them in its own way: mass and density where a head looks at nothing in particular, the "
         "excess where it gives a part the same mass whatever its length. What stands in one row alone, or in the untrained twin, "
-        "is of the choice and not of the head. All three: significant in the same sense under every quantity.{run.hard}"
+        f"is of the choice and not of the head. All three: significant in the same sense under every quantity.{run.hard}"
     )
 
 
