@@ -40,7 +40,13 @@ def of_queries(pools: Sequence[Pool], queries: Sequence[Query]) -> list[Pool]:
 
 
 def sampled_pools(pools: Sequence[Pool], count: int | None, seed: int) -> list[Pool] | None:
-    """The pools cut down to `count` random queries of those with passages to rank; None where that is all of them."""
+    """The pools cut down to `count` random queries of those with passages to rank; None where that is all of them.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"expected at least one query to draw, got {count}: leave the number away for all")
     every = [(pool.collection, query_id) for pool in pools for query_id in pool.ranked.by_query()]
     if count is None or count >= len(every):
         return None
