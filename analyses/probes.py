@@ -14,8 +14,9 @@ from common import run, write_table
 
 from tl_crossenc.experiments.probe_work import PROBES
 from tl_crossenc.experiments.probes import MOST_PAIRS, SHUFFLES, run_probes
-from tl_crossenc.instruments.layer_features import POOLINGS, SETS
+from tl_crossenc.instruments.layer_features import POOLINGS
 from tl_crossenc.instruments.token_probe import TokenProbeSettings
+from tl_crossenc.instruments.token_sets import ALL_SETS, SETS
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.folds import FOLDS
@@ -28,7 +29,9 @@ def add_options(options: argparse.ArgumentParser) -> None:
         "--probe", choices=PROBES, default="ridge", help="tokens: that of Zhan et al. 2020, which takes minutes"
     )
     options.add_argument("--pooling", choices=POOLINGS, default="mean", help="of ridge and logistic")
-    options.add_argument("--sets", nargs="+", choices=SETS, default=SETS, metavar="S", help=f"of {', '.join(SETS)}")
+    options.add_argument(
+        "--sets", nargs="+", choices=ALL_SETS, default=SETS, metavar="S", help=f"of {', '.join(ALL_SETS)}"
+    )
     options.add_argument("--folds", type=int, default=FOLDS, help="folds of queries")
     options.add_argument("--shuffles", type=int, default=SHUFFLES, help="draws of shuffled labels; 0 leaves them")
     options.add_argument("--no-control", action="store_true", help="leave the untrained twin")
@@ -62,7 +65,7 @@ def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool]
         print(f"{measure} by layers run, after the random ranking's\n{table.round(3).to_string()}\n")
     print(f"mrr of {ZHAN_2020}, random .023")
     for name, values in ZHAN_2020_PROBES.items():
-        print(f"{name:8}", *(f"{value:.3f}" for value in values))
+        print(f"{name:10}", *(f"{value:.3f}" for value in values))
     features = found.features[found.features["source"] == "model"]
     table = features.pivot(index=["set", "feature"], columns="layer", values="within")
     print(f"\nR² within queries by layers run\n{table.round(2).to_string()}")

@@ -13,11 +13,12 @@ from tiny_models import N_HEADS, N_LAYERS, port, run_oracle, tiny_hf
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, SINK_HEAD
 from tl_crossenc.experiments import attention as module
-from tl_crossenc.experiments.attention import Attention, Group, full_stop_ids, run_attention
+from tl_crossenc.experiments.attention import Attention, Group, run_attention
 from tl_crossenc.experiments.attention_cells import flow_from_table, flow_to_table
 from tl_crossenc.experiments.matching import matching_heads, passing_heads, query_means
 from tl_crossenc.experiments.sinks import SINKS, measure_sinks
 from tl_crossenc.instruments.attention_flow import AttentionFlow, Moments
+from tl_crossenc.instruments.token_sets import full_stop_ids
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec
 from tl_crossenc.results.unavailable import Unavailable

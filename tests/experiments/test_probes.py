@@ -280,7 +280,7 @@ def test_shuffled_labels_give_the_random_ranking_on_average(pool):
         "settings": None,
         "seed": 0,
     }
-    work = ProbeWork([ranked], features, None, **given)
+    work = ProbeWork([ranked], features, {ranked.collection: (2, 3)}, **given)
     tables, rows = work.measured(("model", "CLS", 0), states, np.arange(len(ranked)), shuffled=True)
     by_source = {table["source"].iloc[0]: table for table in tables}
     assert (by_source["model"]["ndcg"] > 0.8).all()  # it is asked for relevant or not, and not for the grade

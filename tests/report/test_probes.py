@@ -21,7 +21,8 @@ def titled(figure):
 
 def test_every_set_has_its_probe_and_its_controls(given):
     axes = titled(probes(given.relevance.sample(frac=1, random_state=2)))  # in no order
-    for name, title in SET_NAMES.items():
+    for name in given.relevance["set"].unique():
+        title = SET_NAMES[name]
         own = given.relevance[given.relevance["set"] == name]
         rows = own[own["source"] == "model"].sort_values("layer")
         (line,) = [line for line in axes[title].lines if line.get_marker() == "o"]
@@ -46,9 +47,23 @@ def source_of(line):
 def test_the_published_curves_stand_at_their_relative_depth(given):
     axis = titled(probes(given.relevance))["Zhan et al.: MRR@10"]
     found = {tuple(line.get_ydata()): line.get_xdata() for line in axis.lines if len(line.get_ydata()) > 2}
-    assert set(found) == set(ZHAN_2020_PROBES.values())
+    assert set(found) == {ZHAN_2020_PROBES[name] for name in given.relevance["set"]}
     assert found[ZHAN_2020_PROBES["CLS"]][[0, 12]].tolist() == [0, 3]
     assert found[ZHAN_2020_PROBES["DOC"]][11] == pytest.approx(3 * 11 / 12)
+
+
+def test_sets_that_were_asked_for_have_panels_and_published_curves_too(given):
+    """One that is not among the usual five is not dropped."""
+    named = {"SEP": "STOPS", "DOC": "STOP_WORDS"}
+    relevance, features = (frame.assign(set=frame["set"].replace(named)) for frame in (given.relevance, given.features))
+    axes = titled(probes(relevance))
+    assert {"full stops of passage", "stop words of passage"} < set(axes)
+    assert not {"separators", "passage"} & set(axes)
+    drawn = {tuple(line.get_ydata()) for line in axes["Zhan et al.: MRR@10"].lines}
+    assert {ZHAN_2020_PROBES["STOPS"], ZHAN_2020_PROBES["STOP_WORDS"]} < drawn
+    assert {"full stops of passage", "stop words of passage"} < set(titled(probe_features(features)))
+    colours = {axes[SET_NAMES[name]].lines[-2].get_color() for name in relevance["set"].unique()}
+    assert len(colours) == 5
 
 
 @pytest.mark.parametrize("narrow", [False, True])

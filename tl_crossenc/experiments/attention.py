@@ -31,15 +31,13 @@ from tl_crossenc.instruments.attention_flow import (
     Moments,
     require_unablated,
 )
+from tl_crossenc.instruments.token_sets import full_stop_ids
 from tl_crossenc.interventions.directions import Direction
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.store.cells import Store
 from tl_crossenc.store.keys import CellKey
-
-FULL_STOPS = (".", "Ġ.", "▁.")
-"""A full stop in the vocabularies of BERT, byte-level BPE and SentencePiece."""
 
 
 class Group(NamedTuple):
@@ -183,12 +181,6 @@ def run_attention(
         highest_grades=tuple(sorted({pool.highest_grade for pool in pools})),
         unjudged=sum(pool.unjudged for pool in pools) if any(pool.ideal == "qrels" for pool in pools) else None,
     )
-
-
-def full_stop_ids(model: HookedCrossEncoder) -> tuple[int, ...]:
-    """The token ids that are full stops in the model's vocabulary."""
-    vocabulary = {} if model.tokenizer is None else model.tokenizer.get_vocab()
-    return tuple(sorted(vocabulary[text] for text in FULL_STOPS if text in vocabulary))
 
 
 def cell_key(identity: Mapping[str, str], pool: Pool, shard: int, stops: Sequence[int], token_budget: int) -> CellKey:

@@ -112,7 +112,7 @@ class StateCells:
         model: the model, with nothing ablated.
         pool: not empty.
         store: of the cells.
-        sets: of `layer_features.SETS`.
+        sets: of `token_sets.ALL_SETS`.
         pooling: "mean", "max", or None for single tokens.
         seed: of the choice of single tokens.
         token_budget: padded tokens a batch.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from tl_crossenc.experiments.ranking import one_ideal
 from tl_crossenc.instruments.token_probe import TokenProbeSettings, fit_token_probe, token_probe_scores
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.grades import listed
-from tl_crossenc.pools.grades import relevant_grades as by_rule
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.pools.retrieval_features import FEATURES
 from tl_crossenc.results.unavailable import Unavailable
@@ -39,13 +38,12 @@ class ProbeWork:
     Args:
         pools: of graded pairs.
         features: `[pair, feature]`, NaN where a pair has none.
-        grades: of relevant passages; None for the upper half of each collection's scale.
+        grades: collection -> the grades of relevant passages.
         cutoff, gain, n_folds, n_shuffles, probe, settings, seed: see `probes.run_probes`.
 
     Attributes:
         queries: `[pair]`, (collection, query_id).
         relevant: `[pair]`.
-        grades: collection -> the grades of relevant passages.
 
     Raises:
         Unavailable: no relevant passage, or no other; too few queries for the folds.
@@ -55,7 +53,7 @@ class ProbeWork:
         self,
         pools: Sequence[Pool],
         features: np.ndarray,
-        grades: Sequence[int] | None,
+        grades: Mapping[str, Sequence[int]],
         *,
         cutoff: int,
         gain: str,
@@ -67,12 +65,11 @@ class ProbeWork:
     ) -> None:
         self._features, self._probe, self._settings, self._seed = features, probe, settings, seed
         self._n_shuffles = n_shuffles
-        self.grades = {pool.collection: list(grades or by_rule(pool.highest_grade)) for pool in pools}
         every = [(pool.collection, pair) for pool in pools for pair in pool.pairs]
         self.queries = [(name, pair.query_id) for name, pair in every]
-        self.relevant = np.array([pair.grade in self.grades[name] for name, pair in every])
+        self.relevant = np.array([pair.grade in grades[name] for name, pair in every])
         if self.relevant.all() or not self.relevant.any():
-            wanted = listed({grade for own in self.grades.values() for grade in own}, " or ")
+            wanted = listed({grade for own in grades.values() for grade in own}, " or ")
             raise Unavailable(
                 f"probes of relevance need relevant passages (grade {wanted}) and others, but {int(self.relevant.sum())} of "
                 f"{len(self.relevant)} are relevant: choose other grades."

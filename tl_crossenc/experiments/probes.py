@@ -1,6 +1,6 @@
 """Probes by layer: from which layer on can relevance, and what classical retrieval measures, be read off the states of some tokens?
 
-For every layer and set of tokens (`layer_features`) a probe is fitted on some queries' pairs and predicts the others' (`probes`).
+For every layer and set of tokens (`token_sets`) a probe is fitted on some queries' pairs and predicts the others' (`probes`).
 
 **Relevance.** The target is 1 for passages of a relevant grade, else 0. A query's passages are ranked by their predictions and the
 ranking measured by nDCG@k and MRR@k, ties expected. Beside it, in the column `source`:
@@ -46,11 +46,13 @@ from tl_crossenc.experiments.probe_work import (
     sample_queries,
     token_reader,
 )
-from tl_crossenc.instruments.layer_features import POOLINGS, SETS, check_sets
+from tl_crossenc.instruments.layer_features import POOLINGS
 from tl_crossenc.instruments.token_probe import TokenProbeSettings
+from tl_crossenc.instruments.token_sets import SETS, TokenSets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
 from tl_crossenc.model.untrained import untrained_twin
+from tl_crossenc.pools.grades import relevant_grades as by_scale
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.pools.retrieval_features import FEATURES, retrieval_features
 from tl_crossenc.results.unavailable import Unavailable
@@ -117,7 +119,7 @@ def run_probes(
         model: the model, with nothing ablated.
         pools: of one kind.
         store: of the cells.
-        sets: of `layer_features.SETS`.
+        sets: of `token_sets.ALL_SETS`; five of them by default.
         probe: "ridge", "logistic", or "tokens", that of Zhan et al. on single tokens (minutes, and twenty times the states).
         pooling: of ridge and logistic, "mean" or "max".
         n_folds: folds of queries.
@@ -134,10 +136,10 @@ def run_probes(
 
     Raises:
         Unavailable: the pools have no relevant passage, or no other; too few queries for the folds.
-        ValueError: an unknown probe, pooling or set; no room for a pair; no pool, two of one name, pools of two kinds;
-            an active ablation, or a model that no key can name (see `identity`).
+        ValueError: an unknown probe, pooling or set, or a set that the model cannot tell (`TokenSets`); no room for a pair; no
+            pool, two of one name, pools of two kinds; an active ablation, or a model that no key can name (see `identity`).
     """
-    chosen = check_sets(sets)
+    chosen = TokenSets(model, sets).names
     if probe not in PROBES or pooling not in POOLINGS or n_shuffles < 0:
         raise ValueError(
             f"expected a probe among {', '.join(PROBES)}, a pooling among {', '.join(POOLINGS)} and 0 or more shuffles, got "
@@ -150,8 +152,13 @@ def run_probes(
         [rows_of(pool, wholes[pool.collection], features[pool.collection].values) for pool in sampled]
     )
     constant = constant_features(targets, FEATURES)
+    grades = {
+        name: list(by_scale(whole.highest_grade) if relevant_grades is None else relevant_grades)
+        for name, whole in wholes.items()
+        if name in features
+    }  # a sample need not have the highest grade
     work = ProbeWork(
-        sampled, targets, relevant_grades, cutoff=cutoff, gain=gain, n_folds=n_folds, n_shuffles=n_shuffles, probe=probe,
+        sampled, targets, grades, cutoff=cutoff, gain=gain, n_folds=n_folds, n_shuffles=n_shuffles, probe=probe,
         settings=settings, seed=seed,
     )  # fmt: skip
     if constant:
@@ -200,7 +207,7 @@ def run_probes(
     scalars = {
         "probe": probe, "pooling": pooling, "n_folds": n_folds, "n_shuffles": n_shuffles, "seed": seed, "cutoff": cutoff,
         "gain": gain, "queries": len(set(work.queries)), "of_queries": of_queries, "pairs": len(work.queries),
-        "relevant_grades": work.grades, "left_out": left_out, "constant_features": constant,
+        "relevant_grades": grades, "left_out": left_out, "constant_features": constant,
         "bm25": {pool.collection: features[pool.collection].about for pool in sampled},
         "bytes_per_pair": (model.cfg.n_layers + 1) * model.cfg.d_model * 4 * len(chosen),
     }  # fmt: skip

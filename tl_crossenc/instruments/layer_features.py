@@ -5,16 +5,8 @@ Layer 0 is the stream before the first layer, what the embeddings give; layer l 
 
     mean    1/|S| sum_{i in S} x_i            max    elementwise, max_{i in S} x_i
 
-Sets are those of Zhan et al. 2020 (their probes), but for full stops and stop words:
-
-    CLS       the first position                   QUERY, DOC   the pieces of the query, of the passage
-    SEP       all separators, after either text    MATCHED      the DOC positions whose piece is a piece of QUERY, too
-                                                                (`token_matches`: same_piece)
-
-Padding is in no set and takes no part. A set without positions (a passage without a match, an empty one) has no state: its row is
-NaN and its count 0.
-
-MATCHED is found by comparing the texts: that its tokens match is our finding, and not the model's, from layer 0 on.
+Sets are those of `token_sets`. Padding is in none and takes no part. A set without positions (a passage without a match, an empty
+one) has no state: its row is NaN and its count 0.
 """
 
 from __future__ import annotations
@@ -32,13 +24,10 @@ from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch, as_encoded
-from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.attention_flow import require_unablated
+from tl_crossenc.instruments.token_sets import SETS, TokenSets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
-
-SETS = ("CLS", "QUERY", "SEP", "DOC", "MATCHED")
-_PARTS = {"CLS": (Part.CLS,), "QUERY": (Part.QUERY,), "SEP": (Part.SEP1, Part.SEP2), "DOC": (Part.DOC,)}
 
 Pooling = Literal["mean", "max"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
@@ -84,26 +73,27 @@ def layer_features(
     Args:
         model: the model, with nothing ablated.
         pairs: from `model.encode_pairs` or `model.to_pairs`.
-        sets: of `SETS`.
+        sets: of `token_sets.ALL_SETS`.
         pooling: "mean" or "max".
         token_budget: padded tokens a batch.
         progress: called after each batch with the number of pairs done.
 
     Raises:
-        ValueError: no pairs, an unknown set or pooling, an active ablation, or states that are no finite numbers.
+        ValueError: no pairs, an unknown set or pooling, a set that the model cannot tell (`TokenSets`), an active ablation, or
+            states that are no finite numbers.
     """
-    chosen = check_sets(sets)
+    chosen = TokenSets(model, sets)
     if pooling not in POOLINGS:
         raise ValueError(f"expected a pooling among {', '.join(POOLINGS)}, got {pooling!r}")
     encoded = some_pairs(model, pairs)
     n_layers = model.cfg.n_layers + 1
     kind = np.float64 if model.dtype == torch.float64 else np.float32
-    values = np.zeros((len(encoded), n_layers, len(chosen), model.cfg.d_model), kind)
-    counts, lens = np.zeros((len(encoded), len(chosen)), np.int64), np.zeros((len(encoded), n_layers))
+    values = np.zeros((len(encoded), n_layers, len(chosen.names), model.cfg.d_model), kind)
+    counts, lens = np.zeros((len(encoded), len(chosen.names)), np.int64), np.zeros((len(encoded), n_layers))
     with torch.no_grad():
         for indices in length_batches(encoded.lengths, token_budget, in_order=model.hooked):
             batch = encoded.batch(indices).to(model.device)
-            members = torch.stack([positions_of(batch, name) for name in chosen], 1)
+            members = chosen.members(batch)
             counts[indices] = members.sum(-1).cpu().numpy()
             for layer, stream in enumerate(streams(model, batch)):
                 values[indices, layer] = _pooled(stream, members, pooling).cpu().numpy()
@@ -113,7 +103,7 @@ def layer_features(
                 progress(len(indices))
     require_finite(values)
     values[np.broadcast_to((counts == 0)[:, None], values.shape[:3])] = np.nan
-    return LayerFeatures(chosen, pooling, values, counts, lens)
+    return LayerFeatures(chosen.names, pooling, values, counts, lens)
 
 
 def streams(model: HookedCrossEncoder, batch: PairBatch) -> Iterator[Float[Tensor, "pair pos d_model"]]:
@@ -124,28 +114,6 @@ def streams(model: HookedCrossEncoder, batch: PairBatch) -> Iterator[Float[Tenso
     for layer in range(model.cfg.n_layers):
         resid = model.run_layer(layer, resid, given)
         yield resid
-
-
-def positions_of(batch: PairBatch, name: str) -> Bool[Tensor, "pair pos"]:
-    """Which positions are in a set of `SETS`."""
-    if name != "MATCHED":
-        return torch.stack([batch.parts[part] for part in _PARTS[name]]).any(0)
-    equal = batch.tokens[:, :, None] == batch.tokens[:, None, :]
-    return (equal & batch.parts[Part.QUERY][:, None, :]).any(-1) & batch.parts[Part.DOC]
-
-
-def check_sets(sets: Sequence[str]) -> tuple[str, ...]:
-    """The sets as given, each once.
-
-    Raises:
-        ValueError: none, one twice, or one that is not in `SETS`.
-    """
-    given = (sets,) if isinstance(sets, str) else tuple(sets)
-    if not given or len(set(given)) < len(given) or set(given) - set(SETS):
-        raise ValueError(
-            f"expected sets among {', '.join(SETS)}, each once, got {', '.join(map(repr, given)) or 'none'}"
-        )
-    return given
 
 
 def some_pairs(model: HookedCrossEncoder, pairs: EncodedPairs | PairBatch) -> EncodedPairs:

@@ -18,7 +18,8 @@ from tl_crossenc.console.framed import Framed, Labels
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.inputs.batching import DEFAULT_TOKEN_BUDGET, length_batches
 from tl_crossenc.inputs.pairs import EncodedPairs, PairBatch
-from tl_crossenc.instruments.layer_features import check_sets, positions_of, require_finite, some_pairs, streams
+from tl_crossenc.instruments.layer_features import require_finite, some_pairs, streams
+from tl_crossenc.instruments.token_sets import TokenSets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
 
@@ -65,7 +66,7 @@ def layer_tokens(
     Args:
         model: the model, with nothing ablated.
         pairs: from `model.encode_pairs` or `model.to_pairs`.
-        name: of `layer_features.SETS`.
+        name: of `token_sets.ALL_SETS`.
         layers: from 0, the embeddings, to the number of layers; all by default.
         most: tokens of a pair.
         seed: of the choice where there are more.
@@ -73,10 +74,10 @@ def layer_tokens(
         progress: called after each batch with the number of pairs done.
 
     Raises:
-        ValueError: no pairs, an unknown set, no token to take, a layer that is not there, an active ablation, or states that are no
-            finite numbers.
+        ValueError: no pairs, an unknown set or one that the model cannot tell (`TokenSets`), no token to take, a layer that is not
+            there, an active ablation, or states that are no finite numbers.
     """
-    (name,) = check_sets((name,))
+    chosen = TokenSets(model, (name,))
     encoded = some_pairs(model, pairs)
     wanted = list(range(model.cfg.n_layers + 1)) if layers is None else list(layers)
     if not wanted or not set(wanted) <= set(range(model.cfg.n_layers + 1)):
@@ -89,7 +90,7 @@ def layer_tokens(
     with torch.no_grad():
         for indices in length_batches(encoded.lengths, token_budget, in_order=model.hooked):
             batch = encoded.batch(indices)
-            members, tokens = positions_of(batch, name).numpy(), batch.tokens.numpy()
+            members, tokens = chosen.members(batch)[:, 0].numpy(), batch.tokens.numpy()
             for row, pair in enumerate(indices):
                 own = tokens[row, : encoded.lengths[pair]]
                 places[pair] = _drawn(np.flatnonzero(members[row]), own, most, seed)

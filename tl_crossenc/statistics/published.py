@@ -57,9 +57,12 @@ ZHAN_2020_PROBES: dict[str, tuple[float, ...]] = {
     "SEP": (0.025, 0.040, 0.046, 0.088, 0.120, 0.161, 0.198, 0.174, 0.197, 0.196, 0.255, 0.299),
     "DOC": (0.039, 0.052, 0.086, 0.116, 0.118, 0.138, 0.153, 0.161, 0.172, 0.176, 0.211, 0.257),
     "MATCHED": (0.087, 0.102, 0.115, 0.144, 0.151, 0.177, 0.188, 0.196, 0.203, 0.200, 0.215, 0.257),
+    "STOPS": (0.023, 0.051, 0.058, 0.087, 0.111, 0.132, 0.142, 0.154, 0.159, 0.154, 0.154, 0.254),
+    "STOP_WORDS": (0.035, 0.062, 0.069, 0.118, 0.130, 0.155, 0.175, 0.195, 0.204, 0.203, 0.231, 0.263),
 }
 """MRR@10 of a probe on the states after 0, 1, ... layers, over BM25's top 100. Their DOC is ten random passage tokens, their
-MATCHED up to twenty passage tokens that are query terms and no stop words. Their batches were padded with zero vectors that took
+MATCHED up to twenty passage tokens that are query terms and no stop words, their STOP_WORDS up to fifteen of the fifty pieces that
+most passages have. Their batches were padded with zero vectors that took
 part in the maximum over tokens, so a pair without a token of the set was scored from its padding."""
 ZHAN_2020_PROBE_FLOOR = 0.023
 """What CLS gives at layer 0, where it is a constant: the random ranking."""

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from tl_crossenc.report.figures.style import (
     AMBER,
     BLUE,
+    BROWN,
     GREEN,
     INK,
     MUTED,
@@ -28,13 +29,23 @@ from tl_crossenc.report.figures.style import (
 )
 from tl_crossenc.statistics.published import ZHAN_2020_PROBE_FLOOR, ZHAN_2020_PROBES
 
-SET_COLOURS = {"CLS": PURPLE, "QUERY": BLUE, "SEP": SKY, "DOC": VERMILION, "MATCHED": GREEN}
+SET_COLOURS = {
+    "CLS": PURPLE,
+    "QUERY": BLUE,
+    "SEP": SKY,
+    "DOC": VERMILION,
+    "MATCHED": GREEN,
+    "STOPS": AMBER,
+    "STOP_WORDS": BROWN,
+}
 SET_NAMES = {
     "CLS": "CLS",
     "QUERY": "query",
     "SEP": "separators",
     "DOC": "passage",
     "MATCHED": "matched in passage",
+    "STOPS": "full stops of passage",
+    "STOP_WORDS": "stop words of passage",
 }
 LENS, UNTRAINED, SHUFFLED = "lens", "untrained", "shuffled"
 CONTROLS: dict[str, tuple[str, Any, str]] = {

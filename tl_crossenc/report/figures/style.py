@@ -27,6 +27,7 @@ LINE = 8.5
 """Points from one line of small text to the next."""
 
 BLUE, VERMILION, GREEN, PURPLE, SKY, AMBER = "#0072B2", "#D55E00", "#009E73", "#B2578C", "#4AA5DA", "#C98A00"
+BROWN = "#7B4F2A"
 INK, MUTED, FAINT = "#1A1A1A", "#6B6B6B", "#E4E4E4"
 DIVERGING = matplotlib.colormaps["RdBu_r"].resampled(101)  # its middle is no difference
 PART_COLOURS = {"ALL": INK, "CLS": PURPLE, "QUERY": BLUE, "SEP1": SKY, "DOC": VERMILION, "SEP2": AMBER}
