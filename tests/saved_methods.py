@@ -55,7 +55,13 @@ def part_gradients(rng, n_layers):
     parts = frame(rng, layers | {"part": ("CLS", "SEP", "QUERY", "DOC", "STOPS", "ALL")}, "mean", "share", low=0.1)
     errors = frame(rng, layers, "median", "largest", high=0.04)
     return SimpleNamespace(
-        parts=parts.assign(low=parts["mean"] - 0.1, high=parts["mean"] + 0.1, published=np.nan),
+        parts=parts.assign(
+            low=parts["mean"] - 0.1,
+            high=parts["mean"] + 0.1,
+            share_low=parts["share"] - 0.05,
+            share_high=parts["share"] + 0.05,
+            published=np.nan,
+        ),
         errors=errors.assign(difference=2.4, missed=1, same=0, n_pairs=13),
         per_query=frame(rng, layers | {"query_id": ("q0", "q1")}, "CLS", "DOC").set_index([*layers, "query_id"]),
         scalars={"n_pairs": 13, "n_queries": 7, "nodes": 64, "sampled": {"queries": 7, "passages": 2}},

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from planted_texts import graded_pool
+from scipy.stats import ttest_1samp
 from small_worlds import collection_folder, count_layers, forbid_model_work, identities, tiny_model
 
 from tl_crossenc.experiments.part_gradient_cells import KIND
@@ -92,6 +93,11 @@ def test_means_and_intervals_are_over_queries(found):
     assert (row["low"], row["high"]) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-6)
     total = found.per_query.query("baseline == 'query:pad' and layer == 1")["ALL"].mean()
     assert row["share"] == pytest.approx(values.mean() / total)
+    totals = found.per_query.query("baseline == 'query:pad' and layer == 1")["ALL"]
+    if np.isfinite(row["share_low"]):
+        for bound in (row["share_low"], row["share_high"]):
+            assert ttest_1samp(values - bound * totals, 0.0).pvalue == pytest.approx(0.05, abs=1e-9)
+    assert np.isfinite(row["share_low"]) == (ttest_1samp(totals, 0.0).pvalue < 0.05)
     assert found.parts["published"].isna().all()
 
 

@@ -28,6 +28,8 @@ def gradients():
     parts["mean"] = np.where(parts["part"] == "ALL", 2.5, rng.uniform(-1, 2, len(parts)))
     parts["low"], parts["high"] = parts["mean"] - 0.3, parts["mean"] + 0.4
     parts["share"], parts["published"], parts["n_queries"] = parts["mean"] / 2.5, np.nan, 7
+    parts["share_low"], parts["share_high"] = parts["share"] - 0.07, parts["share"] + 0.11
+    parts.loc[parts["baseline"] == "both:mask", ["share_low", "share_high"]] = np.nan
     errors = pd.DataFrame(list(product(BASELINES, LAYERS)), columns=["baseline", "layer"])
     errors["difference"] = np.where(errors["baseline"] == "query:pad", 2.75, -0.5)
     errors = errors.assign(median=1e-4, largest=0.1, missed=[2, 0, 1, 0] * 2, same=1, n_pairs=13)
@@ -84,9 +86,11 @@ def test_lines_are_the_shares_and_dots_the_published_ones_at_the_same_depth(grad
             assert list(line.get_xdata()) == list(LAYERS)
             np.testing.assert_allclose(line.get_ydata(), rows["share"])
             bands = [band for band in axis.collections if to_rgba(band.get_facecolor()[0])[:3] == to_rgba(colour)[:3]]
-            heights = bands[0].get_paths()[0].vertices[:, 1]
-            assert heights.max() == pytest.approx((rows["high"] / 2.5).max())
-            assert heights.min() == pytest.approx((rows["low"] / 2.5).min())
+            drawn = [path for band in bands for path in band.get_paths()]
+            assert len(drawn) == (baseline == "query:pad")
+            for path in drawn:
+                assert path.vertices[:, 1].max() == pytest.approx(rows["share"].max() + 0.11)
+                assert path.vertices[:, 1].min() == pytest.approx(rows["share"].min() - 0.07)
         dots = [line for line in axis.lines if published(line)]
         assert len(dots) == (4 if baseline == "query:pad" else 0)
 
@@ -123,9 +127,10 @@ def test_captions_name_sample_sums_errors_and_tests(folder):
     said = caption(folder, "part_gradients", run)
     for text in (
         "13 relevant pairs of 7 queries drawn at random",
-        "s − s′, in the mean to an empty query 2.75; both:mask -0.50",
+        "s − s′, in the mean to an empty query 2.75; to both:mask -0.50",
         "48 Gauss–Legendre nodes; 6 of 104 sums miss s − s′ by more than 5 %; 2 pairs are their own baseline",
         "Zhan et al. 2020, BERT-base",
+        "Bands: 95 % intervals of these ratios of means over queries (Fieller); none to both:mask, where s − s′ is not",
     ):
         assert text in said
     said = caption(folder, "neuron_pruning", run)

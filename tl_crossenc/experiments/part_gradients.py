@@ -31,6 +31,7 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct
 from tl_crossenc.statistics.published import ZHAN_2020_GRADIENTS
+from tl_crossenc.statistics.ratios import ratio_interval
 from tl_crossenc.statistics.significance import mean_interval
 from tl_crossenc.store.cells import Store
 
@@ -47,7 +48,8 @@ class PartGradients(Framed):
 
     Attributes:
         parts: a row a (baseline, layer, part): `mean` over queries, in the unit of the score, `low`, `high` (95 % t-interval),
-            `share` of the mean of all parts, and `published`, Zhan et al.'s share where the model has their 12 layers.
+            `share` of the mean of all parts, `share_low`, `share_high` (Fieller's 95 % interval of that ratio, NaN where s - s' is
+            not told from 0), and `published`, Zhan et al.'s share where the model has their 12 layers.
         errors: a row a (baseline, layer): `difference`, the mean s - s' that the parts add up to; `median` and `largest` relative
             error over pairs, `missed` (pairs above 5 %), `same` (pairs that are their own baseline), `n_pairs`.
         per_query: each part's mean over a query's pairs, `score`, `baseline_score` and `n_pairs`, indexed by (baseline,
@@ -153,8 +155,10 @@ def _parts_frame(per_query: pd.DataFrame, n_layers: int) -> pd.DataFrame:
             mean = float(own[part].mean())
             share = mean / total if total else float("nan")
             said = _published(str(baseline), part, int(layer), n_layers)
-            rows.append((baseline, layer, part, mean, *mean_interval(own[part]), share, said, len(own)))
-    names = ["baseline", "layer", "part", "mean", "low", "high", "share", "published", "n_queries"]
+            shares = (share, *ratio_interval(own[part], own[TOTAL]))
+            rows.append((baseline, layer, part, mean, *mean_interval(own[part]), *shares, said, len(own)))
+    names = ["baseline", "layer", "part", "mean", "low", "high"]
+    names += ["share", "share_low", "share_high", "published", "n_queries"]
     return pd.DataFrame(rows, columns=names)
 
 

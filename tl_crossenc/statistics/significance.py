@@ -94,7 +94,7 @@ def unpaired_t(a: ArrayLike, b: ArrayLike) -> float:
     Raises:
         ValueError: values that are not finite.
     """
-    a, b = _finite(a), _finite(b)
+    a, b = finite_values(a), finite_values(b)
     if min(a.size, b.size) < 2:
         return float("nan")
     df = a.size + b.size - 2
@@ -146,8 +146,8 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     Raises:
         ValueError: values that are not finite, a level outside 0..1.
     """
-    x = _finite(values)
-    tail = _upper_tail(level)
+    x = finite_values(values)
+    tail = upper_tail(level)
     if x.size < 2:
         return Interval(float("nan"), float("nan"))
     mean, half = float(x.mean()), float(special.stdtrit(x.size - 1, tail) * x.std(ddof=1) / np.sqrt(x.size))
@@ -174,8 +174,8 @@ def bootstrap_interval(
     Raises:
         ValueError: no values or values that are not finite, n below 1, a level outside 0..1.
     """
-    x = _finite(values)
-    tail = _upper_tail(level)
+    x = finite_values(values)
+    tail = upper_tail(level)
     if not x.size or n < 1:
         raise ValueError(f"expected values and resamples but got {x.size} and {n}; give at least one of each")
     rng = np.random.default_rng(seed)
@@ -202,7 +202,7 @@ def compare(baseline: ArrayLike, conditions: Mapping[str, ArrayLike]) -> pd.Data
     Raises:
         ValueError: no queries, lengths or indices that differ, values that are not finite.
     """
-    if not _finite(baseline).size:
+    if not finite_values(baseline).size:
         raise ValueError("expected the values of at least one query but got none; check that the pool has some")
     rows = {name: _compare_one(name, baseline, values) for name, values in conditions.items()}
     frame = pd.DataFrame(
@@ -230,7 +230,7 @@ def _compare_one(name: str, baseline: ArrayLike, values: ArrayLike) -> dict[str,
     mean, difference = mean_interval(values), mean_interval(d)
     return {
         "n_queries": d.size,
-        "mean": float(_finite(values).mean()),
+        "mean": float(finite_values(values).mean()),
         "mean_low": mean.low,
         "mean_high": mean.high,
         "difference": float(d.mean()),
@@ -243,9 +243,7 @@ def _compare_one(name: str, baseline: ArrayLike, values: ArrayLike) -> dict[str,
 
 def _differences(a: ArrayLike, b: ArrayLike) -> tuple[Float64[np.ndarray, "query"], float]:
     """a − b with what is rounding set to 0, and the size of rounding."""
-    a, b = _finite(a), _finite(b)
-    if a.size != b.size:
-        raise ValueError(f"expected a value a query on both sides but got {a.size} and {b.size}; pair them")
+    a, b = paired_values(a, b)
     d, floor = a - b, _floor(a, b)
     return np.where(np.abs(d) <= floor, 0.0, d), floor
 
@@ -260,13 +258,35 @@ def _floor(*sides: Float64[np.ndarray, "_"]) -> float:
     return ROUNDING * max(float(np.abs(side).max(initial=0.0)) for side in sides)
 
 
-def _upper_tail(level: float) -> float:
+def upper_tail(level: float) -> float:
+    """The share of a symmetric distribution below the upper bound of its central `level`.
+
+    Raises:
+        ValueError: a level outside 0..1.
+    """
     if not 0 < level < 1:
         raise ValueError(f"expected a level between 0 and 1 but got {level}; 0.95 is the usual one")
     return (1 + level) / 2
 
 
-def _finite(values: ArrayLike) -> Float64[np.ndarray, "query"]:
+def paired_values(a: ArrayLike, b: ArrayLike) -> tuple[Float64[np.ndarray, "query"], Float64[np.ndarray, "query"]]:
+    """Both sides as float64.
+
+    Raises:
+        ValueError: values that are not finite, sides of different lengths.
+    """
+    a, b = finite_values(a), finite_values(b)
+    if a.size != b.size:
+        raise ValueError(f"expected a value a query on both sides but got {a.size} and {b.size}; pair them")
+    return a, b
+
+
+def finite_values(values: ArrayLike) -> Float64[np.ndarray, "query"]:
+    """`[query]` as float64.
+
+    Raises:
+        ValueError: values that are not finite or not in one row.
+    """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).sum())

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from tl_crossenc.report.figures.part_gradients import TITLES, part_gradients
+from tl_crossenc.report.figures.part_gradients import part_gradients, title
 from tl_crossenc.report.run_record import Run
 from tl_crossenc.report.tables import queries_text
 from tl_crossenc.results.artefacts import load_table
@@ -25,7 +25,7 @@ def _draw(folder: Path) -> Callable[[bool], Figure]:
 def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     errors, parts = load_table(folder, KEY, "errors"), load_table(folder, KEY, "parts")
     differences = errors.groupby("baseline", sort=False)["difference"].first()
-    said = "; ".join(f"{TITLES.get(name, name)} {value:.2f}" for name, value in differences.items())
+    said = "; ".join(f"{title(name)} {value:.2f}" for name, value in differences.items())
     missed, sums = int(errors["missed"].sum()), int(errors["n_pairs"].sum())
     same = int(errors.groupby("baseline")["same"].first().sum())
     drawn = scalars["sampled"]
@@ -35,7 +35,12 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         if any(name in ZHAN_2020_GRADIENTS for name in parts["baseline"])
         else ""
     )
-    bands = " Bands: 95 % t-intervals over queries." if scalars["n_queries"] > 1 else ""
+    bands = ""
+    if scalars["n_queries"] > 1:
+        bands = " Bands: 95 % intervals of these ratios of means over queries (Fieller)"
+        unknown = list(parts.loc[parts["share_low"].isna(), "baseline"].unique())
+        names = " and ".join(title(name) for name in unknown)
+        bands += f"; none {names}, where s − s′ is not told from 0." if unknown else "."
     return (
         f"Integrated gradients of the relevance score by part, before each layer and where the head reads, on {run.where}: "
         f"{scalars['n_pairs']} relevant pairs of {queries_text(scalars['n_queries'])}{sampled}. In every layer the parts add up to "

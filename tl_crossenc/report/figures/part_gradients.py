@@ -32,12 +32,14 @@ COLOURS = {
     "STOPS": AMBER,
 }
 NAMES = {"SEP": "SEP1 and SEP2", "STOPS": "full stops of DOC"}
-TITLES = {"query:pad": "to an empty query", "passage:pad": "to an empty passage"}
+_TITLES = {"query:pad": "to an empty query", "passage:pad": "to an empty passage"}
 
 
 @styled
 def part_gradients(parts: pd.DataFrame, *, narrow: bool = False) -> Figure:
-    """A panel a baseline, a line a part with its 95 % interval; Zhan et al.'s BERT-base as dots at the same relative depth.
+    """A panel a baseline, a line a part with the 95 % interval of its share where that has one.
+
+    Zhan et al.'s BERT-base are dots at the same relative depth.
 
     Args:
         parts: `PartGradients.parts`.
@@ -48,17 +50,14 @@ def part_gradients(parts: pd.DataFrame, *, narrow: bool = False) -> Figure:
     last = int(parts["layer"].max())
     for axis, baseline in zip(axes, baselines, strict=True):
         own = parts[parts["baseline"] == baseline]
-        total = own[own["part"] == "ALL"].set_index("layer")["mean"]
         axis.axhline(0, color=MUTED, lw=0.7)
         for part, colour in COLOURS.items():
             rows = own[own["part"] == part].sort_values("layer").set_index("layer")
-            bounds = np.sort([rows["low"] / total, rows["high"] / total], axis=0)
-            if np.isfinite(bounds).all():
-                axis.fill_between(rows.index, *bounds, color=colour, alpha=0.15, lw=0)
+            axis.fill_between(rows.index, rows["share_low"], rows["share_high"], color=colour, alpha=0.15, lw=0)
             (line,) = axis.plot(rows.index, rows["share"], color=colour, lw=1.5, zorder=3)
-            hover(line, f"{NAMES.get(part, part)}, {TITLES.get(baseline, baseline)}")
+            hover(line, f"{NAMES.get(part, part)}, {title(baseline)}")
             _published(axis, baseline, part, last, colour)
-        axis.set_title(TITLES.get(baseline, f"to {baseline}"))
+        axis.set_title(title(baseline))
         layer_axis(axis, own["layer"], "stream before layer")
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
     for axis in left_column(axes):
@@ -70,6 +69,11 @@ def part_gradients(parts: pd.DataFrame, *, narrow: bool = False) -> Figure:
         names.append("Zhan et al., BERT-base")
     legend_row(figure, handles, names, columns=2 if narrow else 6)
     return figure
+
+
+def title(baseline: str) -> str:
+    """What a path from a baseline is called."""
+    return _TITLES.get(baseline, f"to {baseline}")
 
 
 def published_points(baseline: str, part: str, last: int) -> tuple[np.ndarray, np.ndarray] | None:
