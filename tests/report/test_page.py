@@ -11,6 +11,7 @@ import pytest
 import saved_results
 from scipy import stats
 
+from tl_crossenc.experiments.beyond import every_method
 from tl_crossenc.report.captions import caption
 from tl_crossenc.report.head_table import head_table
 from tl_crossenc.report.page import REPORT, SHOWN, remove_others, table1_cells, table1_extent, write_report
@@ -316,6 +317,21 @@ def test_what_is_unavailable_says_why_and_the_rest_is_there(tmp_path):
     assert NOT_COMPUTED in page.texts["sinks"]
     assert not any(name.startswith(("difference", "on ", "equal")) for name in head_table(tmp_path).columns)
     assert {"trace", "ε ratio"} <= set(head_table(tmp_path).columns)
+
+
+def test_methods_left_out_are_a_line_each_with_the_name_that_computes_them(tmp_path, text):
+    assert "left-out" not in re.findall(r'id="([^"]+)"', text)  # of a run of everything
+    saved_results.save_run(tmp_path, {})
+    own = write_report(tmp_path).read_text("utf-8")
+    (listed,) = re.findall(r'<ul class="left-out">(.*?)</ul>', own, re.DOTALL)
+    lines = [re.split(r"<[^>]+>", line) for line in re.findall(r"<li>(.*?)</li>", listed)]
+    found = {name: titles for name, *titles in ([text for text in line if text] for line in lines)}
+    assert {name.removeprefix("--method ") for name in found} == set(every_method())
+    assert found["--method circuits"] == ["Circuits: the fewest directions of heads that suffice"]
+    titles = ["Probes: from which layer on relevance can be read", "Probes: what of classical retrieval can be read"]
+    assert found["--method probes"] == titles
+    assert not {"circuits", "probes", "probe_features"} & {figure["id"] for figure in Page(own).all("figure")}
+    assert '<a href="#left-out">' in own
 
 
 def test_an_empty_run_is_a_page_of_reasons_and_an_empty_folder_an_error(tmp_path):

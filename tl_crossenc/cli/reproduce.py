@@ -29,6 +29,8 @@ MOST_DRAWS = 10_000
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
+    from tl_crossenc.results.beyond import BEYOND
+
     parser.add_argument(
         "--model",
         default="demo",
@@ -108,7 +110,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--method",
         action="append",
         metavar="M",
-        help="a method beyond the paper in place of the quick ones, or none; several times for several",
+        help="a method beyond the paper in place of the quick ones, or none; several times for several: "
+        + ", ".join(dict.fromkeys(artefact.result for artefact in BEYOND)),
     )
     executor_options(parser)
     model_options(parser)
@@ -125,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.pools.pool import PoolSpec
     from tl_crossenc.report.terminal import progress_bar, table1_for_terminal
     from tl_crossenc.reproduce import Settings, compute_shard, reproduce
-    from tl_crossenc.results.artefacts import NOT_ASKED
+    from tl_crossenc.results.artefacts import ARTEFACTS, NOT_ASKED
     from tl_crossenc.results.outputs import default_folder
 
     executor = executor_of(arguments)
@@ -182,6 +185,10 @@ def run(arguments: argparse.Namespace) -> int:
     for name, reason in found.unavailable.items():
         if reason != NOT_ASKED:
             say(f"{name}: not drawn: {reason}")
+    lacking = [name for name, reason in found.unavailable.items() if reason == NOT_ASKED]
+    if lacking:
+        methods = ", ".join(dict.fromkeys(ARTEFACTS[name].result for name in lacking))
+        say(f"Left out, for --method NAME or --all: {methods}.")
     say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))
     refuse_failed(found.failed)
     return 0

@@ -7,7 +7,7 @@ What could not be made says why in its place.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def page(folder: Path) -> str:
         run=run,
         facts=_facts(folder, run, missing),
         sections=sections,
-        left_out=[ARTEFACTS[key].title for key in left],
+        left_out=left_out(left),
         drawing_css=Markup(styles.css),
         table1=None if "table1" in missing else table1_cells(folder),
         sides=SIDES,
@@ -110,6 +110,14 @@ def page(folder: Path) -> str:
         heads=_head_rows(folder),
         provenance=_provenance(run),
     )
+
+
+def left_out(keys: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """What computes these artefacts, a method each, and the titles of what it makes, in the report's order."""
+    found: dict[str, list[str]] = {}
+    for key in keys:
+        found.setdefault(ARTEFACTS[key].result, []).append(ARTEFACTS[key].title)
+    return list(found.items())
 
 
 def table1_cells(folder: Path) -> list[list[dict[str, Any]]]:
