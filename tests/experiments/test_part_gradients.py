@@ -99,6 +99,7 @@ def test_means_and_intervals_are_over_queries(found):
             assert ttest_1samp(values - bound * totals, 0.0).pvalue == pytest.approx(0.05, abs=1e-9)
     assert np.isfinite(row["share_low"]) == (ttest_1samp(totals, 0.0).pvalue < 0.05)
     assert found.parts["published"].isna().all()
+    assert found.scalars["sampled"] == {"queries": None, "passages": None}
 
 
 def test_a_second_run_does_no_model_work_and_a_lost_cell_comes_back_with_its_bytes(

@@ -107,6 +107,8 @@ def run_part_gradients(
     require_distinct([pool.collection for pool in pools])
     attributed_score(model, score)
     used, grades = relevant_pools(pools, relevant_grades, queries=queries, passages=passages, seed=seed)
+    every, _ = relevant_pools(pools, relevant_grades)
+    drawn = sum(map(len, used)) < sum(map(len, every))
     stops = full_stop_ids(model)
     given: dict[str, Any] = {"score": score, "nodes": nodes, "stops": stops, "token_budget": token_budget}
     tasks = {
@@ -136,7 +138,7 @@ def run_part_gradients(
             "score": score or "score",
             "relevant_grades": list(grades),
             "seed": seed,
-            "sampled": {"queries": queries, "passages": passages},
+            "sampled": {"queries": queries, "passages": passages} if drawn else {"queries": None, "passages": None},
         },
     )
 

@@ -36,7 +36,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         else ""
     )
     bands = ""
-    if scalars["n_queries"] > 1:
+    if scalars["n_queries"] > 1 and "share_low" in parts:  # tables of former versions have none
         bands = " Bands: 95 % intervals of these ratios of means over queries (Fieller)"
         unknown = list(parts.loc[parts["share_low"].isna(), "baseline"].unique())
         names = " and ".join(title(name) for name in unknown)

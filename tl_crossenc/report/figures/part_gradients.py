@@ -53,7 +53,8 @@ def part_gradients(parts: pd.DataFrame, *, narrow: bool = False) -> Figure:
         axis.axhline(0, color=MUTED, lw=0.7)
         for part, colour in COLOURS.items():
             rows = own[own["part"] == part].sort_values("layer").set_index("layer")
-            axis.fill_between(rows.index, rows["share_low"], rows["share_high"], color=colour, alpha=0.15, lw=0)
+            if "share_low" in rows:  # tables of former versions have none
+                axis.fill_between(rows.index, rows["share_low"], rows["share_high"], color=colour, alpha=0.15, lw=0)
             (line,) = axis.plot(rows.index, rows["share"], color=colour, lw=1.5, zorder=3)
             hover(line, f"{NAMES.get(part, part)}, {title(baseline)}")
             _published(axis, baseline, part, last, colour)
