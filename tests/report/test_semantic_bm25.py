@@ -1,5 +1,7 @@
 """The figure of semantic BM25 holds what its frames hold, and its caption says what was done."""
 
+from types import SimpleNamespace
+
 import pytest
 import saved_results
 
@@ -51,11 +53,23 @@ def test_idf_is_a_line_over_directions_with_the_length_of_rows_beside_it(given, 
 
 def test_bars_are_of_the_heads_that_most_folds_chose(given, axes):
     axis = axes["chosen heads"]
-    order = sorted(given.heads.to_dict("records"), key=lambda row: (-row["chosen"], -abs(row["r_within"])))[:13]
+    order = sorted(
+        (row for row in given.heads.to_dict("records") if row["chosen"]),
+        key=lambda row: (-row["chosen"], -abs(row["r_within"])),
+    )[:13]
     labels = [tick.get_text() for tick in axis.get_yticklabels()][::-1]
     assert labels == [f"{row['layer']}.{row['head']}" for row in order]
     widths = [bar.get_width() for bar in axis.patches if "to SEP2" in str(bar.get_gid())]
     assert widths == pytest.approx([row["SEP2"] for row in order])
+
+
+def test_a_head_that_no_fold_chose_is_no_chosen_head(tmp_path, given):
+    heads = given.heads.assign(chosen=[3, 0, 1] + [0] * (len(given.heads) - 3))
+    figure = semantic_bm25(given.correlations, heads, given.embeddings)
+    (axis,) = [axis for axis in figure.axes if axis.get_title(loc="left") == "chosen heads"]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["0.2", "0.0"]
+    saved_results.save_run(tmp_path, {"semantic_bm25": SimpleNamespace(**{**vars(given), "heads": heads})})
+    assert "in the 2 heads that any of the folds chose" in caption(tmp_path, "semantic_bm25", Run.read(tmp_path))
 
 
 def test_without_embeddings_it_is_said(given):

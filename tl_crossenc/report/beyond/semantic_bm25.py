@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from tl_crossenc.report.figures.semantic_bm25 import semantic_bm25
+from tl_crossenc.report.figures.semantic_bm25 import MOST_HEADS, semantic_bm25
 from tl_crossenc.report.figures.style import signed
 from tl_crossenc.report.run_record import Run
 from tl_crossenc.report.tables import interval_text, queries_text
@@ -26,7 +26,9 @@ def _draw(folder: Path) -> Callable[[bool], Figure]:
 
 
 def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
-    correlations, comparisons = (load_table(folder, KEY, name) for name in ("correlations", "comparisons"))
+    correlations, comparisons, heads_table = (
+        load_table(folder, KEY, name) for name in ("correlations", "comparisons", "heads")
+    )
     n, of = scalars["n_queries"], scalars["n_all_queries"]
     queries = queries_text(n) if n == of else f"{n} of {of} queries, drawn at random"
     whole = correlations[(correlations["fold"] == "all") & (correlations["split"] == "query")].set_index("system")
@@ -44,11 +46,21 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         f"what a query token's attention gives to DOC, summed over the query's tokens; {heads}; {scalars['n_folds']} folds, seed "
         f"{scalars['seed']}. Left: Pearson's r of held-out predictions with the score, 95 % bootstrap intervals over queries; "
         f"small dots: the folds. By query: {levels}; the difference is {above}. By pair, where other pairs of the same queries "
-        f"are fitted on, {SEMANTIC} changes by {leak}. Published, by pair: {LU_2025_SEMANTIC_BM25:.3f} against "
+        f"are fitted on, r of {SEMANTIC} changes by {leak}. Published, by pair: {LU_2025_SEMANTIC_BM25:.3f} against "
         f"{LU_2025_TUNED_BM25:.3f} of BM25: {LU_2025}. Nothing is tested. {_embeddings(scalars)} Right: the mean "
-        "attention of a query token, in the heads that most folds chose: what finds nothing in DOC goes to a separator or to CLS, "
+        f"attention of a query token, in {_chosen(heads_table, scalars)}: what finds nothing in DOC goes to a separator or to CLS, "
         "and the rest of 100 % to QUERY."
     )
+
+
+def _chosen(heads: pd.DataFrame, scalars: dict[str, Any]) -> str:
+    """Whose attention is shown."""
+    if scalars["given_heads"]:
+        return "the given heads"
+    chosen = int((heads["chosen"] > 0).sum())
+    return f"the {min(chosen, MOST_HEADS)} of {chosen} heads that most folds chose" if chosen > MOST_HEADS else (
+        f"the {chosen} heads that any of the folds chose"
+    )  # fmt: skip
 
 
 def _difference(comparisons: pd.DataFrame, system: str, split: str) -> str:

@@ -118,6 +118,8 @@ def _idf(axis: Axes, embeddings: pd.DataFrame) -> None:
             text = "row length" if weights == "model" else f"{weights}'s row length"
             axis.annotate(text, (1.0, level), xycoords=("axes fraction", "data"), xytext=(-1, 2), textcoords="offset points",
                           ha="right", fontsize=7, color=style["color"])  # fmt: skip
+            if (embeddings["weights"] == weights).all():
+                continue  # one model alone needs no name
             axis.annotate(weights, (sizes.iloc[-1], of_sizes["r2"].iloc[-1]), xytext=(0, 4), textcoords="offset points",
                           ha="right", fontsize=7, color=style["color"])  # fmt: skip
     every = sorted(set(embeddings.loc[embeddings["feature"] != NORM, "feature"].astype(int)))
@@ -130,8 +132,12 @@ def _idf(axis: Axes, embeddings: pd.DataFrame) -> None:
 
 
 def _attention(axis: Axes, heads: pd.DataFrame) -> None:
-    """A bar a head, those first that most folds chose and that go best with the score."""
-    order = heads.assign(size=heads["r_within"].abs()).sort_values(["chosen", "size"], ascending=False, kind="stable")
+    """A bar a chosen head, those first that most folds chose and that go best with the score."""
+    order = (
+        heads[heads["chosen"] > 0]
+        .assign(size=heads["r_within"].abs())
+        .sort_values(["chosen", "size"], ascending=False, kind="stable")
+    )
     shown = order.head(MOST_HEADS).to_dict("records")
     for place, row in enumerate(shown):
         y, left = len(shown) - 1 - place, 0.0
