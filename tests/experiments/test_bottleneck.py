@@ -170,7 +170,7 @@ def test_scores_under_the_mask_stand_beside_the_models_own(found, reranker, pool
         assert row["n_pairs"] == 12
     assert found.pairs["grade"].min() >= 0
     assert found.scalars["pairs"] == 12
-    assert found.scalars["sampled"]
+    assert found.scalars["sampled"]  # of more passages
 
 
 def test_noise_is_of_other_queries(pool):
@@ -308,6 +308,7 @@ def test_progress_is_one_count_of_both_kinds_of_work(reranker, pool, tmp_path):
     assert {of for _, of in told} == {total}
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1][0] == found.layers_run == total
+    assert found.scalars["sampled"]
 
 
 def test_tasks_travel_and_are_split_by_layers(reranker, pool):

@@ -139,6 +139,7 @@ def test_planted_matches_are_what_the_score_is_made_of(tmp_path, way):
     )
     assert found.scalars["n_queries"] == 4
     assert found.scalars["n_pairs"] == 4 * 8  # whole queries, without easy negatives
+    assert found.scalars["sampled"]
     rows = found.measures.set_index(["attribution", "measure"])
     for name in ("direct", "leave-one-out"):
         assert rows.loc[(name, "area"), "p_holm"] <= 0.05
@@ -201,6 +202,7 @@ def test_passages_without_text_are_counted_and_change_nothing_else(reranker, tmp
         reranker, [empty], Store(tmp_path), attributions=["leave-one-out"], removal="pad", draws=1, **QUICK
     )
     assert found.scalars["without_tokens"] == 4
+    assert not found.scalars["sampled"]  # the queries asked for are as many as there are
     assert found.measures.query("measure != 'ndcg'")["n_queries"].eq(0).all()
     assert found.measures.query("measure != 'ndcg'")["mean"].isna().all()
 

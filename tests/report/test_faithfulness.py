@@ -64,7 +64,7 @@ def test_captions_say_what_was_done_and_what_is_better_than_random(folder):
     said = caption(folder, "faithfulness", run)
     for part in (
         "tokens of its passage are deleted",
-        "7 queries, drawn at random with seed 5, all 31 graded passages",
+        "without all of them. Of small <b>model</b> on tiny-2: 7 queries, drawn at random with seed 5, all 31 graded passages",
         "26 pairs whose score falls by at least 0.37",
         "A larger area than random tokens have: direct (paired t-test over queries, Holm over 6 tests",
         "Left out: bottleneck, since there is one query.",

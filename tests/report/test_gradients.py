@@ -1,5 +1,6 @@
 """The figures of gradients by part and of pruned neurons hold what their frames hold, and their captions say what was done."""
 
+import json
 from itertools import product
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from tl_crossenc.report.drawing import draw_figures
 from tl_crossenc.report.figures.neuron_pruning import neuron_pruning
 from tl_crossenc.report.figures.part_gradients import COLOURS, part_gradients, published_points
 from tl_crossenc.report.run_record import Run
+from tl_crossenc.results.artefacts import summary
 from tl_crossenc.statistics.published import ZHAN_2020_GRADIENTS
 
 PARTS = ("CLS", "QUERY", "SEP1", "DOC", "SEP2", "SEP", "STOPS", "ALL")
@@ -95,6 +97,12 @@ def test_lines_are_the_shares_and_dots_the_published_ones_at_the_same_depth(grad
         assert len(dots) == (4 if baseline == "query:pad" else 0)
 
 
+def test_tables_of_former_versions_are_drawn_without_bands(gradients):
+    figure = part_gradients(gradients.parts.drop(columns=["share_low", "share_high"]))
+    assert [len(axis.collections) for axis in figure.axes] == [0, 0]
+    assert all(len(coloured(axis, COLOURS["QUERY"])) == 1 for axis in figure.axes)
+
+
 def test_published_points_are_shares_of_their_sum():
     depth, share = published_points("passage:pad", "DOC", 6)
     assert depth.tolist() == [i / 2 for i in range(12)]
@@ -143,6 +151,18 @@ def test_captions_name_sample_sums_errors_and_tests(folder):
         "2.1%",
     ):
         assert text in said
+
+
+def test_pruning_of_a_sample_is_said_to_be_of_one(folder):
+    """In place of the passages of the whole run."""
+    drawn = {"n_all_queries": 19, "n_ranked": 31, "seed": 8}
+    path = folder / summary("neuron_pruning")
+    before = path.read_text("utf-8")
+    assert "(7 queries, " in caption(folder, "neuron_pruning", Run.read(folder))
+    path.write_text(json.dumps(json.loads(before) | drawn), "utf-8")
+    said = caption(folder, "neuron_pruning", Run.read(folder))
+    assert "(7 of 19 queries, drawn at random with seed 8, 31 graded passages) with MLP neurons" in said
+    path.write_text(before, "utf-8")
 
 
 def test_both_are_drawn_from_saved_files(folder):

@@ -86,7 +86,7 @@ def test_the_captions_name_sample_folds_floor_and_what_is_left_out(tmp_path, giv
         "grade 2 or 3",
         "5 folds, seed 17",
         "mean of 3",
-        "5 pairs have none of matched in passage, and are left out there",
+        "Pairs without such tokens are left out: matched in passage (5).",
         "not what the model uses",
     ):
         assert words in said

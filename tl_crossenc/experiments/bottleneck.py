@@ -68,7 +68,8 @@ class BottleneckResult(Framed):
         pairs: a row a (pair, layer): collection, query_id, doc_id, grade, layer, score, masked, masked_sd, score_sd, floored.
         fitting: how masks were fitted.
         layers: which.
-        n_queries, per_query: of the sample; None for all.
+        n_queries, per_query_passages: most of the sample; None for all.
+        sampled: whether the pools have more passages to rank than were measured.
         seed: of the sample and the folds.
         layers_run: layers that the model ran for this, a layer of one pair counting 1; 0 when everything was stored.
     """
@@ -83,6 +84,7 @@ class BottleneckResult(Framed):
     layers: tuple[int, ...]
     n_queries: int | None
     per_query_passages: int | None
+    sampled: bool
     seed: int
     layers_run: int
 
@@ -102,7 +104,7 @@ class BottleneckResult(Framed):
             "sample_seed": self.seed,
             "queries": int(self.pairs[["collection", "query_id"]].drop_duplicates().shape[0]),
             "pairs": int(self.pairs[["collection", "query_id", "doc_id"]].drop_duplicates().shape[0]),
-            "sampled": self.n_queries is not None or self.per_query_passages is not None,
+            "sampled": self.sampled,
             "first_half": self.first_half,
             "layers": list(self.layers),
         }
@@ -198,6 +200,7 @@ def run_bottleneck(
         layers=chosen,
         n_queries=n_queries,
         per_query_passages=per_query,
+        sampled=sum(len(fold.sample) for fold in parted) < sum(len(pool.ranked) for pool in pools),
         seed=seed,
         layers_run=ran,
     )

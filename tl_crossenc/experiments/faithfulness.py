@@ -204,7 +204,7 @@ def run_faithfulness(
             "layer": given.bottleneck_layer(model.cfg.n_layers),
             "nodes": nodes,
             "left_out": left_out,
-            "sampled": queries is not None,
+            "sampled": sum(map(len, samples)) < sum(len(pool.ranked) for pool in pools),
             "seed": seed,
         },
     )

@@ -172,6 +172,8 @@ def run_neuron_pruning(
         per_query=query_frame(values, unpruned, folds, draws),
         scalars={
             "n_queries": len(unpruned),
+            "n_all_queries": sum(len(pool.ranked.by_query()) for pool in pools),
+            "n_ranked": sum(map(len, used)),
             "fold_sizes": sizes_of,
             "unpruned": float(unpruned.mean()),
             "unpruned_interval": list(mean_interval(unpruned)),

@@ -27,6 +27,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     drawn = f"a sample drawn with seed {scalars['sample_seed']}" if scalars["sampled"] else "all of them"
     kept = "kept" if scalars["objective"] == "keep" else "raised"
     half = scalars["first_half"]
+    rest = by_layer[by_layer["part"].isin(["SEP1", "SEP2"])].groupby("layer")["share"].sum().max()
     first, last = cls.index.min(), cls.index.max()
     where = "after no layer" if half is None else f"first after layer {half}" if half < last else "only after the last"
     return (
@@ -34,8 +35,9 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         f"layer ({scalars['pairs']:,} passages of {queries_text(scalars['queries'])}, {drawn}; beta {scalars['beta']:g}, "
         f"{scalars['steps']} steps; noise distributed as the layer's tokens of other queries). Bands: 95 % t-intervals over "
         f"queries. Dotted: half of the bits, which CLS has {where} ({cls[first]:.0%} after layer {first}, {cls[last]:.0%} after "
-        f"layer {last}); Jiang et al. 2021 say of MonoBERT that CLS mainly gathers information at the last layer. Scores under "
-        f"the masks are {scores['error'].min():.2f} to {scores['error'].max():.2f} standard deviations from the model's own."
+        f"layer {last}); the separators, not drawn, have up to {rest:.0%}. Jiang et al. 2021 say of MonoBERT that CLS mainly "
+        f"gathers information at the last layer. Scores under the masks are {scores['error'].min():.2f} to "
+        f"{scores['error'].max():.2f} standard deviations from the model's own."
     )
 
 

@@ -76,9 +76,7 @@ def _least(rankings: pd.DataFrame) -> str:
 
 def _sample(scalars: dict[str, Any], run: Run) -> str:
     drawn = f", drawn at random with seed {scalars['seed']}" if scalars["sampled"] else ""
-    return (
-        f"{run.where}: {queries_text(scalars['n_queries'])}{drawn}, all {scalars['n_pairs']:,} {run.graded} of theirs"
-    )
+    return f"Of {run.where}: {queries_text(scalars['n_queries'])}{drawn}, all {scalars['n_pairs']:,} {run.graded} of theirs"
 
 
 def _draws(scalars: dict[str, Any]) -> str:

@@ -32,13 +32,21 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     shared = "; ".join(f"{scalars['shared'][k]} of {k}" for k in sorted(scalars["shared"], key=int))
     tested = marks if scalars["n_queries"] > 3 else NO_TEST
     return (
-        f"{run.measure} of {run.where} ({queries_text(scalars['n_queries'])}{run.ranked}) with MLP neurons of all layers pruned, "
+        f"{run.measure} of {run.where} ({_sample(scalars, run)}) with MLP neurons of all layers pruned, "
         f"of {scalars['n_neurons']:,}: those of the largest mean absolute conductance on {scalars['n_pairs']} relevant pairs from "
         f"the baseline {scalars['baseline']}, those of the largest activations, and {scalars['n_draws']} random draws. Neurons are "
         f"chosen on one half of the queries and pruned in rankings of the other, both ways; both halves choose {shared}. Unpruned: "
         f"{scalars['unpruned']:.3f}; random ranking {scalars['random_ranking']:.3f}. {tested} {scalars['missed']:.1%} of the "
         f"conductances' sums miss s − s′ by more than 5 %.{run.one_gain}"
     )
+
+
+def _sample(scalars: dict[str, Any], run: Run) -> str:
+    """The queries and passages that are ranked; a run may have more."""
+    n, of = scalars["n_queries"], scalars.get("n_all_queries", scalars["n_queries"])
+    if n == of:
+        return f"{queries_text(n)}{run.ranked}"
+    return f"{n:,} of {of:,} queries, drawn at random with seed {scalars['seed']}, {scalars['n_ranked']:,} {run.graded}"
 
 
 DRAWERS = {KEY: _draw}

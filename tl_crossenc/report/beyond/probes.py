@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from tl_crossenc.pools.grades import listed
 from tl_crossenc.report.figures.probes import LOWEST_R2, SET_NAMES, probe_features, probes
+from tl_crossenc.report.figures.style import signed
 from tl_crossenc.report.run_record import Run
 from tl_crossenc.report.tables import interval_text, queries_text
 from tl_crossenc.results.artefacts import load_table
@@ -41,8 +42,8 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         *([f"labels shuffled within queries (dotted, mean of {draws})"] if draws else []),
         "the random ranking (line)",
     ]
-    lacking = [f"{n} pairs have none of {SET_NAMES[name]}" for name, n in scalars["left_out"].items() if n]
-    left = f" {' and '.join(lacking)}, and are left out there." if lacking else ""
+    lacking = [f"{SET_NAMES[name]} ({n:,})" for name, n in scalars["left_out"].items() if n]
+    left = f" Pairs without such tokens are left out: {', '.join(lacking)}." if lacking else ""
     named = f"{SET_NAMES[best['set']]} after {best['layer']} layers, {best['ndcg']:.3f}"
     return (
         f"{run.measure} of {run.where} ({_sample(scalars, run)}), ranked by {PROBE_NAMES[scalars['probe']]} that reads the "
@@ -51,7 +52,7 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         f"0 layers run: the embeddings. Bands: 95 % t-intervals over queries. Grey: {', '.join(grey)}. Black: the model's own "
         f"head on the stream at that layer.{left} Best of these {len(own)}, so flattered: {named}"
         f"{interval_text(best['ndcg_low'], best['ndcg_high'])}. Last panel, in the colours of the others: {ZHAN_2020}, MRR@10 "
-        f"over BM25's top 100, random {ZHAN_2020_PROBE_FLOOR}: compare shapes, not heights. {DECODABLE}"
+        f"over BM25's top 100, at the same relative depth, random {ZHAN_2020_PROBE_FLOOR}: compare shapes, not heights. {DECODABLE}"
     )
 
 
@@ -65,7 +66,7 @@ def _caption_features(folder: Path, scalars: dict[str, Any], run: Run) -> str:
     return (
         f"What classical retrieval measures of a pair, read off the {_pooled({**scalars, 'probe': 'ridge'})} of some tokens of "
         f"{run.where} by ridge regression ({_sample(scalars, run)}): R² within queries, of pairs whose query was not fitted "
-        f"on; below 0 is worse than the query's mean (cut at {LOWEST_R2:g}). "
+        f"on; below 0 is worse than the query's mean (cut at {signed(LOWEST_R2, 2)}). "
         f"BM25 with k1 = {about['k1']:g}, b = {about['b']:g} and the "
         f"counts of the pool ({counted}), without stop words. R² over all pairs, with intervals, and that of the untrained "
         f"twin are in the table.{constant} {DECODABLE}"
