@@ -15,6 +15,9 @@ from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store
 
+MOST_NAMED = 20
+"""Units of a circuit that are printed, the most important first."""
+
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--share", type=float, nargs="+", default=list(SHARES), help="to keep (default: .9 .95 .99)")
@@ -35,6 +38,10 @@ def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool]
     ):
         write_table(given, f"circuits{name}.csv", frame, index=False)
     print(found.circuits.round(3).to_string(index=False))
+    for (half, share), units in found.units.groupby(["fold", "share"]):
+        named = [f"{row.direction} {row.layer}.{row.head}" for row in units.head(MOST_NAMED).itertuples()]
+        more = f", and {len(units) - MOST_NAMED} more" if len(units) > MOST_NAMED else ""
+        print(f"half {half + 1}, {share:.0%}: {', '.join(named)}{more}")
 
 
 if __name__ == "__main__":

@@ -183,9 +183,15 @@ def test_the_curve_ends_at_the_whole_model(any_circuits, model):
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_second_run_computes_nothing(any_circuits, model, pool, store_folder, monkeypatch):
+    told = []
     forbid_model_work(monkeypatch)
     monkeypatch.setattr(circuits, "_require_better", lambda whole, random: None)
-    again = run_circuits(model, [pool], Store(store_folder), shares=(0.5,), seed=3, most_runs=9, mode="mask")
+    given = {"shares": (0.5,), "seed": 3, "most_runs": 9, "mode": "mask"}
+    again = run_circuits(model, [pool], Store(store_folder), progress=lambda *now: told.append(now), **given)
+    assert (
+        told[-1][0] == told[-1][1] == max(done for done, _ in told) > 0
+    )  # a bar that is full, wherever the search ended
+    assert again.scalars["most_runs"] == 9
     assert again.circuits.equals(any_circuits.circuits)
     assert again.units.equals(any_circuits.units)
 

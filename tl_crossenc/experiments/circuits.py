@@ -76,6 +76,7 @@ class Circuits(Framed):
             `random`, `kept`, `removed`, `drawn`.
         mode: of the removal.
         seed: of the halves, the random sets and the bootstrap.
+        most_runs: ablations that the search for one circuit could take.
     """
 
     circuits: pd.DataFrame
@@ -84,13 +85,14 @@ class Circuits(Framed):
     per_query: pd.DataFrame
     mode: Mode
     seed: int
+    most_runs: int = MOST_RUNS
 
     __repr__ = short_repr
 
     @property
     def scalars(self) -> dict[str, Any]:
         """What is no table."""
-        return {"mode": self.mode, "seed": self.seed, "n_draws": N_DRAWS, "most_runs": MOST_RUNS}
+        return {"mode": self.mode, "seed": self.seed, "n_draws": N_DRAWS, "most_runs": self.most_runs}
 
 
 @recorded
@@ -159,7 +161,9 @@ def run_circuits(
             frames["per_query"].append(per_query.assign(**about))
         frames["curve"].append(_curve(lab, there, order, costs).assign(fold=fold))
     joined = {name: pd.concat(parts, ignore_index=True) for name, parts in frames.items()}
-    return Circuits(**joined, mode=mode, seed=seed)
+    if progress is not None:
+        progress(lab.done, lab.done)  # a search may end early
+    return Circuits(**joined, mode=mode, seed=seed, most_runs=most_runs)
 
 
 def _require_better(whole: float, random: float) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from tl_crossenc.console.shown import shown
@@ -27,7 +27,7 @@ class RateColumn(ProgressColumn):
     """
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))  # the bar gives way
         self._unit = unit
 
     def render(self, task: Task) -> Text:
