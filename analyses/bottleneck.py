@@ -26,11 +26,15 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--layers", help="after which masks are put, each alone, such as 0-3,5 (default: all)")
     options.add_argument("--queries", type=int, default=QUERIES, help=f"of each collection (default: {QUERIES})")
     options.add_argument("--passages", type=int, default=PER_QUERY, help=f"of each query (default: {PER_QUERY})")
-    options.add_argument("--objective", choices=OBJECTIVES, default="keep")
+    options.add_argument(
+        "--objective", choices=OBJECTIVES, default="keep", help="keep the score, or raise it (default: keep)"
+    )
     options.add_argument("--beta", type=float, default=Fitting.beta, help=f"(default: {Fitting.beta:g})")
     options.add_argument("--steps", type=int, default=Fitting.steps, help=f"(default: {Fitting.steps})")
-    options.add_argument("--by", choices=("all", "part"), default="all", help="whose tokens the noise is like")
-    options.add_argument("--seed", type=int, default=0, help="of the sample and of the noise")
+    options.add_argument(
+        "--by", choices=("all", "part"), default="all", help="whose tokens the noise is like (default: all)"
+    )
+    options.add_argument("--seed", type=int, default=0, help="of the sample and of the noise (default: 0)")
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:

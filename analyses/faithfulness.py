@@ -31,7 +31,14 @@ def add_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--text", choices=TEXTS, default="passage", help="whose tokens (default: passage)")
     options.add_argument("--removal", choices=WAYS, help="default: mask, or pad where the vocabulary has no mask token")
-    options.add_argument("--fractions", nargs="+", type=float, metavar="F", default=list(FRACTIONS), help="from 0 to 1")
+    options.add_argument(
+        "--fractions",
+        nargs="+",
+        type=float,
+        metavar="F",
+        default=list(FRACTIONS),
+        help="of the tokens removed, rising from 0 to 1 (default: tenths)",
+    )
     options.add_argument(
         "--queries", type=int, metavar="N", default=QUERIES, help=f"drawn at random (default: {QUERIES})"
     )
@@ -41,7 +48,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--layer", type=int, metavar="L", help="after which bits are measured (default: the middle)")
     options.add_argument("--nodes", type=int, default=NODES, help=f"of integrated gradients (default: {NODES})")
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:

@@ -24,10 +24,12 @@ from tl_crossenc.store.cells import Store
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--heads", help="best first, 3.7,4.1 or @matching; by default as Figure 1b ranks them")
-    options.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8])
+    options.add_argument(
+        "--counts", type=int, nargs="+", default=[1, 2, 4, 8], metavar="K", help="heads removed (default: 1 2 4 8)"
+    )
     options.add_argument("--draws", type=int, default=LEAST_DRAWS, help="random rankings to compare with (default: 19)")
     options.add_argument("--draw-queries", type=int, help="queries that these are scored on (default: all)")
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0, help="of draws and halves (default: 0)")
     grade_options(options)
 
 

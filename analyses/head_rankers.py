@@ -26,11 +26,29 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--plain", action="store_true", help="rank by the attention mass, without calibration (half the cost)"
     )
-    options.add_argument("--temperatures", type=float, nargs="+", default=list(TEMPERATURES), help="of the CoRe score")
-    options.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
-    options.add_argument("--relevant-grades", type=parse_grades, metavar="G", help="such as 1,2,3")
+    options.add_argument(
+        "--temperatures",
+        type=float,
+        nargs="+",
+        default=list(TEMPERATURES),
+        help=f"of the CoRe score (default: {' '.join(map(str, TEMPERATURES))})",
+    )
+    options.add_argument(
+        "--counts",
+        type=int,
+        nargs="+",
+        default=list(COUNTS),
+        metavar="K",
+        help=f"heads that rank together, fewer than all, which always do (default: {' '.join(map(str, COUNTS))})",
+    )
+    options.add_argument(
+        "--relevant-grades",
+        type=parse_grades,
+        metavar="G",
+        help="such as 1,2,3 (default: the upper half of the collection's scale)",
+    )
     options.add_argument("--queries", type=int, help="a random sample of so many (default: all)")
-    options.add_argument("--seed", type=int, default=0, help="of the halves and the sample")
+    options.add_argument("--seed", type=int, default=0, help="of the halves and the sample (default: 0)")
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:

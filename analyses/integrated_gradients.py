@@ -28,14 +28,19 @@ def add_options(options: argparse.ArgumentParser) -> None:
         default=list(BASELINES),
         help=f"query, passage or both, by pad, mask, unk or a word piece: query:mask (default: {' '.join(BASELINES)})",
     )
-    options.add_argument("--relevant-grades", type=parse_grades, metavar="G", help="such as 2,3")
+    options.add_argument(
+        "--relevant-grades",
+        type=parse_grades,
+        metavar="G",
+        help="such as 2,3 (default: the upper half of the collection's scale)",
+    )
     options.add_argument("--queries", type=int, metavar="N", help="so many, drawn at random (default: all)")
     options.add_argument("--passages", type=int, metavar="N", help="so many of a query, drawn at random (default: all)")
     options.add_argument("--nodes", type=int, default=NODES, help=f"of the quadrature (default: {NODES})")
     options.add_argument(
         "--score", metavar="S", help="probability, or index:K for one logit (default: the model's score)"
     )
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:

@@ -19,16 +19,30 @@ from tl_crossenc.store.cells import Store
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--counts", nargs="+", type=int, metavar="K", default=list(COUNTS), help="neurons pruned")
+    options.add_argument(
+        "--counts",
+        nargs="+",
+        type=int,
+        metavar="K",
+        default=list(COUNTS),
+        help=f"neurons pruned (default: {' '.join(map(str, COUNTS))})",
+    )
     options.add_argument("--draws", type=int, default=DRAWS, help=f"of random neurons (default: {DRAWS})")
-    options.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what takes their place")
+    options.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what takes their place (default: both)"
+    )
     options.add_argument("--baseline", default="both:pad", help="of the conductance (default: both:pad)")
-    options.add_argument("--relevant-grades", type=parse_grades, metavar="G", help="such as 2,3")
+    options.add_argument(
+        "--relevant-grades",
+        type=parse_grades,
+        metavar="G",
+        help="such as 2,3 (default: the upper half of the collection's scale)",
+    )
     options.add_argument("--queries", type=int, metavar="N", help="so many, drawn at random (default: all)")
     options.add_argument(
         "--passages", type=int, metavar="N", help="relevant ones a query for conductance (default: all)"
     )
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0, help="of the halves and of all draws (default: 0)")
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:

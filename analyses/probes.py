@@ -26,18 +26,38 @@ from tl_crossenc.store.cells import Store
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
-        "--probe", choices=PROBES, default="ridge", help="tokens: that of Zhan et al. 2020, which takes minutes"
+        "--probe",
+        choices=PROBES,
+        default="ridge",
+        help="tokens: that of Zhan et al. 2020, which takes minutes (default: ridge)",
     )
-    options.add_argument("--pooling", choices=POOLINGS, default="mean", help="of ridge and logistic")
+    options.add_argument("--pooling", choices=POOLINGS, default="mean", help="of ridge and logistic (default: mean)")
     options.add_argument(
-        "--sets", nargs="+", choices=ALL_SETS, default=SETS, metavar="S", help=f"of {', '.join(ALL_SETS)}"
+        "--sets",
+        nargs="+",
+        choices=ALL_SETS,
+        default=SETS,
+        metavar="S",
+        help=f"of {', '.join(ALL_SETS)} (default: {' '.join(SETS)})",
     )
-    options.add_argument("--folds", type=int, default=FOLDS, help="folds of queries")
-    options.add_argument("--shuffles", type=int, default=SHUFFLES, help="draws of shuffled labels; 0 leaves them")
+    options.add_argument("--folds", type=int, default=FOLDS, help=f"folds of queries (default: {FOLDS})")
+    options.add_argument(
+        "--shuffles", type=int, default=SHUFFLES, help=f"draws of shuffled labels; 0 leaves them (default: {SHUFFLES})"
+    )
     options.add_argument("--no-control", action="store_true", help="leave the untrained twin")
-    options.add_argument("--max-pairs", type=int, default=MOST_PAIRS, help="about so many: whole queries are drawn")
-    options.add_argument("--epochs", type=int, default=TokenProbeSettings.epochs, help="of the probe of single tokens")
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument(
+        "--max-pairs",
+        type=int,
+        default=MOST_PAIRS,
+        help=f"about so many: whole queries are drawn (default: {MOST_PAIRS})",
+    )
+    options.add_argument(
+        "--epochs",
+        type=int,
+        default=TokenProbeSettings.epochs,
+        help=f"of the probe of single tokens (default: {TokenProbeSettings.epochs})",
+    )
+    options.add_argument("--seed", type=int, default=0, help="of folds, shuffles and sample (default: 0)")
 
 
 def main(given: argparse.Namespace, model: HookedCrossEncoder, pools: list[Pool], store: Store) -> None:
