@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -108,6 +109,7 @@ def test_short_reprs_show_sizes_and_never_data():
 
     @dataclasses.dataclass
     class Found:
+        MAIN: ClassVar[str] = "table"
         table: pd.DataFrame
         array: np.ndarray
         heads: tuple
@@ -132,3 +134,4 @@ def test_short_reprs_show_sizes_and_never_data():
     assert "many: dict of 99" in text
     assert "x" * 59 + "…" in text
     assert "x" * 60 not in text
+    assert "MAIN" not in text  # of the class, not of the result

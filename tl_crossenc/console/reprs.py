@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sized
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 LONGEST = 60
@@ -13,7 +14,7 @@ def short_repr(result: Any) -> str:
 
     To be set as a class's `__repr__`: what a dataclass makes itself prints every table whole.
     """
-    names = getattr(result, "__dataclass_fields__", None) or result._fields
+    names = [own.name for own in fields(result)] if is_dataclass(result) else result._fields
     lines = "".join(f"\n  {name}: {_shown(getattr(result, name))}" for name in names if name != "made")
     return f"{type(result).__name__}({lines}\n)"
 
