@@ -233,6 +233,47 @@ def test_a_search_that_runs_out_says_so():
     assert {0, 5, 6, 18} <= {unit.head for unit in found.units}
 
 
+class Trap(Bench):
+    """Heads 0 to 3 together are worth .9 and any set with head 5 is worth 1: greedy search for .9 alone ends in the former."""
+
+    def ndcg(self, pools, conditions):
+        found = super().ndcg(pools, conditions)
+        kept = ~self.seen[-1]
+        found.iloc[:] = 1.0 if kept[5] else 0.9 if kept[:4].all() else 0.0
+        return found
+
+
+def test_a_smaller_set_that_keeps_more_is_where_the_search_for_less_begins():
+    order = [Unit(0, head, Part.CLS, Part.DOC) for head in range(19)]
+    with unchecked():
+        more, alone = (search(Trap([]), [], order, least, 500) for least in (0.99, 0.9))
+        less = search(Trap([]), [], order, 0.9, 500, more.units)
+        larger = search(Trap([]), [], order, 0.9, 500, order[4:])
+    assert [[unit.head for unit in found.units] for found in (more, alone, less)] == [[5], [0, 1, 2, 3], [5]]
+    assert [unit.head for unit in larger.units] == [0, 1, 2, 3]
+    assert less.ndcg == 1.0
+    assert less.minimal
+
+
+def test_a_share_s_search_begins_from_the_set_of_the_next_larger_and_rows_are_in_the_order_asked(
+    model, pool, tmp_path, monkeypatch
+):
+    asked = []
+
+    def searched(lab, pools, order, least, most_runs, known=()):
+        asked.append((least, [*known]))
+        return Found(tuple(order[: len(asked)]), least, True, 0)
+
+    monkeypatch.setattr(circuits, "search", searched)
+    shares = (0.5, 0.9, 0.3)
+    found = run_circuits(model, [pool], Store(tmp_path), shares=shares)
+    assert found.circuits["share"].tolist() == [*shares] * 2
+    assert found.circuits["n_units"].tolist() == [2, 1, 3, 5, 4, 6]
+    for half in (asked[:3], asked[3:]):
+        assert [least for least, _ in half] == sorted((least for least, _ in half), reverse=True)
+    assert [len(known) for _, known in asked] == [0, 1, 2, 0, 4, 5]
+
+
 def test_too_few_queries_and_rankings_no_better_than_random_are_said(model, planted, pool, tmp_path):
     few = pool.select(["q0", "q1", "q2"])
     with pytest.raises(Unavailable, match="fewer than 4 queries"):

@@ -70,8 +70,13 @@ class Found(NamedTuple):
     runs: int
 
 
-def search(lab: Lab, pools: Sequence[Pool], order: Sequence[Unit], least: float, most_runs: int) -> Found:
-    """The greedy search of `circuits`: a beginning of `order` whose nDCG is at least that, and blocks left out of it."""
+def search(
+    lab: Lab, pools: Sequence[Pool], order: Sequence[Unit], least: float, most_runs: int, known: Sequence[Unit] = ()
+) -> Found:
+    """The greedy search of `circuits`: a beginning of `order` whose nDCG is at least that, and blocks left out of it.
+
+    Blocks are left out of `known`, a set that suffices, where that is the smaller.
+    """
     runs, tried = 0, {frozenset(order): np.inf}
 
     def worth(units: Sequence[Unit]) -> float:
@@ -92,7 +97,8 @@ def search(lab: Lab, pools: Sequence[Pool], order: Sequence[Unit], least: float,
     while high - low > 1 and runs < most_runs:
         middle = (low + high) // 2
         low, high = (low, middle) if worth(order[:middle]) >= least else (middle, high)
-    kept, block, minimal = list(order[:high]), max(1, high // 2), False
+    kept = [unit for unit in order if unit in known] if 0 < len(known) < high else list(order[:high])
+    block, minimal = max(1, len(kept) // 2), False
     while runs < most_runs:
         start, before = len(kept), len(kept)
         while start > 0 and runs < most_runs:

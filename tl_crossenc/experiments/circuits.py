@@ -10,7 +10,8 @@ over a query's passages, of the estimated change of the score by the unit's remo
 passages alike changes no order). The shortest beginning of that order that suffices is looked for by bisection; then ever smaller
 blocks of it, least important first, are left out wherever the rest still suffices. Every step is a real ablation of everything
 else. Where the last pass tried each unit alone, the circuit is `minimal`: none of its units can be left out by itself. Smaller ones
-may exist.
+may exist. Shares are searched from the largest on: what keeps a larger one keeps a smaller one, whose search begins from that set
+where it is the smaller.
 
 **Measured** on the other half, and the same with the halves exchanged: nDCG with all but the circuit removed (faithfulness), with
 the circuit removed (completeness: near random, if nothing outside does the same work), with all but as many random units removed.
@@ -41,7 +42,7 @@ from jaxtyping import Float64
 from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
-from tl_crossenc.experiments.circuit_search import Lab, search
+from tl_crossenc.experiments.circuit_search import Found, Lab, search
 from tl_crossenc.experiments.circuit_units import Unit, costs_of, importance_of, keep_only, units_of, without
 from tl_crossenc.experiments.query_folds import of_queries, two_folds
 from tl_crossenc.interventions.conditions import UNABLATED, Mode
@@ -52,7 +53,7 @@ from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.store.cells import Store
 
 SHARES = (0.9, 0.95, 0.99)
-MOST_RUNS = 48
+MOST_RUNS = 256
 """Ablations that the search for one circuit takes at most."""
 N_DRAWS = 5
 """Random sets of as many units that a circuit is compared with."""
@@ -148,8 +149,12 @@ def run_circuits(
         whole, random = float(ends["ndcg", "none"]), float(ends["random", "none"])
         _require_better(whole, random)
         costs = costs_of(model, there, units)
-        for share in shares:
-            found = search(lab, here, order, random + share * (whole - random), most_runs)
+        circuits: dict[float, Found] = {}
+        known: Sequence[Unit] = ()
+        for share in sorted(set(shares), reverse=True):
+            circuits[share] = search(lab, here, order, random + share * (whole - random), most_runs, known)
+            known = circuits[share].units
+        for share, found in ((share, circuits[share]) for share in shares):
             row, per_query = _measure(lab, there, found.units, units, seed)
             about = {"fold": fold, "share": share}
             row = about | {

@@ -27,8 +27,6 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
         counts = " and ".join(f"{count:,}" for count in rows["n_units"])
         costs = " and ".join(f"{cost:.1%}" for cost in rows["multiply_adds"])
         sizes.append(f"{share:.0%} with {counts} units ({costs} of attention's multiply–adds)")
-    sizes_of = table.sort_values("share").groupby("fold")["n_units"]
-    alone = any((counts.diff() < 0).any() for _, counts in sizes_of)
     unsure = int((~table["minimal"].astype(bool)).sum())
     queries = " and ".join(str(n) for n in table.drop_duplicates("fold")["n_queries"])
     return (
@@ -41,11 +39,6 @@ def _caption(folder: Path, scalars: dict[str, Any], run: Run) -> str:
             f"In {unsure} of {len(table)} the search ended at {scalars['most_runs']} ablations, before every unit was tried alone."
             if unsure
             else "No unit of a circuit can be left out by itself."
-        )
-        + (
-            " Each share is searched by itself: a set for a higher one that is smaller serves the lower one, too."
-            if alone
-            else ""
         )
         + run.one_gain
     )
