@@ -14,10 +14,11 @@ from tl_crossenc.experiments import head_ranker_cells, head_rankers
 from tl_crossenc.experiments.head_ranker_cells import head_scores
 from tl_crossenc.experiments.head_rankers import run_head_rankers
 from tl_crossenc.experiments.head_selection import HeadField, usable
-from tl_crossenc.experiments.query_folds import two_folds
+from tl_crossenc.experiments.query_folds import sampled_pools, two_folds
 from tl_crossenc.instruments.head_rankers import HeadScores
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.identity import model_identity
+from tl_crossenc.pools.bm25 import bm25_scores
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import Pool, PoolPair, PoolSpec, build_pool
 from tl_crossenc.results.unavailable import Unavailable
@@ -210,6 +211,94 @@ def test_choosing_on_noise_looks_good_where_it_was_chosen_and_nowhere_else():
     assert mean_interval(gained["same half"]).low > 0.03
     low, high = mean_interval(gained["other half"])
     assert low < 0 < high
+
+
+def a_field(scores, pool, **changes):
+    given = {"dtype": "float32", "cutoff": 2, "gain": "exponential"} | changes
+    return HeadField([pool], [HeadScores(scores, None)], False, **given)
+
+
+def test_ndcg_of_heads_has_its_cutoff_gain_and_ideal_and_ties_what_is_small_beside_all_their_masses():
+    """Two heads of mass .5 each: sums that differ by 7e-6 tie, those of one alone do not. The ideal is that of all judgments."""
+    grades = [1, 3, 0, 2]
+    pairs = tuple(
+        PoolPair(f"q{q}", f"query {q}", f"d{i}", f"text {i}", g) for q in range(2) for i, g in enumerate(grades)
+    )
+    judged = {f"q{q}": {f"d{i}": g for i, g in enumerate(grades)} | {"x": 3} for q in range(2)}
+    near = np.full((8, 2, 1, 2), 0.5)
+    near[[0, 4], :, :, 0] += 7e-6
+    far = near.copy()
+    far[[3, 7]] += 0.1
+    for pool, ideal in (
+        (Pool("own", PoolSpec(None, 0, 0), pairs), 7 + 3 / math.log2(3)),
+        (Pool("all", PoolSpec(None, 0, 0), pairs, ideal="qrels", qrels=judged), 7 + 7 / math.log2(3)),
+    ):
+        first = 1 + (7 + 0 + 3) / 3 / math.log2(3)  # grade 1 alone at the top, the others in any order
+        assert a_field(near, pool).ndcg(0, [0]).tolist() == pytest.approx([first / ideal] * 2, abs=1e-12)
+        every = (1 + 7 + 0 + 3) / 4 * (1 + 1 / math.log2(3))
+        assert a_field(near, pool).ndcg(0, [0, 1]).tolist() == pytest.approx([every / ideal] * 2, abs=1e-12)
+        best = 3 + (1 + 7 + 0) / 3 / math.log2(3)
+        assert a_field(far, pool).ndcg(0, [1]).tolist() == pytest.approx([best / ideal] * 2, abs=1e-12)
+
+
+def test_a_criterion_that_one_half_lacks_chooses_on_neither():
+    half = np.array([[[0.5]], [[np.nan]], [[0.25]]])
+    whole = np.array([[[0.5]], [[0.75]], [[np.nan]]])
+    kept, left_out = usable({"qr": half, "core_0.1": half, "ndcg": whole}, [[0, 2], [1]])
+    assert set(kept) == {"ndcg"}
+    assert left_out == {
+        "qr": "no query of one half has relevant passages",
+        "core_0.1": "no query of one half has relevant passages and hard negatives",
+    }
+
+
+def test_the_list_that_is_kept_is_the_sixteen_of_the_highest_core_score_in_either_direction():
+    """Nineteen heads; CoRe at the first temperature, by loops, over all queries."""
+    rng = np.random.default_rng(6)
+    pairs = [PoolPair(f"q{q}", f"query {q}", f"d{i}", f"text {i}", (3, 0, 2, 0)[i]) for q in range(3) for i in range(4)]
+    scores = rng.random((12, 2, 1, 19))
+    field = a_field(scores, Pool("core", PoolSpec(None, 0, 0), tuple(pairs)))
+    means = np.zeros((2, 19))
+    for direction in range(2):
+        for head in range(19):
+            for start in (0, 4, 8):
+                a, n, b, m = np.exp(scores[start : start + 4, direction, 0, head] / 0.1)
+                means[direction, head] += (a / (a + n + m) + b / (b + n + m)) / 6
+    order = sorted(range(19), key=lambda head: -max(means[:, head]))
+    found = head_rankers._strongest(field, field.criteria((2, 3), (0.1, 0.001)))
+    assert [tuple(head) for head in found] == [(0, head) for head in order[:16]]
+
+
+def test_bm25_and_the_intervals_of_single_heads_by_hand(tiny):
+    _, pool, _, found = tiny
+    scores = bm25_scores(pool)
+    for (_, query_id), value in found.per_query["BM25"].items():
+        own = [i for i, pair in enumerate(pool.pairs) if pair.query_id == query_id]
+        expected = ndcg(scores[own], [pool.pairs[i].grade for i in own], scale=float(scores.max()))
+        assert value == pytest.approx(expected, abs=1e-9)
+    assert found.per_query["BM25"].nunique() > 2
+    assert (found.heads["ndcg_low"] <= found.heads["ndcg"]).all()
+    assert (found.heads["ndcg"] <= found.heads["ndcg_high"]).all()
+    assert (found.heads["ndcg_low"] < found.heads["ndcg_high"]).any()
+
+
+def test_a_sample_is_of_ranked_queries_each_once_and_by_the_seed():
+    pairs = [
+        PoolPair(f"q{q}", f"query {q}", f"d{i}", f"text {i}", -1 if q > 8 else i) for q in range(12) for i in range(2)
+    ]
+    pool = Pool("sample", PoolSpec(None, 0, 0), tuple(pairs))
+    drawn = set()
+    for seed in range(40):
+        (sample,) = sampled_pools([pool], 5, seed)
+        names = list(sample.by_query())
+        assert len(names) == 5
+        assert len(sample) == 10
+        drawn.add(tuple(names))
+    assert len(drawn) > 20
+    assert {name for names in drawn for name in names} == {f"q{q}" for q in range(9)}  # the others have nothing to rank
+    assert sampled_pools([pool], 9, 0) is sampled_pools([pool], None, 0) is None
+    with pytest.raises(ValueError, match="expected at least one query to draw, got 0: leave the number away for all"):
+        sampled_pools([pool], 0, 0)
 
 
 def test_equal_scores_are_the_random_ranking_whatever_the_passages_are_called():

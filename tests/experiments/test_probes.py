@@ -11,7 +11,7 @@ from small_worlds import CONTEXT, TOPICS, forbid_model_work, pool_of_words, tiny
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
 from tl_crossenc.executors.executor import InProcess
 from tl_crossenc.experiments.probe_cells import StateCells
-from tl_crossenc.experiments.probe_work import ProbeWork
+from tl_crossenc.experiments.probe_work import ProbeWork, sample_queries
 from tl_crossenc.experiments.probes import Probes, run_probes
 from tl_crossenc.instruments.token_probe import TokenProbeSettings
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -262,6 +262,21 @@ def test_a_large_pool_is_a_sample_of_whole_queries(tiny, words, tmp_path):
     assert few.scalars["queries"] == 4  # two a fold
 
 
+def test_what_is_relevant_is_by_the_scale_of_the_collection_and_not_of_the_sample(tiny, tmp_path):
+    """One query has the scale's top, 4, and is not drawn: 3 is relevant and 2 is not, as with all queries."""
+    queries = {f"q{i}": f"how do {TOPICS[i % 5]} rise {i}" for i in range(5)}
+    grades = {query: (4, 3, 0) if query == "q0" else (3, 2, 0) for query in queries}
+    pool = pool_of_words("scale", queries, grades, (*TOPICS, "lay", "eggs"))
+    given = {"sets": ("CLS",), "n_folds": 2, "n_shuffles": 0, "control": False, "max_pairs": 12}
+    for seed in range(30):
+        if "q0" not in {pair.query_id for part in sample_queries([pool], 12, 4, seed)[0] for pair in part.pairs}:
+            break
+    found = run_probes(tiny, [pool], Store(tmp_path), seed=seed, **given)
+    assert "q0" not in set(found.per_query["query_id"])
+    assert found.scalars["relevant_grades"] == {"scale": [3, 4]}
+    assert found.per_query["random_mrr"].tolist() == pytest.approx([(1 + 1 / 2 + 1 / 3) / 3] * len(found.per_query))
+
+
 # Shuffled labels, measured where there is something to find.
 
 
@@ -309,6 +324,8 @@ def test_shuffled_labels_give_the_random_ranking_on_average(pool):
         ({"n_folds": 1}, "not fitted on: expected at least 2 folds"),
         ({"max_pairs": 0}, "expected max_pairs of at least 1, got 0"),
         ({"relevant_grades": (1,)}, r"need relevant passages \(grade 1\) and others, but 0 of 32 are relevant"),
+        ({"relevant_grades": ()}, r"need relevant passages \(grade none\) and others, but 0 of 32 are relevant"),
+        ({"sets": ("DOC", "STOPS", "DOC")}, "expected sets among CLS, QUERY"),
         ({"relevant_grades": (0, 1, 2, 3)}, "but 32 of 32 are relevant: choose other grades"),
     ],
 )

@@ -18,6 +18,7 @@ from tl_crossenc.instruments import head_rankers
 from tl_crossenc.instruments.head_rankers import (
     CONTENT_FREE,
     RANKER_DIRECTIONS,
+    _token_attention,
     _TokenAttention,
     core_score,
     measure_head_scores,
@@ -131,6 +132,29 @@ def test_tokens_that_differ_by_rounding_are_all_kept():
     found = _attention(values).calibrated(_attention([0.125] * 20), 64 * np.finfo(float).eps)
     assert found.ravel().tolist() == pytest.approx([2.5, 0.125], abs=1e-12)
     assert _attention([0.25]).calibrated(_attention([0.5]), 0.0).ravel().tolist() == [-0.25, -0.25]  # a single token
+
+
+def test_rounding_is_of_the_larger_of_the_two_runs():
+    """What is left of 1e-6 less .9: beside .9 a last bit is nothing, beside 1e-6 much."""
+    theirs = [0.9] * 20
+    theirs[7] += 2.0**-52
+    found = _attention([1e-6] * 20).calibrated(_attention(theirs), 64 * np.finfo(float).eps)
+    assert found.ravel().tolist() == pytest.approx([20 * (1e-6 - 0.9), 1e-6 - 0.9], abs=1e-12)
+
+
+def test_a_model_whose_attention_is_even_but_for_last_bits_drops_no_token():
+    """float32, logits of some 1e-7: tokens differ by a bit or two, and the calibrated score is the difference of the masses."""
+    model = port(tiny_hf(seed=5), torch.float32)
+    for block in model.blocks:
+        block.attn.W_K.data *= 3e-7
+        block.attn.b_K.data *= 0
+    rows = tiny_rows(((3, 17), (2, 19), (1, 23)), seed=3)
+    free = [_with_query(row, n) for row, n in zip(rows, (3, 2, 1), strict=True)]
+    found = measure_head_scores(model, encoded(rows), encoded(free))
+    others = measure_head_scores(model, encoded(free)).mass
+    np.testing.assert_allclose(found.calibrated, found.mass - others, atol=2e-6)
+    tokens = _token_attention(model, encoded(rows).batch([0, 1, 2])).values
+    assert (tokens[0, :, :, :, :17].diff() != 0).any()  # last bits there are
 
 
 def test_the_core_score_is_a_softmax_with_one_relevant_passage_at_a_time():

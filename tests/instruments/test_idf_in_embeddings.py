@@ -54,6 +54,25 @@ def test_idf_in_the_first_direction_is_found_in_one(frequencies):
     assert (len(found.pieces), found.left_out, found.decomposed) == (1000, 103, 1103)
 
 
+def test_the_sign_of_the_correlation_is_that_of_a_direction_whose_entries_add_up_to_more_than_nothing(frequencies):
+    """Rare pieces far along a direction of positive entries: positive; the same with all embeddings turned round: still so."""
+    rng = np.random.default_rng(7)
+    direction = np.abs(rng.normal(size=WIDTH))
+    idf = np.where(frequencies.df > 0, frequencies.idf, 0.0)
+    for sign in (1, -1):  # of what a piece has there
+        W = sign * idf[:, None] * direction + 0.01 * rng.normal(size=(N_PIECES, WIDTH))
+        found = idf_in_embeddings(torch.tensor(W), frequencies).correlation
+        assert found == pytest.approx(sign, abs=1e-3)
+
+
+def test_as_many_directions_as_half_of_the_pieces_fitted_on_are_too_many():
+    """Twelve pieces, of which nine or ten are fitted on: up to three directions."""
+    rng = np.random.default_rng(3)
+    frequencies = PieceFrequencies(rng.integers(1, 30, size=12), 31)
+    found = idf_in_embeddings(torch.tensor(rng.normal(size=(12, 7))), frequencies, sizes=(1, 2, 3, 4, 5, 7))
+    assert found.features == ("1", "2", "3", NORM)
+
+
 def test_idf_in_the_third_direction_needs_three(frequencies):
     found = idf_in_embeddings(embeddings(frequencies, 20, 2), frequencies, sizes=(1, 2, 3, 4)).r2
     assert max(found["1"], found["2"]) < 0.01

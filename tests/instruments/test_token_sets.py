@@ -13,7 +13,7 @@ from transformers import BertTokenizerFast
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.layer_features import layer_features
 from tl_crossenc.instruments.layer_tokens import layer_tokens
-from tl_crossenc.instruments.token_sets import ALL_SETS, SETS, TokenSets, stop_words
+from tl_crossenc.instruments.token_sets import ALL_SETS, SETS, TokenSets, full_stop_ids, stop_words
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.bm25 import words_of
 
@@ -86,6 +86,13 @@ def test_stop_words_are_those_that_bm25_leaves_out():
     assert set(LITERAL) < stop_words()
     assert len(stop_words()) == 33
     assert words_of([" ".join(sorted(stop_words()))]) == [[]]
+
+
+def test_full_stops_are_told_in_every_way_of_writing_pieces(tmp_path):
+    cfg = tiny_model(tmp_path / "m").cfg
+    pieces = (*VOCABULARY[:5], "Ġ.", "..", "▁.", "▁", ".", "##.", "a.")
+    model = HookedCrossEncoder(cfg, BertTokenizerFast(vocab={piece: i for i, piece in enumerate(pieces)}))
+    assert full_stop_ids(model) == (5, 7, 9)
 
 
 def test_what_cannot_be_told_is_said_and_the_other_sets_need_no_tokenizer(tmp_path):
