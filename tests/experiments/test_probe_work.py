@@ -300,6 +300,7 @@ def test_a_sample_takes_as_many_whole_queries_as_fit_to_the_pair():
         sample, of = sample_queries(pools, most, 1, 3)
         sizes[most] = sum(len(pool) for pool in sample)
         assert of == 10
+        assert all(len(pool) for pool in sample)
         for pool in sample:
             whole = pools[0] if pool.collection == "one" else pools[2]
             for query_id, own in pool.by_query().items():

@@ -10,7 +10,7 @@ from small_worlds import CONTEXT, TOPICS, forbid_model_work, pool_of_words, tiny
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
 from tl_crossenc.executors.executor import InProcess
-from tl_crossenc.experiments.probe_cells import StateCells
+from tl_crossenc.experiments.probe_cells import StateCells, StateTask
 from tl_crossenc.experiments.probe_work import ProbeWork, sample_queries
 from tl_crossenc.experiments.probes import Probes, run_probes
 from tl_crossenc.instruments.token_probe import TokenProbeSettings
@@ -20,6 +20,7 @@ from tl_crossenc.pools.retrieval_features import FEATURES
 from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.significance import mean_interval
 from tl_crossenc.store.cells import Store
+from tl_crossenc.store.keys import CellKey
 
 MATCHED_AT, MOVED_AT = MATCHING_HEAD[0] + 1, MOVING_HEAD[0] + 1
 """Layers run before the match stands in DOC, and before its share stands in CLS."""
@@ -195,6 +196,29 @@ def test_a_cell_does_not_depend_on_the_cells_beside_it(tiny, words, tmp_path):
         one, other = together.read(key), apart.read(key)
         assert one.drop(["states"]).equals(other.drop(["states"]))
         np.testing.assert_array_equal(*(t["states"].combine_chunks().flatten().to_numpy() for t in (one, other)))
+
+
+def test_what_was_pooled_or_drawn_otherwise_is_another_cell_and_pooled_states_know_no_seed(tiny, words, tmp_path):
+    """In one store, one after another: each reads its own."""
+    ranked, store = words.ranked.select(["q0", "q2"]), Store(tmp_path)
+    mean, largest, same = (cells(tiny, ranked, store, ("DOC",), *how) for how in (("mean",), ("max",), ("mean", 9)))
+    assert (mean.pairs_run, largest.pairs_run, same.pairs_run) == (len(ranked), len(ranked), 0)
+    states, lengths, _ = mean.features("DOC")
+    assert np.abs(largest.features("DOC")[0] - states)[lengths > 1].max() > 1e-3
+    single = [cells(tiny, ranked, store, ("DOC",), None, seed) for seed in (0, 1)]
+    assert [one.pairs_run for one in single] == [len(ranked)] * 2
+    assert {kind: len(own) for kind, own in tables(store).items()} == {"layer-features": 2, "layer-tokens": 2}
+
+
+def test_progress_counts_every_run_of_a_layer(tiny, words):
+    """Pooled, all sets are read in one run of the pairs; single tokens, in a run a set."""
+    pairs = words.ranked.pairs[:3]
+    for pooling, runs in (("mean", 1), (None, 2)):
+        keys = tuple(CellKey.of("any", set=name) for name in ("DOC", "SEP"))
+        task = StateTask(pairs, ("DOC", "SEP"), keys, pooling, 0, tiny.cfg.n_layers, CONTEXT, {})
+        done = []
+        assert [cell.key for cell in task.cells(tiny, done.append)] == list(keys)
+        assert sum(done) == task.cost == tiny.cfg.n_layers * 3 * runs
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
