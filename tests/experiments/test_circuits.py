@@ -286,5 +286,10 @@ def test_too_few_queries_and_rankings_no_better_than_random_are_said(model, plan
 def test_bad_shares_and_ablations_are_refused(model, pool, tmp_path):
     with pytest.raises(ValueError, match=r"expected shares above 0 and at most 1, got \[0\.0\]"):
         run_circuits(model, [pool], Store(tmp_path), shares=(0.0,))
+    for asked, pools in (({"most_runs": 0}, [pool]), ({"seed": -1}, [pool]), ({}, [])):
+        with pytest.raises(
+            ValueError, match="expected at least one pool, at least one ablation a search and a seed of at"
+        ):
+            run_circuits(model, pools, Store(tmp_path), **asked)
     with model.ablating("DOC->QUERY"), pytest.raises(ValueError, match="expected a model with nothing ablated"):
         run_circuits(model, [pool], Store(tmp_path))

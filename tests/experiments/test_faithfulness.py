@@ -169,7 +169,7 @@ def test_what_is_stored_is_not_run_again_and_fewer_attributions_are_the_same_cel
 def test_a_task_travels_and_each_of_its_cells_is_the_same_alone(reranker, pool):
     about = About(IN_PROCESS.identity(reranker), "", 50, reranker.cfg.n_layers)
     asked = [Attribution("leave-one-out"), Attribution("random", 1)]
-    given, measuring = Attributing(Removal("delete", "query", None)), Measuring((0.0, 1.0), (0.3,), 0.3, 4)
+    given, measuring = Attributing(Removal("delete", "query", None)), Measuring((0.0, 0.5, 1.0), (0.3,), 0.3, 4)
     (task,) = faithfulness_tasks(about, pool.select(["q0"]), asked, given, measuring, None)
     counted = []
     both = {cell.key: cell.table for cell in pickle.loads(pickle.dumps(task)).cells(reranker, counted.append)}
@@ -212,6 +212,9 @@ def test_bad_input_is_told_before_anything_is_run(reranker, pool, tmp_path, monk
     store = Store(tmp_path)
     for given, said in (
         ({"attributions": ["lime"]}, "expected attributions among bottleneck"),
+        ({"attributions": []}, "expected attributions among bottleneck"),
+        ({"fractions": (0.0, 1.0)}, "expected fractions that rise from 0 to 1"),
+        ({"share": 1.0}, "a share between 0 and 1, and a seed of at least 0, got 1, None, 3, 5, 1.0 and 0"),
         ({"removal": "blank"}, "expected tokens of passage or query removed by mask, pad, delete"),
         ({"text": "title"}, "expected tokens of passage or query removed by mask, pad, delete"),
         ({"queries": 0}, "expected at least one pool, query and draw"),

@@ -6,7 +6,10 @@ import tiny_models as tiny
 import torch
 
 from tl_crossenc.inputs.parts import Part
+from tl_crossenc.instruments import faithfulness
 from tl_crossenc.instruments.faithfulness import (
+    Curves,
+    Sets,
     comprehensiveness,
     random_sets,
     removal_curves,
@@ -116,6 +119,58 @@ def test_an_area_by_hand():
         assert found.sufficiency[0] == (1 if sign > 0 else 3)
 
 
+def curves_of(most, least, **about):
+    """Curves of one pair with tokens, over uneven fractions."""
+    bins = np.zeros((1, 1))
+    return Curves((0.0, 0.2, 0.5, 1.0), (0.5,), np.array([4]), np.array([most]), np.array([least]), bins, bins, **about)
+
+
+def test_areas_over_uneven_fractions_of_a_score_that_ends_elsewhere_than_at_0():
+    """.1 x 2 + .3 x 2 + .25 x 2 between the curves, of a span of 4 that begins at 11."""
+    found = curves_of([11.0, 8.0, 8.0, 7.0], [11.0, 10.0, 10.0, 7.0])
+    assert found.raw_area[0] == pytest.approx(0.1 * 2 + 0.3 * 2 + 0.25 * 2)
+    assert found.area[0] == pytest.approx(1.3 / 4)
+    most, least = found.normalised
+    assert most[0].tolist() == [1, 0.25, 0.25, 0]
+    assert least[0].tolist() == [1, 0.75, 0.75, 0]
+
+
+def test_a_score_that_rises_or_falls_by_rounding_or_by_less_than_asked_has_no_span_and_keeps_its_raw_area():
+    """The last falls by 4 of 4,000,007: float32 has 24 bits, 1 in 16 million, and a sum loses a few of them."""
+    inner = [9.0, 8.0]
+    for ends, about in (((7.0, 11.0), {}), ((11.0, 7.0), {"least_span": 4.0}), ((4_000_011.0, 4_000_007.0), {})):
+        found = curves_of([ends[0], *inner, ends[1]], [ends[0], *inner[::-1], ends[1]], **about)
+        assert not found.has_span[0]
+        assert np.isnan([found.area[0], found.normalised[0][0, 1]]).all()
+        assert np.isfinite(found.raw_area[0])
+    assert curves_of([11.0, *inner, 7.0], [11.0, *inner, 7.0], least_span=3.9).has_span[0]
+
+
+def test_bins_are_erasers_and_fractions_tenths():
+    assert faithfulness.BINS == (0.01, 0.05, 0.10, 0.20, 0.50)  # DeYoung et al. 2020, 5.2
+    assert faithfulness.FRACTIONS == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def test_a_seed_draws_other_orders_of_ties_and_other_sets():
+    pairs, none = tiny.encoded(ROWS[1:2]), np.zeros(len(ROWS[1][0]))
+    curves = [removal_curves(linear, pairs, none, REMOVALS[0], seed=seed).most[0] for seed in (0, 0, 1, 2)]
+    sets = [random_sets(linear, pairs, REMOVALS[0], draws=9, seed=seed).drops[0] for seed in (0, 0, 1, 2)]
+    for first, same, *others in (curves, sets):
+        np.testing.assert_array_equal(first, same)
+        assert all(np.abs(first - other).max() > 0.1 for other in others)
+
+
+def test_what_is_constant_but_for_rounding_has_no_correlation():
+    sets = [[np.array([i]) for i in range(4)]]
+    noise = 1 + 1e-9 * np.array([3.0, 1.0, 2.0, 4.0])
+    varied = np.array([1.0, 2.0, 4.0, 3.0])
+    assert np.isnan(Sets(sets, noise[None]).sensitivity(varied)).all()
+    assert np.isnan(Sets(sets, varied[None]).sensitivity(noise)).all()
+    assert Sets(sets, varied[None]).sensitivity(np.array([1.0, 2.0, 3.0, 4.0]))[0] == pytest.approx(
+        0.8
+    )  # 1 - 6 x 2 / 60
+
+
 @pytest.mark.parametrize("removal", REMOVALS[:2], ids=lambda removal: removal.way)
 def test_a_linear_score_has_a_sensitivity_of_1(removal):
     own = WEIGHTS[PAIRS.tokens]
@@ -191,10 +246,36 @@ def test_tied_tokens_are_in_an_order_of_the_seed_and_equal_but_for_rounding_is_t
         assert (np.diff(values[order]) <= 0).all()
         assert sorted(order) == sorted(set(order))
         assert DOC[order].all()
+    for a, b in ((values, close), (-values, -close), (1e-9 * values, 1e-9 * close)):  # whatever the sign and the size
+        for first, second in zip(*(removal_orders(PAIRS, own, Part.DOC) for own in (a, b)), strict=True):
+            np.testing.assert_array_equal(first, second)
+    ranked = np.random.default_rng(2).normal(size=len(values))
+    for first, second in zip(*(removal_orders(PAIRS, own, Part.DOC) for own in (ranked, 1e-9 * ranked)), strict=True):
+        np.testing.assert_array_equal(first, second)
+    one = tiny.encoded(ROWS[1:2])
+    apart = np.zeros(len(one.tokens))
+    apart[4:12] = [-1000.0, 5.0, 5.001, 5.002, -999.99, 5.003, 4.0, 5.004]  # by a millionth of the largest and more
+    assert removal_orders(one, apart, Part.DOC)[0].tolist() == [11, 9, 7, 6, 5, 10, 8, 4]
     flat = [removal_orders(PAIRS, np.zeros(len(values)), Part.DOC, seed)[1] for seed in range(200)]
     first = np.bincount([own[0] - min(own) for own in flat], minlength=8)
     assert first.min() > 8
     assert first.max() < 50
+
+
+def test_many_removals_are_run_a_part_at_a_time_and_keep_their_order(monkeypatch):
+    own = np.flatnonzero(DOC[: PAIRS.offsets[2]])
+    wanted = [Removed(int(at >= PAIRS.offsets[1]), np.array([at])) for at in own] * 2
+    held = []
+
+    def score(pairs):
+        held.append(len(pairs))
+        return linear(pairs)
+
+    monkeypatch.setattr("tl_crossenc.instruments.removal.TOGETHER", 5)
+    found = removal_scores(score, PAIRS, wanted, REMOVALS[0])
+    expected = linear(PAIRS)[[place.pair for place in wanted]] - WEIGHTS[PAIRS.tokens[np.tile(own, 2)]]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    assert held == [5, 5, 3]
 
 
 def test_no_pair_s_removal_is_run_twice():
@@ -245,9 +326,50 @@ def test_bad_input_is_told(model, values):
     ):
         as_removal(model, PAIRS, "pad", "title")
     for fractions, bins in (((0.0, 0.5), BINS), ((0.0, 1.0), ()), ((0.0, 1.0), (1.5,)), ((0.0, 0.6, 0.5, 1.0), BINS)):
-        with pytest.raises(ValueError, match="expected fractions that rise from 0 to 1 and bins"):
-            removal_curves(linear, PAIRS, values, REMOVALS[0], fractions=fractions, bins=bins)
+        refused(fractions, bins, values)
+    for fractions, bins in (((0.0, 1.0), BINS), (FRACTIONS, (1.0,)), (FRACTIONS, (0.0,)), ((0.0, 0.5, 0.5, 1.0), BINS)):
+        refused(fractions, bins, values)
     with pytest.raises(ValueError, match="expected a finite value for each of the DOC tokens"):
         removal_orders(PAIRS, np.where(DOC, np.nan, values), Part.DOC)
     with pytest.raises(ValueError, match="expected a share between 0 and 1 and at least two draws"):
         random_sets(linear, PAIRS, REMOVALS[0], draws=1)
+    for share in (0.0, 1.0, 1.5, -0.2, np.nan):
+        with pytest.raises(ValueError, match="expected a share between 0 and 1 and at least two draws"):
+            random_sets(linear, PAIRS, REMOVALS[0], share=share)
+    both = REMOVALS[0].of_both()
+    for given in (lambda: removal_curves(linear, PAIRS, values, both), lambda: random_sets(linear, PAIRS, both)):
+        with pytest.raises(ValueError, match=r"expected a removal of one text, passage or query, .* got one of both"):
+            given()
+    sets = random_sets(linear, PAIRS, REMOVALS[0], draws=3)
+    for wrong in (np.where(DOC, np.nan, values), values[:9]):
+        with pytest.raises(ValueError, match="expected a finite value for each token of the sets"):
+            sets.sensitivity(wrong)
+    assert np.isfinite(sets.sensitivity(np.where(DOC, values, np.nan))[:2]).all()
+    with pytest.raises(ValueError, match="expected a seed of at least 0, got -1"):
+        removal_curves(linear, PAIRS, values, REMOVALS[0], seed=-1)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("measure", [comprehensiveness, sufficiency])
+def test_only_tokens_of_the_text_are_chosen(measure):
+    """CLS among them, values in place of true and false, too few: none is left out without a word."""
+    cls = DOC.copy()
+    cls[0] = True
+    for chosen in (cls, DOC.astype(float), np.full(len(DOC), np.nan), DOC[:-1]):
+        with pytest.raises(
+            ValueError, match="expected true or false for each of the 36 tokens, and true for tokens of"
+        ):
+            measure(linear, PAIRS, chosen, REMOVALS[0])
+
+
+def test_scores_that_are_no_numbers_are_told(hf):
+    broken = tiny.port(hf)
+    with torch.no_grad():
+        broken.classifier.bias.fill_(float("nan"))
+    with pytest.raises(ValueError, match="expected finite scores, but some are NaN or infinite"):
+        model_scorer(broken)(PAIRS)
+
+
+def refused(fractions, bins, values):
+    with pytest.raises(ValueError, match="expected fractions that rise from 0 to 1 and bins"):
+        removal_curves(linear, PAIRS, values, REMOVALS[0], fractions=fractions, bins=bins)

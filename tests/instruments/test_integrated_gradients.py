@@ -272,6 +272,11 @@ def test_words_add_up_to_their_pieces(tmp_path):
         assert row[5] == values[0, row.start : row.stop].sum()
     with pytest.raises(ValueError, match="one a token of the pair"):
         word_sums(model, pairs, 0, values[:, 1:])
+    two = model.encode_pairs("how fleas lay", ["a", "the flea lays its eggs."])
+    assert word_sums(model, two, 1, values).equals(frame)
+    assert word_sums(model, two, -1, values).equals(frame)
+    with pytest.raises(ValueError, match=r"expected pairs 0\.\.1, got pair 2"):
+        word_sums(model, two, 2, values)
 
 
 def test_replaced_tokens_are_the_texts_alone(model):

@@ -118,7 +118,7 @@ def run_circuits(
         model: the model, with nothing ablated.
         pools: of distinct collections; graded passages are ranked.
         store: of cells.
-        shares: of the unablated nDCG over random that a circuit keeps, each above 0 and at most 1.
+        shares: of the unablated nDCG over random that a circuit keeps, each above 0 and at most 1; one given twice counts once.
         mode: of the removal.
         seed: of halves, random sets and bootstrap.
         cutoff, gain: of nDCG.
@@ -129,10 +129,16 @@ def run_circuits(
 
     Raises:
         Unavailable: fewer than four queries, or an unablated ranking that is no better than a random one.
-        ValueError: shares out of range, or an active ablation.
+        ValueError: no pools, or two of one name; shares, a seed or a number of ablations out of range; or an active ablation.
     """
     if not shares or not all(0 < share <= 1 for share in shares):
         raise ValueError(f"expected shares above 0 and at most 1, got {list(shares)}")
+    if not pools or most_runs < 1 or seed < 0:
+        raise ValueError(
+            "expected at least one pool, at least one ablation a search and a seed of at least 0, got "
+            f"{len(pools)}, {most_runs} and {seed}"
+        )
+    shares = tuple(dict.fromkeys(shares))
     if model.active_condition != UNABLATED:
         raise ValueError(f"expected a model with nothing ablated, got one under {model.active_condition}")
     require_distinct([pool.collection for pool in pools])

@@ -181,12 +181,14 @@ def check_fractions(fractions: Sequence[float], bins: Sequence[float]) -> tuple[
     """Both as tuples.
 
     Raises:
-        ValueError: fractions that do not rise from 0 to 1, or a bin that is not between them.
+        ValueError: fractions that do not rise from 0 to 1, with none between, where all orders are alike, or a bin that is not
+            between 0 and 1.
     """
-    rising = len(fractions) > 1 and fractions[0] == 0 and fractions[-1] == 1 and bool((np.diff(fractions) > 0).all())
+    rising = len(fractions) > 2 and fractions[0] == 0 and fractions[-1] == 1 and bool((np.diff(fractions) > 0).all())
     if not rising or not bins or not all(0 < share < 1 for share in bins):
         raise ValueError(
-            f"expected fractions that rise from 0 to 1 and bins between 0 and 1, got {list(fractions)} and {list(bins)}"
+            "expected fractions that rise from 0 to 1 and bins between 0 and 1, at least one fraction between the ends and one "
+            f"bin, got {list(fractions)} and {list(bins)}"
         )
     return tuple(fractions), tuple(bins)
 
@@ -194,15 +196,34 @@ def check_fractions(fractions: Sequence[float], bins: Sequence[float]) -> tuple[
 def comprehensiveness(
     score: Scorer, pairs: EncodedPairs, chosen: Bool[np.ndarray, "token"], removal: Removal
 ) -> Float[np.ndarray, "pair"]:
-    """s() - s(chosen): what the score loses without the chosen tokens of each pair."""
-    return _drop(score, pairs, chosen, removal)
+    """s() - s(chosen): what the score loses without the chosen tokens of each pair.
+
+    Raises:
+        ValueError: not true or false for each token, or a chosen token that is not the text's.
+    """
+    return _drop(score, pairs, _of_text(pairs, chosen, removal), removal)
 
 
 def sufficiency(
     score: Scorer, pairs: EncodedPairs, chosen: Bool[np.ndarray, "token"], removal: Removal
 ) -> Float[np.ndarray, "pair"]:
-    """s() - s(all but chosen): what the score loses where the chosen tokens are all that is left of the text."""
-    return _drop(score, pairs, ~np.asarray(chosen, bool) & (pairs.parts == removal.part), removal)
+    """s() - s(all but chosen): what the score loses where the chosen tokens are all that is left of the text.
+
+    Raises:
+        ValueError: see `comprehensiveness`.
+    """
+    return _drop(score, pairs, ~_of_text(pairs, chosen, removal) & (pairs.parts == removal.part), removal)
+
+
+def _of_text(pairs: EncodedPairs, chosen: Bool[np.ndarray, "token"], removal: Removal) -> Bool[np.ndarray, "token"]:
+    """The chosen tokens, all of them the text's."""
+    given = np.asarray(chosen)
+    if given.dtype != bool or given.shape != pairs.tokens.shape or (given & (pairs.parts != removal.part)).any():
+        raise ValueError(
+            f"expected true or false for each of the {len(pairs.tokens)} tokens, and true for tokens of the {removal.text} alone, "
+            f"got {given.dtype} of shape {given.shape}"
+        )
+    return given
 
 
 def _drop(
@@ -229,7 +250,14 @@ class Sets(Framed):
     __repr__ = short_repr
 
     def sensitivity(self, values: Float[np.ndarray, "token"]) -> Float[np.ndarray, "pair"]:
-        """Pearson's r over the sets of the sum of their values and the drop; NaN where either does not vary but for rounding."""
+        """Pearson's r over the sets of the sum of their values and the drop; NaN where either does not vary but for rounding.
+
+        Raises:
+            ValueError: not one finite value a token of the sets.
+        """
+        used = np.concatenate([np.zeros(0, np.int64), *(own for sets in self.tokens for own in sets)])
+        if np.ndim(values) != 1 or used.max(initial=-1) >= len(values) or not np.isfinite(values[used]).all():
+            raise ValueError(f"expected a finite value for each token of the sets, got shape {np.shape(values)} or NaN")
         sums = np.array([[values[own].sum() for own in sets] for sets in self.tokens]).reshape(self.drops.shape)
         found = np.full(len(sums), np.nan)
         for i, (x, y) in enumerate(zip(sums, self.drops, strict=True)):

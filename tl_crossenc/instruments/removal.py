@@ -61,7 +61,13 @@ class Removal(NamedTuple):
 
     @property
     def part(self) -> Part:
-        """Whose tokens, where they are one text's."""
+        """Whose tokens, where they are one text's.
+
+        Raises:
+            ValueError: those of both.
+        """
+        if self.text == BOTH:
+            raise ValueError("expected a removal of one text, passage or query, to rank tokens of, got one of both")
         return TEXTS[self.text]
 
     @property
@@ -212,6 +218,12 @@ def removal_orders(
 
 
 def pair_generator(pairs: EncodedPairs, pair: int, seed: int, *purpose: int) -> np.random.Generator:
-    """Of a pair's random draws, by the seed, what they are for, and its tokens: the same in any batch."""
+    """Of a pair's random draws, by the seed, what they are for, and its tokens: the same in any batch.
+
+    Raises:
+        ValueError: a seed below 0.
+    """
+    if seed < 0:
+        raise ValueError(f"expected a seed of at least 0, got {seed}")
     digest = token_digest(pairs.tokens[pairs.offsets[pair] : pairs.offsets[pair + 1]])
     return np.random.default_rng([seed, *purpose, int.from_bytes(digest[:16], "little")])

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from tl_crossenc.inputs.pairs import EncodedPairs
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.inputs.pieces import Pieces
+from tl_crossenc.interventions.indices import within
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 
 
@@ -20,7 +21,7 @@ def word_sums(
     Args:
         model: whose tokenizer made the pairs.
         pairs: the pairs.
-        pair: which of them.
+        pair: which of them; a negative number counts from the end.
         values: of its tokens; a row a layer, say. `IntegratedGradients.of(pair)` is such.
 
     Returns:
@@ -28,10 +29,11 @@ def word_sums(
         named 0, 1, .... A word's value is the sum over its pieces, so that columns add up to what the tokens do.
 
     Raises:
-        ValueError: a model without a tokenizer, or values that are not one a token.
+        ValueError: a model without a tokenizer, a pair that there is not, or values that are not one a token.
     """
     if model.tokenizer is None:
         raise ValueError("expected a model with a tokenizer to tell words, got one without")
+    (pair,) = within([pair], len(pairs), "pair")
     begin, end = pairs.offsets[pair], pairs.offsets[pair + 1]
     tokens, parts = pairs.tokens[begin:end].tolist(), pairs.parts[begin:end]
     if values.ndim != 2 or values.shape[1] != len(tokens):
