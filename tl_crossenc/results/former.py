@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tl_crossenc.results.job import command_of, refuse_two_jobs
 from tl_crossenc.results.layout import CELLS, JOB, POOLS, SUMMARIES, TABLES, former_name, is_former
-from tl_crossenc.store.cells import MACHINERY, MARKER
 from tl_crossenc.store.files import explained, make_folder, rename, sync_folder
+from tl_crossenc.store.places import MACHINERY, MARKER
 
 _log = logging.getLogger(__name__)
 

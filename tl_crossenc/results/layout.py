@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tl_crossenc.store.cells import MACHINERY, MARKER
+from tl_crossenc.store.places import MACHINERY, MARKER
 
 RUN, REPORT, SCORES = "run.json", "report.html", "scores.parquet"
 TABLES, FIGURES, RUNS, HEADS = "tables", "figures", "runs", "heads"

@@ -24,9 +24,10 @@ from tl_crossenc.results.layout import CELLS, JOB, POOLS, is_former
 from tl_crossenc.results.outputs import write_json
 from tl_crossenc.results.process_record import RUNNING, read_records, recorded
 from tl_crossenc.results.work import open_store, prepare
-from tl_crossenc.store.cells import MACHINERY, Store
+from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import explained, make_folder, place_copy, sync_folder
 from tl_crossenc.store.locks import WAIT, locked
+from tl_crossenc.store.places import MACHINERY
 
 _log = logging.getLogger(__name__)
 

@@ -19,9 +19,10 @@ from tl_crossenc.results.layout import CELLS, FOLDERS, POOLS, former_name, is_fo
 from tl_crossenc.results.outputs import versions
 from tl_crossenc.results.process_record import ProcessRecord, recorded
 from tl_crossenc.results.watch import RecordedStore
-from tl_crossenc.store.cells import MACHINERY, MARKER, Store
+from tl_crossenc.store.cells import Store
 from tl_crossenc.store.files import explained, irregular, is_temporary, sweep
 from tl_crossenc.store.locks import WAIT, LockedFolder, locked
+from tl_crossenc.store.places import MACHINERY, MARKER
 
 
 class Work(NamedTuple):

@@ -31,10 +31,7 @@ import tl_crossenc
 from .cell_files import FORMAT, CellFiles, pretty_json
 from .files import StoreError, explained, irregular, is_temporary, regular, sweep, sync_folder, write_atomic
 from .keys import CellKey
-
-MARKER = "tl_crossenc.json"
-MACHINERY = "machinery"
-"""Where a folder of results has its store, apart from what people open."""
+from .places import MACHINERY, MARKER
 
 
 class Store:
