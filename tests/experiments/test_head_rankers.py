@@ -342,13 +342,19 @@ def test_a_sample_of_queries_is_said(planted, tmp_path):
 @pytest.mark.parametrize(
     "bad",
     [{"counts": ()}, {"counts": (0,)}, {"queries": 1}, {"temperatures": ()}, {"temperatures": (0.0,)},
+     {"temperatures": (0.1, 0.10000000001)}, {"counts": (16, 31)},
      {"relevant_grades": (0, 1)}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(planted, tmp_path, monkeypatch, bad):
     model, pool, _ = planted
     forbid_model_work(monkeypatch)
-    with pytest.raises(ValueError, match=r"^expected (counts|temperatures|relevant grades) "):
+    with pytest.raises(ValueError, match=r"^expected (counts|temperatures|different temperatures|relevant grades) "):
         run_head_rankers(model, [pool], Store(tmp_path), **bad)
+
+
+def test_no_pool_is_said(planted, tmp_path):
+    with pytest.raises(ValueError, match=r"^expected at least one pool, got none$"):
+        run_head_rankers(planted[0], [], Store(tmp_path))
 
 
 def test_halves_are_of_all_queries_and_as_large():

@@ -10,6 +10,7 @@ from small_worlds import CONTEXT, TOPICS, forbid_model_work, pool_of_words, tiny
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
 from tl_crossenc.executors.executor import InProcess
+from tl_crossenc.experiments import probes
 from tl_crossenc.experiments.probe_cells import StateCells, StateTask
 from tl_crossenc.experiments.probe_work import ProbeWork, sample_queries
 from tl_crossenc.experiments.probes import Probes, run_probes
@@ -105,6 +106,13 @@ def test_pairs_without_a_match_are_left_out_and_counted(found, pool):
     assert found.scalars["pairs"] == len(pool.ranked) == 204
     assert found.scalars["left_out"] == dict.fromkeys(("CLS", "QUERY", "SEP", "DOC", "MATCHED"), 0)
     assert set(found.relevance["n_pairs"]) == {204}
+
+
+def test_the_twin_is_drawn_with_the_seed(tiny, words, tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(probes, "untrained_twin", lambda model, seed=0: seeds.append(seed) or model)
+    run_probes(tiny, [words], Store(tmp_path), sets=("CLS",), n_folds=3, n_shuffles=0, seed=6)
+    assert seeds == [6]
 
 
 def test_a_second_run_needs_no_model_and_says_the_same(found, planted, pool, place, monkeypatch):
@@ -358,6 +366,18 @@ def test_what_cannot_be_probed_is_said_before_anything_is_run(tiny, words, tmp_p
     with pytest.raises(ValueError, match=message) as raised:
         run_probes(tiny, [words], Store(tmp_path), **changes)
     assert isinstance(raised.value, Unavailable) == ("relevant" in message or "not fitted on" in message)
+
+
+def test_a_set_that_no_pair_has_is_said_and_alone_is_unavailable(tiny, words, tmp_path, caplog):
+    """No passage has a full stop: the lens alone, which reads no set, is no probe."""
+    given = {"n_folds": 3, "n_shuffles": 0, "control": False}
+    with pytest.raises(Unavailable, match="probes need queries with tokens of STOPS in 3 folds, and there are too few"):
+        run_probes(tiny, [words], Store(tmp_path), sets=("STOPS",), **given)
+    caplog.clear()
+    found = run_probes(tiny, [words], Store(tmp_path), sets=("STOPS", "CLS"), **given)
+    assert "no probe of STOPS: 32 of 32 pairs have no token of it, and too few queries are left" in caplog.text
+    assert set(found.relevance.loc[found.relevance["source"] == "model", "set"]) == {"CLS"}
+    assert found.scalars["left_out"] == {"STOPS": 32, "CLS": 0}
 
 
 def test_pools_that_cannot_be_probed_are_said(tiny, words, tmp_path):

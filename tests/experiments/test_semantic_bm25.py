@@ -271,6 +271,7 @@ def test_one_query_and_scores_that_do_not_vary_are_unavailable(planted, tmp_path
     [
         ({"n_heads": 0}, "expected heads and at least 2 folds, got 0 and 5"),
         ({"heads": []}, "expected heads and at least 2 folds, got 0 and 5"),
+        ({"heads": [(1, 2), (0, 1), (1, 2)]}, "expected each head once, got 1.2,0.1,1.2"),
         ({"queries": 0}, "expected at least one query to draw, got 0"),
         ({"n_folds": 1}, "expected heads and at least 2 folds, got 13 and 1"),
         ({"heads": [(4, 0)]}, r"expected heads within 0.0 to 3.3 \(layer.head\), got 4.0"),

@@ -177,3 +177,5 @@ def test_weights_that_are_no_numbers_and_no_passages_are_refused(tmp_path):
         idf_in_embeddings(W, PieceFrequencies(np.array([1, 2] * 20), 60))
     with pytest.raises(ValueError, match=r"^expected passages to count"):
         piece_frequencies(tiny_model(tmp_path / "m"), [])
+    with pytest.raises(ValueError, match=r"^expected token embeddings that are not all 0"):
+        idf_in_embeddings(torch.zeros(40, 7), PieceFrequencies(np.array([1, 2] * 20), 60))

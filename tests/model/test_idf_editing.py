@@ -42,7 +42,7 @@ def test_the_component_of_the_tokens_is_multiplied_and_nothing_else(model, scale
     tolerance = {"float64": 1e-10, "float32": 1e-4, "bfloat16": 0.05}[str(model.dtype).removeprefix("torch.")]
     size = np.abs(expected).max()
     before = held(model)
-    with editing_idf(model, ["flea", 7, "flea"], scale) as edited:
+    with editing_idf(model, ["flea", np.int64(7), "flea"], scale) as edited:
         assert edited is model
         now = model.embed.W_E.detach().double().numpy()
         np.testing.assert_allclose(now, expected, atol=tolerance * size)
@@ -111,10 +111,11 @@ def test_stored_results_of_the_edited_model_are_its_own(tmp_path, monkeypatch):
         ([True], 2.0, TypeError, "expected word pieces or token ids, got True"),
         (["flea"], float("nan"), ValueError, "expected a finite scale"),
         (["flea"], float("inf"), ValueError, "expected a finite scale"),
+        (["flea"], 1e308, ValueError, "expected a scale that torch.float"),
     ],
 )
 def test_what_cannot_be_edited_is_one_sentence(tmp_path, tokens, scale, error, words):
-    model = tiny_model(tmp_path / "m")
+    model = tiny_model(tmp_path / "m", dtype="float32")
     before = held(model)
     with pytest.raises(error) as caught, editing_idf(model, tokens, scale):
         raise AssertionError("inside")

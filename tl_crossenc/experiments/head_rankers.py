@@ -129,14 +129,11 @@ def run_head_rankers(
 
     Raises:
         Unavailable: fewer than two queries, no passage that is relevant, or collections on different scales.
-        ValueError: no count or one below 1, no temperature or one that is not above 0, a number of queries below 2, or hard
-            negatives that are relevant; see `rank_under`.
+        ValueError: no pool; no count, one below 1, or none below the model's number of heads; no temperature, one that is not above
+            0, or two alike; a number of queries below 2, or hard negatives that are relevant; see `rank_under`.
         CellsFailed, Waiting: see `Executor.run`.
     """
-    if not counts or min(counts) < 1 or (queries is not None and queries < 2):
-        raise ValueError(f"expected counts from 1 on and at least 2 queries, got {list(counts)} and {queries}")
-    if not temperatures or not all(np.isfinite(t) and t > 0 for t in temperatures):
-        raise ValueError(f"expected temperatures above 0, got {list(temperatures)}: .001 and .1 are published")
+    _check(model, pools, counts, temperatures, queries)
     grades = relevant_by_scale(pool.highest_grade for pool in pools) if relevant_grades is None else relevant_grades
     if HARD_NEGATIVE in grades:
         raise ValueError(f"expected relevant grades above {HARD_NEGATIVE}, that of hard negatives, got {list(grades)}")
@@ -183,6 +180,27 @@ def run_head_rankers(
             "left_out": left_out,
         },
     )
+
+
+def _check(
+    model: HookedCrossEncoder,
+    pools: Sequence[Pool],
+    counts: Sequence[int],
+    temperatures: Sequence[float],
+    queries: int | None,
+) -> None:
+    if not pools:
+        raise ValueError("expected at least one pool, got none")
+    if not counts or min(counts) < 1 or (queries is not None and queries < 2):
+        raise ValueError(f"expected counts from 1 on and at least 2 queries, got {list(counts)} and {queries}")
+    n_heads = model.cfg.n_layers * model.cfg.n_heads
+    if min(counts) >= n_heads:
+        raise ValueError(f"expected counts of which one is below the model's {n_heads} heads, got {list(counts)}")
+    named = {f"{t:g}" for t in temperatures}
+    if not named or len(named) < len(temperatures) or not all(np.isfinite(t) and t > 0 for t in temperatures):
+        raise ValueError(
+            f"expected different temperatures above 0, got {list(temperatures)}: .001 and .1 are published"
+        )
 
 
 def _rankings(field: HeadField, criteria: Criteria, counts: Sequence[int], folds: Folds) -> list[_Ranking]:

@@ -135,7 +135,8 @@ def run_probes(
         progress: of the states, of the model and then of the twin; then of the fits.
 
     Raises:
-        Unavailable: the pools have no relevant passage, or no other; too few queries for the folds.
+        Unavailable: the pools have no relevant passage, or no other; too few queries for the folds, or with tokens of any
+            of the sets (one set of several is left, and said in the log).
         ValueError: an unknown probe, pooling or set, or a set that the model cannot tell (`TokenSets`); no room for a pair; no
             pool, two of one name, pools of two kinds; an active ablation, or a model that no key can name (see `identity`).
     """
@@ -175,7 +176,7 @@ def run_probes(
         states[source] = cells
         run += sum(one.pairs_run for pools_cells in cells for one in pools_cells)
 
-    tables, rows, left_out, done = [], [], {}, 0
+    tables, rows, left_out, unread, done = [], [], {}, [], 0
     total = len(states) * len(chosen) * (model.cfg.n_layers + 1)
     for name in chosen:
         for source, cells in states.items():
@@ -184,6 +185,12 @@ def run_probes(
             )
             kept = np.flatnonzero(counts)
             left_out[name] = len(counts) - len(kept)
+            if not work.can_fit(kept) and source == MODEL:
+                unread.append(name)
+                logger.warning(
+                    "no probe of %s: %d of %d pairs have no token of it, and too few queries are left",
+                    name, left_out[name], len(counts),
+                )  # fmt: skip
             reader = token_reader(cells[-1], name, kept) if probe == "tokens" else None
             for layer in range(values.shape[1]):
                 if work.can_fit(kept):
@@ -196,9 +203,9 @@ def run_probes(
                     progress(done, total)
             if source == MODEL and name == chosen[0]:
                 tables += work.lens(model, lens)
-    if not tables:
+    if len(unread) == len(chosen):
         raise Unavailable(
-            f"probes need queries with tokens of {', '.join(chosen)} in {n_folds} folds, and there are too few."
+            f"probes need queries with tokens of {' or '.join(chosen)} in {n_folds} folds, and there are too few."
         )
     per_query = pd.concat(tables, ignore_index=True)
     order = [s for s in SOURCES if (per_query["source"] == s).any()]

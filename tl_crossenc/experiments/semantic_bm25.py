@@ -52,7 +52,7 @@ from tl_crossenc.experiments.semantic_frames import (
 from tl_crossenc.experiments.soft_tf_cells import SoftTFSums, soft_tf_sums
 from tl_crossenc.instruments.idf_in_embeddings import piece_frequencies
 from tl_crossenc.interventions.conditions import UNABLATED
-from tl_crossenc.interventions.heads import check_heads
+from tl_crossenc.interventions.heads import check_heads, format_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.bm25 import K1, B, bm25_scores
@@ -123,8 +123,8 @@ def run_semantic_bm25(
 
     Raises:
         Unavailable: fewer queries than folds, or scores that do not vary.
-        ValueError: no head, one that the model does not have, too few folds; no pool, two of one name, one without graded passages;
-            an active ablation, or a model that no key can name (see `identity`).
+        ValueError: no head, one twice or that the model does not have, too few folds, less than one query; no pool,
+            two of one name, one without graded passages; an active ablation, or a model that no key can name (see `identity`).
         CellsFailed, Waiting: see `Executor.run`.
     """
     _check(model, pools, n_heads, heads, n_folds)
@@ -193,6 +193,8 @@ def _check(
     if n_heads < 1 or n_folds < 2 or (heads is not None and not len(heads)):
         raise ValueError(f"expected heads and at least 2 folds, got {n_heads if heads is None else 0} and {n_folds}")
     if heads is not None:
+        if len(set(heads)) < len(heads):
+            raise ValueError(f"expected each head once, got {format_heads(heads)}")
         check_heads(heads, model.cfg.n_layers, model.cfg.n_heads)
     if not pools or any(len(pool.ranked) == 0 for pool in pools):
         raise ValueError(f"expected pools with passages to rank, got {[pool.collection for pool in pools]}")

@@ -139,7 +139,7 @@ def idf_in_embeddings(
 
     Raises:
         ValueError: other ids on the two sides, fewer than two folds, a size below 1, too few pieces, pieces of one idf, or weights
-            that are no numbers.
+            that are no numbers or all 0.
     """
     if len(W_E) != len(frequencies.df):
         raise ValueError(
@@ -158,6 +158,8 @@ def idf_in_embeddings(
     rows = wide[torch.from_numpy(pieces).to(wide.device)]
     values, vectors = singular_directions(rows if seen_rows else wide)
     known = int((values > _SMALLEST * values[0]).sum())
+    if not known:
+        raise ValueError("expected token embeddings that are not all 0: check the checkpoint's weights")
     most = min(known, (len(pieces) - -(-len(pieces) // n_folds)) // 2 - 1)
     asked = sizes if sizes is not None else [*(1 << i for i in range(known.bit_length())), known]
     used = sorted({size for size in asked if size <= most})

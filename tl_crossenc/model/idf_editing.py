@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import isfinite
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def editing_idf(model: HookedCrossEncoder, tokens: Sequence[Any], scale: float) 
         scale: what the component is multiplied by; 1 leaves it, 0 takes it out.
 
     Raises:
-        ValueError: no tokens, a token that the vocabulary does not have, or a scale that is not finite.
+        ValueError: no tokens, a token that the vocabulary does not have, or a scale that is not finite or makes a weight so.
         TypeError: something that is neither a piece nor an id.
     """
     rows = _rows(model, tokens)
@@ -72,10 +73,12 @@ def editing_idf(model: HookedCrossEncoder, tokens: Sequence[Any], scale: float) 
     at = torch.tensor(rows, device=W_E.device)
     before = W_E.detach()[at].clone()
     wide, direction = before.double(), vectors[:, 0]
-    edited = wide + (scale - 1) * (wide @ direction)[:, None] * direction
+    edited = (wide + (scale - 1) * (wide @ direction)[:, None] * direction).to(W_E.dtype)
+    if not bool(edited.isfinite().all()):
+        raise ValueError(f"expected a scale that {W_E.dtype} can hold, got {scale}: take a smaller one")
     try:
         with torch.no_grad():
-            W_E[at] = edited.to(W_E.dtype)
+            W_E[at] = edited
         yield model
     finally:
         with torch.no_grad():
@@ -89,9 +92,9 @@ def _rows(model: HookedCrossEncoder, tokens: Sequence[Any]) -> list[int]:
         raise ValueError(f"expected a list of tokens to edit, got {came}: name pieces of the vocabulary, or token ids")
     found: dict[int, None] = {}
     for token in tokens:
-        if isinstance(token, bool) or not isinstance(token, str | int):
+        if isinstance(token, bool) or not isinstance(token, str | Integral):
             raise TypeError(f"expected word pieces or token ids, got {token!r} of type {type(token).__name__}")
-        found[_piece_id(model, token) if isinstance(token, str) else token] = None
+        found[_piece_id(model, token) if isinstance(token, str) else int(token)] = None
     rows, size = list(found), model.embed.W_E.shape[0]
     outside = [row for row in rows if not 0 <= row < size]
     if outside:
