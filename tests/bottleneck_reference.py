@@ -52,8 +52,11 @@ def generator(tokens, layer, seed):
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(material).digest()[:8], "little") // 2)
 
 
-def fit(model, row, layer, mean, sd, score_sd, *, objective, beta, steps, lr, alpha0, copies, seed):
-    """(bits `[pos]`, scores under the last mask `[copy]`) of one pair; `mean` and `sd` are `[pos, d_model]`."""
+def fit(model, row, layer, mean, sd, score_sd, *, objective, beta, steps, lr, alpha0, copies, seed, label=None):
+    """(bits `[pos]`, scores under the last mask `[copy]`) of one pair; `mean` and `sd` are `[pos, d_model]`.
+
+    `label`: the one logit that is the score, of several; None where it is their difference, or the only one.
+    """
     tokens = row.tokens[0].numpy()
     stream, noise = None, generator(tokens, layer, seed)
     many = row[[0] * copies]
@@ -73,8 +76,8 @@ def fit(model, row, layer, mean, sd, score_sd, *, objective, beta, steps, lr, al
             return model(many, return_type="logits")
 
     def score(logits):
-        if logits.shape[1] == 1:
-            return logits[:, 0]
+        if logits.shape[1] == 1 or label is not None:
+            return logits[:, label or 0]
         return logits[:, 1] - logits[:, 0]
 
     def information(alpha):
@@ -92,7 +95,7 @@ def fit(model, row, layer, mean, sd, score_sd, *, objective, beta, steps, lr, al
             task = (((score(logits) - own) / score_sd) ** 2).mean()
         else:
             both = torch.stack([torch.zeros_like(logits[:, 0]), logits[:, 0]], 1) if logits.shape[1] == 1 else logits
-            task = -torch.log(torch.softmax(both, 1)[:, 1]).mean()
+            task = -torch.log(torch.softmax(both, 1)[:, 1 if label is None else label]).mean()
         (task + beta * information(alpha).mean()).backward()
         g = alpha.grad
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2

@@ -38,10 +38,10 @@ def tiny_hf(n_labels=2, seed=0, **changes):
     return model
 
 
-def port(hf, dtype=torch.float64):
+def port(hf, dtype=torch.float64, score=None):
     """The hooked cross-encoder with the weights of `hf`."""
     checkpoint = Checkpoint("tiny", "sha256:0", hf.config.to_dict(), lambda: iter(hf.state_dict().items()), None, None)
-    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, dtype))
+    model = HookedCrossEncoder(config_from_checkpoint(checkpoint, dtype, score))
     port_weights(model, checkpoint)
     return model.eval()
 

@@ -223,7 +223,82 @@ def test_a_layer_without_variance_has_the_smallest_sigma_and_is_told(hf):
     assert found.bits.max() < 0.05 * D_MODEL
 
 
-def test_bad_input_is_one_sentence(model, statistics):
+def test_what_is_put_in_by_default_is_what_the_documents_say():
+    """Schulz et al. 2020's settings."""
+    assert Fitting().fields == {
+        **{"objective": "keep", "beta": 10.0, "steps": 10, "lr": 1.0, "alpha0": 5.0, "copies": 10},
+        **{"by": "all", "min_sigma": 0.01, "seed": 0},
+    }
+    with unchecked():
+        assert Fitting(beta=np.float32(2), seed=np.int64(3)).fields == Fitting(beta=2, seed=3).fields
+
+
+def test_the_smallest_sigma_is_the_one_asked_for(model, statistics):
+    """A hundred times the layer's own deviation leaves r nearly 0: 4.51 nats an element alone."""
+    found = fit_bottlenecks(model, PAIRS, statistics, Fitting(steps=0, copies=1, min_sigma=100.0))
+    assert found.floored == (D_MODEL,) * N_LAYERS
+    np.testing.assert_allclose(found.bits * np.log(2) / D_MODEL, 4.5068, atol=1e-3)
+    assert (found.masked_sd == 0).all()  # of one copy
+
+
+def test_the_layers_are_those_of_the_statistics_by_default(model):
+    found = fit_bottlenecks(model, PAIRS, LayerStatistics.fit(model, OTHERS, layers=[0, 2]), Fitting(steps=0, copies=1))
+    assert found.layers == (0, 2)
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_one_logit_of_several_is_relevant_against_all_others(label):
+    """Cross-entropy of softmax over three labels, against the literal reference."""
+    three = port(tiny_hf(n_labels=3, seed=4), score=f"index:{label}")
+    settings = {"beta": 0.1, "steps": 2, "lr": 0.7, "alpha0": 1.0, "copies": 2, "seed": 3}
+    found = fit_bottlenecks(
+        three, PAIRS, LayerStatistics.fit(three, OTHERS), Fitting("relevant", **settings), layers=[1]
+    )
+    mean, sd = reference.moments(three, OTHERS, 1)
+    for i, row in enumerate(reference.rows_of(PAIRS)):
+        wide = [one.expand(row.tokens.shape[1], -1) for one in (mean, sd)]
+        bits, scores = reference.fit(three, row, 1, *wide, 1.0, objective="relevant", label=label, **settings)
+        np.testing.assert_allclose(found.of(i)[0], bits, rtol=1e-6)
+        assert found.masked[0, i] == pytest.approx(float(scores.mean()), abs=1e-7)
+
+
+def test_statistics_of_another_model_are_said(model, statistics):
+    narrow = port(tiny_hf(hidden_size=15))
+    with pytest.raises(ValueError, match=r"of 3 layers and width 15, got some of a layer 2 and width 21: estimate"):
+        fit_bottlenecks(narrow, PAIRS, statistics)
+    with pytest.raises(ValueError, match=r"of 2 layers and width 21, got some of a layer 2 and width 21"):
+        fit_bottlenecks(port(tiny_hf(num_hidden_layers=2)), PAIRS, statistics, layers=[0])
+    with (
+        model.ablating("DOC->QUERY", layers=1),
+        pytest.raises(
+            ValueError, match=r"as it is now, got those of condition none in place of zero\(DOC->QUERY; layers=1"
+        ),
+    ):
+        fit_bottlenecks(model, PAIRS, statistics)
+
+
+def test_bad_input_is_one_sentence(hf, model, statistics):
+    with pytest.raises(ValueError, match="at least one pair to fit a mask for, got none"):
+        fit_bottlenecks(
+            model,
+            encoded(ROWS[:1]).__class__(*[np.zeros(0, np.int64)] * 3, np.zeros(1, np.int64), np.zeros(0, bool), 0),
+            statistics,
+        )
+    loud = port(hf)
+    with torch.no_grad():
+        loud.classifier.bias[1] = torch.inf
+    with pytest.raises(ValueError, match="finite bits and scores"):
+        fit_bottlenecks(loud, PAIRS, statistics, Fitting("relevant", steps=0, copies=1))
+    for name, wrong, said in (
+        ("steps", "3", "a whole number"),
+        ("copies", 1.5, "a whole number"),
+        ("beta", None, "a number"),
+        ("seed", True, "a whole"),
+    ):
+        with unchecked(), pytest.raises(TypeError, match=f"expected {said}.* as {name}, got"):
+            Fitting(**{name: wrong})
+    with pytest.raises(ValueError, match="seed of 64 bits"):
+        Fitting(seed=2**63)
     with pytest.raises(ValueError, match=r"other pairs .* 1 of 2 .*pool without these"):
         fit_bottlenecks(model, encoded([ROWS[0], tiny_rows(((3, 5), (2, 8)), seed=11)[1]]), statistics)
     with pytest.raises(ValueError, match="expected a layer among 1 and by"):

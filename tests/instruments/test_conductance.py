@@ -110,11 +110,31 @@ def test_a_pair_alone_is_the_pair_in_a_batch_under_ablation(model):
 
 
 def test_activity_is_that_of_the_pair_where_the_score_depends_on_it(model, found):
-    row = tiny.tiny_rows()[1]
-    _, cache = model.run_with_cache(tiny.to_batch([row]))
-    post = torch.stack([cache["post", layer][0] for layer in range(3)]).detach().numpy()
-    expected = [np.sqrt((post[0] ** 2).mean(0)), np.sqrt((post[1] ** 2).mean(0)), np.abs(post[2, 0])]
-    np.testing.assert_allclose(found.activity[1], expected, rtol=1e-10)
+    for i, row in enumerate(tiny.tiny_rows()):  # each alone; some of them were padded
+        _, cache = model.run_with_cache(tiny.to_batch([row]))
+        post = torch.stack([cache["post", layer][0] for layer in range(3)]).detach().numpy()
+        expected = [np.sqrt((post[0] ** 2).mean(0)), np.sqrt((post[1] ** 2).mean(0)), np.abs(post[2, 0])]
+        np.testing.assert_allclose(found.activity[i], expected, rtol=1e-10)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_errors_are_of_neurons_then_of_heads_and_of_the_score_asked_for(model, monkeypatch, caplog):
+    monkeypatch.setattr("tl_crossenc.instruments.attributed_difference.LARGEST_ERROR", 1e-9)
+    told = []
+    with caplog.at_level(logging.WARNING):
+        one = conductance(model, PAIRS, nodes=32, score="index:1", token_budget=100, progress=told.append)
+    assert str(one.baseline) == "both:pad"
+    scores = [
+        model(side.batch(), return_type="logits")[:, 1].detach() for side in (PAIRS, one.baseline.of(model, PAIRS))
+    ]
+    np.testing.assert_allclose(one.difference, scores[0] - scores[1], rtol=1e-10)
+    for cut, sums in enumerate((one.neurons.sum(-1) + one.around_neurons, one.heads.sum(-1) + one.around_heads)):
+        expected = np.abs(sums.T / one.difference - 1)
+        np.testing.assert_allclose(one.relative_error[cut], expected, rtol=0, atol=1e-9)
+    assert np.abs(one.relative_error[0] - one.relative_error[1]).min() > 1e-8
+    assert "24 of 24 sums of attributions to the baseline both:pad miss" in caplog.text
+    assert len(told) > 1
+    assert sum(told) == 4 * 2 * 33 * 3  # pairs, forth and back, a run more than steps, layers
 
 
 def test_what_writes_nothing_has_none():

@@ -11,6 +11,7 @@ from family_models import opened
 from scipy.integrate import simpson
 
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
+from tl_crossenc.instruments.attributed_difference import relative, tell_errors
 from tl_crossenc.instruments.baselines import Baseline
 from tl_crossenc.instruments.gradient_paths import path_integral
 from tl_crossenc.instruments.integrated_gradients import integrated_gradients
@@ -218,6 +219,40 @@ def test_a_probability_adds_up_to_its_own_difference(model, by_query):
     assert found.relative_error.max() < 1e-8
 
 
+def test_a_share_of_what_is_missed():
+    errors = relative(np.array([0.0, 0.1, -0.2, 0.0]), np.array([0.0, 0.0, 0.4, 2.0]))
+    assert errors.tolist() == [0, np.inf, 0.5, 0]
+
+
+def test_the_median_that_is_said_is_of_finite_errors(caplog):
+    errors = np.array([[0.05, 0.051, np.inf, np.inf, 0.3]])
+    with caplog.at_level(logging.WARNING):
+        tell_errors(errors, np.zeros(5, bool), Baseline("query"), 41)
+    assert "4 of 5 sums" in caplog.text
+    assert "(median error 5.1 %)" in caplog.text
+    assert "more than 41 nodes" in caplog.text
+
+
+def test_runs_are_counted_for_both_ends_and_forth_and_back_at_every_node(model):
+    for stage, above in (("pre", 3 + 1), ("mid", 2 + 0)):  # layers above those of 0 and 2, of three
+        told = []
+        given = {"layers": [0, 2], "stage": stage, "nodes": 33, "token_budget": 40, "progress": told.append}
+        integrated_gradients(model, PAIRS, "query", **given)
+        assert len(told) > 1
+        assert sum(told) == 4 * (2 * 3 + 2 * 33 * above)
+
+
+def test_the_frame_has_pairs_by_number_or_label(model):
+    found = integrated_gradients(model, PAIRS, layers=[0, 3], nodes=32)
+    assert str(found.baseline) == "query:pad"
+    frame = found.frame()
+    assert frame["pair"].tolist() == [0, 1, 2, 3] * 2
+    np.testing.assert_allclose(frame["score"][4:], model(PAIRS.batch()).detach(), rtol=1e-12)
+    for names in ("abc", "abcde"):
+        with pytest.raises(ValueError, match=f"a label for each of 4 pairs, got {len(names)}"):
+            found.frame(list(names))
+
+
 def test_the_weights_are_left_as_they_were(hf):
     model = tiny.port(hf)
     model.classifier.bias.requires_grad_(False)
@@ -295,12 +330,18 @@ def test_replaced_tokens_are_the_texts_alone(model):
         assert found.parts is pairs.parts
         assert found.token_type_ids is pairs.token_type_ids
         assert Baseline.parse(str(baseline)) == baseline
+    assert Baseline.parse(" Query : mask ") == Baseline("query", "mask")
+    three = tiny.port(tiny.tiny_hf(n_labels=3), score="index:2")
+    with pytest.raises(ValueError, match="whose sigmoid is a probability, but of 3 labels index:2 is one logit"):
+        integrated_gradients(three, PAIRS, "query", score="probability")
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"nodes": 31}, "expected at least 32 nodes, got 31"),
+        ({"nodes": True}, "expected a whole number of nodes, 32 at least, got True"),
+        ({"baseline": "query:"}, "expected a baseline that replaces query, .* got 'query' and ''"),
         ({"stage": "end"}, "expected a stage among pre, mid, post, got 'end'"),
         ({"layers": 4}, "expected layers 0..3, got layer 4"),
         ({"layers": 3, "stage": "mid"}, "expected layers 0..2, got layer 3"),
@@ -313,6 +354,14 @@ def test_replaced_tokens_are_the_texts_alone(model):
 def test_bad_input_is_one_sentence(model, given, message):
     with pytest.raises(ValueError, match=message):
         integrated_gradients(model, PAIRS, **given)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_nodes_are_whole_numbers_of_any_kind(model):
+    with pytest.raises(ValueError, match=r"expected a whole number of nodes, 32 at least, got 64\.0"):
+        integrated_gradients(model, PAIRS, nodes=64.0)
+    found = [integrated_gradients(model, PAIRS, layers=2, nodes=kind(32)).values for kind in (np.int64, int)]
+    assert np.array_equal(*found)
 
 
 def test_what_the_vocabulary_lacks_is_said_with_what_there_is(model):

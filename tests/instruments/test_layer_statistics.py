@@ -77,6 +77,25 @@ def test_a_feature_that_does_not_vary_has_the_smallest_deviation(hf):
     np.testing.assert_allclose(still.mean[0], model.stack.ln2_bias[2].detach(), rtol=0, atol=1e-12)
 
 
+def test_rounding_is_no_variance():
+    """What sums of a feature of one value leave: .1 is none of base two."""
+    values = np.full(11, 0.1)
+    m2 = ((values - values.cumsum()[-1] / 11) ** 2).sum()
+    assert 0 < m2 < 1e-28
+    count, shape = np.array([2, 3, 2, 2, 2]), (1, 5, 4)
+    found = LayerStatistics((0,), count, np.full(shape, 0.1), np.full(shape, m2), (2, 0.0, 1.0), frozenset())
+    for by in ("all", "part"):
+        assert (found.spread(0, by).sigma == 0.01).all()
+        assert found.spread(0, by).floored == found.spread(0, by).sigma.size
+
+
+def test_every_pair_is_counted_once_as_it_is_done(model):
+    told = []
+    LayerStatistics.fit(model, encoded(ROWS), token_budget=29, progress=told.append)
+    assert len(told) > 1
+    assert sum(told) == 5 < sum(map(len, (row[0] for row in ROWS)))
+
+
 def test_pairs_that_are_inside_are_told_by_their_tokens(model):
     found = LayerStatistics.fit(model, encoded(ROWS[:3]))
     found.require_apart(encoded(ROWS[3:]))
@@ -107,6 +126,11 @@ def test_bad_input_is_one_sentence(model, hf):
     ):
         LayerStatistics.fit(model, encoded(ROWS))
     assert np.isnan(found.score_sd)
+    loud = port(hf)
+    with torch.no_grad():
+        loud.classifier.bias[1] = torch.inf  # the streams are finite, the scores are not
+    with pytest.raises(ValueError, match="finite activations"):
+        LayerStatistics.fit(loud, encoded(ROWS))
     broken = port(hf)
     with torch.no_grad():
         broken.stack.ln2_bias[1, 0] = torch.inf

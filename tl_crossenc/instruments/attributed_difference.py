@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ def attributed_score(model: HookedCrossEncoder, score: str | None) -> Attributed
     if score is None:
         return model.score_of
     if score == PROBABILITY:
+        if model.cfg.n_labels > 1 and str(model.cfg.score).startswith("index:"):
+            raise ValueError(
+                f"expected a score whose sigmoid is a probability, but of {model.cfg.n_labels} labels {model.cfg.score} is one "
+                "logit: leave score out, or load two labels by their difference"
+            )
         return lambda logits: torch.sigmoid(model.score_of(logits))
     rule = canonical_rule(score, model.cfg.n_labels)
     return lambda logits: score_from_logits(logits, rule)
@@ -53,7 +59,9 @@ def check_path(model: HookedCrossEncoder, pairs: EncodedPairs, nodes: int) -> No
     """
     if not len(pairs):
         raise ValueError("expected at least one pair to attribute, got none")
-    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < FEWEST_NODES:
+    if isinstance(nodes, bool) or not isinstance(nodes, Integral):
+        raise ValueError(f"expected a whole number of nodes, {FEWEST_NODES} at least, got {nodes!r:.60}")
+    if nodes < FEWEST_NODES:
         raise ValueError(
             f"expected at least {FEWEST_NODES} nodes, got {nodes}: with fewer the sum misses s - s' by per cents"
         )

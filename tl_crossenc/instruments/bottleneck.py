@@ -121,11 +121,12 @@ def fit_bottlenecks(
         progress: called with the number of layer runs newly done (`Fitting.layer_runs`).
 
     Raises:
-        ValueError: statistics that hold one of the pairs or lack a layer, no pairs, hooks on the model, scores that do not vary
-            over the pool (for "keep"), or a score that is no finite number.
+        ValueError: statistics of another model or of other ablations, that hold one of the pairs or lack a layer; no pairs, hooks
+            on the model, scores that do not vary over the pool (for "keep"), or a score that is no finite number.
     """
     pairs, fitting, n_layers = as_encoded(pairs), fitting or Fitting(), model.cfg.n_layers
     check_unhooked(model)
+    statistics.require_of(model)
     chosen = statistics.layers if layers is None else within(layers, n_layers, "layer")
     if not len(pairs):
         raise ValueError("expected at least one pair to fit a mask for, got none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from tl_crossenc.instruments.layer_statistics import MIN_SIGMA, By
@@ -30,6 +31,7 @@ class Fitting:
 
     Raises:
         ValueError: a value that there is not.
+        TypeError: no number, or no whole one where one is counted.
     """
 
     objective: Objective = "keep"
@@ -47,6 +49,15 @@ class Fitting:
             raise ValueError(
                 f"expected the objective {' or '.join(OBJECTIVES)} by 'all' or 'part', got {self.objective!r} by {self.by!r}"
             )
+        real = {name: getattr(self, name) for name in ("beta", "lr", "alpha0", "min_sigma")}
+        whole = {name: getattr(self, name) for name in ("steps", "copies", "seed")}
+        for kind, of, given in (("a number", Real, real), ("a whole number", Integral, whole)):
+            for name, value in given.items():
+                if isinstance(value, bool) or not isinstance(value, of):
+                    raise TypeError(f"expected {kind} as {name}, got {value!r:.60}")
+                object.__setattr__(self, name, int(value) if of is Integral else value)
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"expected a seed of 64 bits, got {self.seed}")
         numbers = (self.beta, self.lr, self.alpha0, self.min_sigma)
         if not all(map(math.isfinite, numbers)) or self.beta < 0 or self.lr <= 0 or self.min_sigma <= 0:
             raise ValueError(

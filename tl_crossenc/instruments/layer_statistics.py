@@ -122,7 +122,8 @@ class LayerStatistics(Framed):
                     means.append(mean)
                     squares.append(m2)
             scores = model.score_of(model.read_out(resid, given.attention_mask)).double().cpu().numpy()
-            spread = float(((scores - scores.mean()) ** 2).sum())
+            with np.errstate(invalid="ignore"):  # what is not finite is told below
+                spread = float(((scores - scores.mean()) ** 2).sum())
             return cls(
                 tuple(chosen),
                 batch.parts.lengths.sum(0).cpu().numpy(),
@@ -202,6 +203,26 @@ class LayerStatistics(Framed):
         n, _, m2 = self.scores
         return float(np.sqrt(m2 / (n - 1))) if n > 1 else float("nan")
 
+    def require_of(self, model: HookedCrossEncoder) -> None:
+        """Raise ValueError where the statistics cannot be of the model as it is now: of other sizes or, where they say what made
+        them, of another model or of other ablations.
+        """
+        about = made_by(model)
+        own, here = (
+            {name: made.get(name) for name in ("model", "revision", "condition")} for made in (self.made, about)
+        )
+        sizes = (max(self.layers), self.mean.shape[-1])
+        if sizes[0] >= model.cfg.n_layers or sizes[1] != model.cfg.d_model:
+            raise ValueError(
+                f"expected statistics of this model, of {model.cfg.n_layers} layers and width {model.cfg.d_model}, got some of a "
+                f"layer {sizes[0]} and width {sizes[1]}: estimate them with it"
+            )
+        if self.made and own != here:
+            told = [f"{name} {own[name]} in place of {here[name]}" for name in own if own[name] != here[name]]
+            raise ValueError(
+                f"expected statistics of the model as it is now, got those of {', '.join(told)}: estimate them anew"
+            )
+
     def require_apart(self, pairs: EncodedPairs) -> None:
         """Raise ValueError where one of the pairs is among those that the statistics are of, told by their tokens."""
         inside = [i for i, digest in enumerate(digests_of(pairs)) if digest in self.digests]
@@ -229,5 +250,6 @@ def _moments(resid: Float[Tensor, "pair pos d_model"], batch: PairBatch) -> tupl
 def _merged(count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(count, mean, M2) of all entries along the first axis together."""
     total = count.sum(0)
-    centre = (count * mean).sum(0) / np.maximum(total, 1)
-    return total, centre, (m2 + count * (mean - centre) ** 2).sum(0)
+    with np.errstate(invalid="ignore"):
+        centre = (count * mean).sum(0) / np.maximum(total, 1)
+        return total, centre, (m2 + count * (mean - centre) ** 2).sum(0)
