@@ -7,6 +7,10 @@ import torch
 from scipy import stats
 from small_worlds import collection_folder, forbid_model_work, identities, tiny_model
 
+from tl_crossenc.executors.executor import InProcess
+from tl_crossenc.executors.task import CellsFailed
+from tl_crossenc.experiments.conductance_cells import MEASURES
+from tl_crossenc.experiments.neuron_frames import best_first
 from tl_crossenc.experiments.neuron_pruning import run_neuron_pruning
 from tl_crossenc.experiments.query_folds import two_folds
 from tl_crossenc.experiments.replacement import run_replacement
@@ -15,6 +19,7 @@ from tl_crossenc.interventions.targets import neuron_targets
 from tl_crossenc.patching.replacement import replacing
 from tl_crossenc.pools.collections import load_collection
 from tl_crossenc.pools.pool import PoolSpec, build_pool
+from tl_crossenc.results.unavailable import Unavailable
 from tl_crossenc.statistics.dcg import ndcg
 from tl_crossenc.statistics.significance import holm
 from tl_crossenc.store.cells import Store
@@ -78,10 +83,11 @@ def test_neurons_are_those_of_the_other_half_s_mean_over_queries(reranker, pool,
 
     def recorded(model, pools, store, wanted, **rest):
         asked.append(([(own.collection, query) for own in pools for query in own.by_query()], wanted))
+        assert (rest["gain"], rest["cutoff"]) == ("exponential", 5)
         return run_replacement(model, pools, store, wanted, **rest)
 
     monkeypatch.setattr("tl_crossenc.experiments.neuron_pruning.run_replacement", recorded)
-    given = {**SETTINGS, "counts": (23,), "draws": 2, "kinds": ("zero",)}
+    given = {**SETTINGS, "counts": (23,), "draws": 2, "kinds": ("zero",), "gain": "exponential"}
     found = run_neuron_pruning(reranker, [pool], Store(folder), **given)
     folds = two_folds([(pool.collection, query) for query in pool.ranked.by_query()], 3)
     assert dict(found.per_query["fold"].items()) == {q: str(i) for i, own in enumerate(folds) for q in own}
@@ -99,6 +105,76 @@ def test_neurons_are_those_of_the_other_half_s_mean_over_queries(reranker, pool,
     assert [queries for queries, _ in asked] == [list(fold) for fold in folds]
     for (_, wanted), other in zip(asked, expected[::-1], strict=True):
         assert wanted[1] == other  # after the neurons by conductance
+        n = 2 * reranker.cfg.d_mlp
+        for draw in (0, 1):
+            drawn = np.random.default_rng([3, draw, n]).permutation(n)[:23]
+            assert wanted[2 + draw] == neuron_targets(divmod(int(i), reranker.cfg.d_mlp) for i in drawn)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_conductance_is_the_mean_over_queries_of_means_of_absolute_values(found, reranker, pool):
+    values, activity, errors = [], [], []
+    for query_id in pool.ranked.by_query():
+        rows = [pair for pair in pool.pairs if pair.query_id == query_id and pair.grade >= 2]
+        encoded = reranker.encode_pairs([pair.query for pair in rows], [pair.text for pair in rows])
+        one = conductance(reranker, encoded, "both:pad", nodes=32)
+        values.append(np.abs(one.neurons).mean(0))
+        activity.append(one.activity.mean(0))
+        errors.append(one.relative_error[0].reshape(-1))  # of the neurons' cuts
+    assert len(found.neurons) == 2 * reranker.cfg.d_mlp > 50
+    at = found.neurons["layer"].to_numpy(), found.neurons["neuron"].to_numpy()
+    np.testing.assert_allclose(found.neurons["conductance"], np.mean(values, 0)[at], rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(found.neurons["activity"], np.mean(activity, 0)[at], rtol=1e-9)
+    assert found.scalars["median_error"] == pytest.approx(np.median(np.concatenate(errors)), rel=1e-4)
+    assert found.scalars["missed"] == pytest.approx((np.concatenate(errors) > 0.05).mean())
+
+
+def test_what_both_halves_choose_is_counted_and_the_random_ranking_is_the_mean_over_queries(
+    reranker, pool, folder, monkeypatch
+):
+    orders = [{name: np.roll(np.arange(2 * reranker.cfg.d_mlp), -shift) for name in MEASURES} for shift in (0, 3)]
+    monkeypatch.setattr("tl_crossenc.experiments.neuron_pruning._orders", lambda found, folds: orders)
+    given = {**SETTINGS, "counts": (2, 5), "draws": 2, "kinds": ("zero",)}
+    found = run_neuron_pruning(reranker, [pool], Store(folder), **given)
+    assert found.scalars["shared"] == {"2": 0, "5": 2}  # 3 and 4 of 0..4 and 3..7
+    assert found.scalars["fold_sizes"] == [3, 2]
+    tied = [
+        ndcg([0.0] * len(own), [pool.ranked.pairs[i].grade for i in own], 5, "linear", 1e-9)
+        for own in pool.ranked.by_query().values()
+    ]
+    assert found.scalars["random_ranking"] == pytest.approx(np.mean(tied), abs=1e-12)
+    assert abs(np.mean(tied[:3]) - np.mean(tied[3:])) > 1e-3
+
+
+def test_largest_first_and_ties_in_the_neurons_order():
+    assert best_first(np.array([1.0, 3.0, 0.0, 3.0, 1.0])).tolist() == [1, 3, 0, 4, 2]
+
+
+def test_what_a_cell_depends_on_is_in_its_key(reranker, pool, tmp_path):
+    """An executor that computes nothing."""
+    keys = []
+
+    class Counting(InProcess):
+        def run(self, model, tasks, store, progress=None, **rest):
+            keys.extend(key for task in tasks for key in task.keys)
+            raise Unavailable("enough")
+
+    changes = [{}, {"baseline": "query"}, {"nodes": 33}, {"token_budget": 91}, {}]
+    for i, change in enumerate(changes):
+        given = {**SETTINGS, "token_budget": 90, "executor": Counting(), **change}
+        with pytest.raises(Unavailable, match="enough"), reranker.ablating("CLS->DOC" if i == 4 else "none"):
+            run_neuron_pruning(reranker, [pool], Store(tmp_path), **given)
+    with pytest.raises(ValueError, match=f"counts from 1 to below the {2 * reranker.cfg.d_mlp} neurons"):
+        run_neuron_pruning(reranker, [pool], Store(tmp_path), **{**SETTINGS, "counts": (2 * reranker.cfg.d_mlp,)})
+    assert len(keys) == len(set(keys)) == len(changes) * len(pool.ranked.by_query())
+
+
+def test_what_is_not_finite_is_not_stored(pool, tmp_path):
+    model = tiny_model(tmp_path / "m", seed=5)
+    with torch.no_grad():
+        model.classifier.weight[:] = torch.inf
+    with pytest.raises(CellsFailed, match="finite conductances, but some are NaN or infinite"):
+        run_neuron_pruning(model, [pool], Store(tmp_path / "s"), **{**SETTINGS, "passages": 1, "queries": 2})
 
 
 def test_random_neurons_are_the_first_of_seeded_draws_and_their_mean_is_compared(found, reranker, pool):
@@ -149,6 +225,7 @@ def test_a_second_run_does_no_model_work(found, reranker, pool, folder, monkeypa
         ({"counts": ()}, "expected counts from 1 to below the"),
         ({"counts": (0, 4)}, "expected counts from 1"),
         ({"counts": (10**6,)}, "expected counts from 1"),
+        ({"counts": (4, 4.5)}, r"expected whole numbers of neurons, got \[4, 4\.5\]"),
         ({"draws": 1}, "at least 2 draws"),
         ({"kinds": ("median",)}, "kinds among zero, mean"),
         ({"nodes": 3}, "expected at least 32 nodes, got 3"),

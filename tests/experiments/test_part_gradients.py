@@ -2,13 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from planted_texts import graded_pool
 from scipy.stats import ttest_1samp
 from small_worlds import collection_folder, count_layers, forbid_model_work, identities, tiny_model
 
-from tl_crossenc.experiments.part_gradient_cells import KIND
+from tl_crossenc.executors.executor import IN_PROCESS
+from tl_crossenc.executors.task import CellsFailed
+from tl_crossenc.experiments.part_gradient_cells import KIND, part_gradient_tasks
 from tl_crossenc.experiments.part_gradients import PARTS, run_part_gradients
 from tl_crossenc.experiments.relevant_sample import relevant_pools
+from tl_crossenc.instruments.baselines import Baseline
 from tl_crossenc.instruments.integrated_gradients import integrated_gradients
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.collections import load_collection
@@ -58,6 +62,75 @@ def test_values_are_means_over_a_query_s_pairs_each_attributed_alone(found, rera
     rows = found.per_query.query("baseline == 'passage:pad' and query_id == @query").sort_values("layer")
     np.testing.assert_allclose(rows[list(PARTS)].to_numpy(), expected, rtol=0, atol=1e-11)
     assert (rows["n_pairs"] == len(pairs)).all()
+
+
+def test_errors_are_those_of_the_pairs_and_the_published_shares_those_of_its_table(
+    found, reranker, pools, folder, monkeypatch
+):
+    used, _ = relevant_pools(pools, None)
+    encoded = [reranker.encode_pairs([p.query for p in pool.pairs], [p.text for p in pool.pairs]) for pool in used]
+    alone = [integrated_gradients(reranker, pairs, "passage", nodes=32) for pairs in encoded]
+    errors = np.concatenate([one.relative_error for one in alone], axis=1)  # [layer, pair]
+    bound = float(np.sort(errors[1])[3])
+    forbid_model_work(monkeypatch)
+    monkeypatch.setattr("tl_crossenc.experiments.part_gradients.LARGEST_ERROR", bound * 0.999)
+    table = {"query:pad": {"CLS": (1.0, 2.0), "SEP": (3.0, 5.0), "QUERY": (7.0, 11.0), "DOC": (13.0, 17.0)}}
+    monkeypatch.setattr("tl_crossenc.experiments.part_gradients.ZHAN_2020_GRADIENTS", table)
+    again = run_part_gradients(reranker, pools, Store(folder), nodes=32)
+    rows = again.errors[again.errors["baseline"] == "passage:pad"].sort_values("layer")
+    np.testing.assert_allclose(rows["largest"], errors.max(1), rtol=0.01, atol=1e-13)
+    np.testing.assert_allclose(rows["median"], np.median(errors, 1), rtol=0.01, atol=1e-13)
+    assert rows["missed"].tolist()[1] == errors.shape[1] - 3
+    assert again.scalars["n_pairs"] == errors.shape[1] == rows["n_pairs"].iloc[0]
+    said = again.parts.set_index(["baseline", "part", "layer"])["published"].sort_index()
+    assert said["query:pad", "DOC"].tolist()[:2] == pytest.approx([13 / 24, 17 / 35])
+    assert said["query:pad", "SEP"].tolist()[:2] == pytest.approx([3 / 24, 5 / 35])
+    assert np.isnan(said["query:pad", "DOC", 2])
+    assert said["passage:pad"].isna().all()
+    assert found.scalars["score"] == "score"
+
+
+def test_what_a_cell_depends_on_is_in_its_key(reranker, pools):
+    given = {"score": None, "nodes": 32, "stops": (7,), "token_budget": 90}
+    changes = ({}, {"score": "probability"}, {"nodes": 33}, {"stops": (7, 8)}, {"token_budget": 91})
+    baselines = ("query", "passage", "query:mask")
+    found = [part_gradient_tasks(reranker, pools[0], Baseline.parse(b), IN_PROCESS, **given) for b in baselines]
+    found += [part_gradient_tasks(reranker, pools[0], Baseline("query"), IN_PROCESS, **given | c) for c in changes[1:]]
+    with reranker.ablating("CLS->DOC", layers=1):
+        found.append(part_gradient_tasks(reranker, pools[0], Baseline("query"), IN_PROCESS, **given))
+    keys = [key for tasks in found for task in tasks for key in task.keys]
+    assert len(set(keys)) == len(keys) == 8 * len(found[0])
+
+
+def test_the_score_and_the_seed_are_those_asked_for_and_own_baselines_are_counted(reranker, tmp_path, monkeypatch):
+    texts = ("", "the flea", "")
+    pool = Pool("e", PoolSpec(None, 0, 0), tuple(PoolPair("q", "do fleas", f"d{i}", t, 1) for i, t in enumerate(texts)))
+    found = run_part_gradients(reranker, [pool], Store(tmp_path), baselines="passage", nodes=32, score="probability")
+    assert found.errors["same"].tolist() == [2, 2, 2]
+    own = float(reranker.score("do fleas", [texts[1]])[0])
+    assert found.scalars["score"] == "probability"
+    scores = 1 / (1 + np.exp(-np.array([*reranker.score("do fleas", list(texts))])))
+    np.testing.assert_allclose(found.per_query["score"], scores.mean(), rtol=1e-6)
+    assert abs(own - scores[1]) > 1e-3
+    asked = []
+
+    def record(pools, grades, **given):
+        asked.append(given)
+        raise Unavailable("enough")
+
+    monkeypatch.setattr("tl_crossenc.experiments.part_gradients.relevant_pools", record)
+    with pytest.raises(Unavailable, match="enough"):
+        run_part_gradients(reranker, [pool], Store(tmp_path), queries=3, passages=2, seed=5)
+    assert asked == [{"queries": 3, "passages": 2, "seed": 5}]
+
+
+def test_what_is_not_finite_is_not_stored(tmp_path):
+    model = tiny_model(tmp_path / "m", seed=5)
+    with torch.no_grad():
+        model.classifier.weight[:] = torch.inf
+    pool = Pool("e", PoolSpec(None, 0, 0), (PoolPair("q", "do fleas", "d", "the flea", 1),))
+    with pytest.raises(CellsFailed, match="finite attributions, but some are NaN or infinite"):
+        run_part_gradients(model, [pool], Store(tmp_path / "s"), baselines=["query"], nodes=32)
 
 
 def test_full_stops_are_the_passage_s_alone(reranker, tmp_path):

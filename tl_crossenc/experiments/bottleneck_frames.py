@@ -168,14 +168,16 @@ def match_frame(found: QueryBits, layers: Sequence[int]) -> pd.DataFrame:
 def score_frame(pairs: pd.DataFrame) -> pd.DataFrame:
     """A row a layer: means over queries of the model's `score`, of that under the mask, `masked`, and of their distance in standard
     deviations of scores, `error`, with `_low` and `_high`; `floored`, the most features whose noise has the smallest deviation.
+    Where the scores of the pairs that noise is like do not vary, `error` is NaN.
     """
-    pairs = pairs.assign(error=(pairs["masked"] - pairs["score"]).abs() / pairs["score_sd"])
+    spread = pairs["score_sd"].where(pairs["score_sd"] > 0)  # of pairs whose scores do not vary there is no such unit
+    pairs = pairs.assign(error=(pairs["masked"] - pairs["score"]).abs() / spread)
     rows = []
     for layer, own in pairs.groupby("layer", sort=True):
         means = own.groupby(["collection", "query_id"], sort=False)[["score", "masked", "error"]].mean()
         row: dict[str, object] = {"layer": layer}
         for name in means.columns:
-            row |= _interval(name, means[name].to_numpy())
+            row |= _interval(name, means[name].dropna().to_numpy())
         rows.append(row | {"n_queries": len(means), "n_pairs": len(own), "floored": int(own["floored"].max())})
     return pd.DataFrame(rows)
 

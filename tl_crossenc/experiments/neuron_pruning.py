@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,9 @@ def run_neuron_pruning(
         CellsFailed, Waiting: see `Executor.run`.
     """
     n_neurons = model.cfg.n_layers * (model.cfg.d_mlp or 0)
-    sizes = sorted({k for k in counts if 0 < k < n_neurons})
+    if not all(isinstance(k, Integral) for k in counts):
+        raise ValueError(f"expected whole numbers of neurons, got {list(counts)}")
+    sizes = sorted({int(k) for k in counts if 0 < k < n_neurons})
     if not sizes or min(counts) < 1 or draws < FEWEST_DRAWS or not kinds or set(kinds) - set(KINDS):
         raise ValueError(
             f"expected counts from 1 to below the {n_neurons} neurons, at least {FEWEST_DRAWS} draws, and kinds among "

@@ -25,7 +25,7 @@ from tl_crossenc.experiments.part_gradient_cells import STOPS, part_gradient_tas
 from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.inputs.parts import REAL_PART_NAMES
 from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES, attributed_score, relative
-from tl_crossenc.instruments.baselines import BaselineLike, as_baseline
+from tl_crossenc.instruments.baselines import Baseline, BaselineLike, as_baseline
 from tl_crossenc.instruments.token_sets import full_stop_ids
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
@@ -71,7 +71,7 @@ def run_part_gradients(
     pools: Sequence[Pool],
     store: Store,
     *,
-    baselines: Iterable[BaselineLike] = BASELINES,
+    baselines: BaselineLike | Iterable[BaselineLike] = BASELINES,
     relevant_grades: Sequence[int] | None = None,
     queries: int | None = None,
     passages: int | None = None,
@@ -88,7 +88,7 @@ def run_part_gradients(
         model: the model, with what it ablates at the moment.
         pools: the pools.
         store: of the cells.
-        baselines: where the paths begin.
+        baselines: where the paths begin, one or several.
         relevant_grades, queries, passages, seed: see `relevant_sample.relevant_pools`.
         nodes: of the quadrature.
         score: what is attributed, as `integrated_gradients` takes it.
@@ -101,7 +101,8 @@ def run_part_gradients(
         ValueError: no pools, two of one name, no baseline, or see `integrated_gradients`.
         CellsFailed, Waiting: see `Executor.run`.
     """
-    chosen = list(dict.fromkeys(as_baseline(baseline) for baseline in baselines))
+    several = [baselines] if isinstance(baselines, str | Baseline) else baselines
+    chosen = list(dict.fromkeys(as_baseline(baseline) for baseline in several))
     if not pools or not chosen:
         raise ValueError(f"expected at least one pool and one baseline, got {len(pools)} and {len(chosen)}")
     require_distinct([pool.collection for pool in pools])
