@@ -106,6 +106,23 @@ def test_on_the_planted_model_both_halves_find_the_matching_head_and_lose_all_wi
         assert value == pytest.approx(random_ndcg(grades), abs=1e-12)
 
 
+def test_heads_are_removed_in_the_way_that_was_asked_for(tiny):
+    """By a mask, which renormalises; the numbers are those of that condition, and not of zeroed weights."""
+    model, pool, store, attention, whole, _ = tiny
+    ranking = ranked_heads(matching_heads(attention))
+    masked = run_head_ablation(model, [pool], store, ranking, counts=(1,), n_draws=0, mode="mask")
+    found = run_head_folds(model, [pool], store, attention, masked, seed=1, mode="mask")
+    rows = found.folds[(found.folds["scope"] == SCOPES[0]) & (found.folds["k"] == 1)].set_index("fold")
+    for fold in ("0", "1"):
+        condition = heads_condition(parse_heads(rows.loc[fold, "heads"]), SCOPES[0], "mask")
+        queries = [query for _, query in found.per_query.index[found.per_query["fold"] == fold]]
+        values = rank_under(model, [pool.select(queries)], store, [condition]).ndcg[str(condition)]
+        own = found.per_query.loc[values.index, f"{SCOPES[0]}; k=1"]
+        assert own.tolist() == pytest.approx(values.tolist(), abs=1e-9)
+    assert str(heads_condition(ranking[:1], SCOPES[0], "mask")) in masked.per_query
+    assert set(whole.draws["condition"]).isdisjoint(masked.draws["condition"])
+
+
 def test_halves_too_small_to_rank_heads_are_said(tiny):
     model, pool, store, _, _, _ = tiny
     few = pool.select(["q0", "q1", "q2"])

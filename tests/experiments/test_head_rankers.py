@@ -213,19 +213,19 @@ def test_choosing_on_noise_looks_good_where_it_was_chosen_and_nowhere_else():
     assert low < 0 < high
 
 
-def a_field(scores, pool, **changes):
-    given = {"dtype": "float32", "cutoff": 2, "gain": "exponential"} | changes
-    return HeadField([pool], [HeadScores(scores, None)], False, **given)
+def a_field(mass, pool, calibrated=None):
+    given = {"dtype": "float32", "cutoff": 2, "gain": "exponential"}
+    return HeadField([pool], [HeadScores(mass, calibrated)], calibrated is not None, **given)
 
 
 def test_ndcg_of_heads_has_its_cutoff_gain_and_ideal_and_ties_what_is_small_beside_all_their_masses():
-    """Two heads of mass .5 each: sums that differ by 7e-6 tie, those of one alone do not. The ideal is that of all judgments."""
+    """Two heads of mass .5 each, calibrated near 0: sums that differ by 7e-6 tie, those of one alone do not."""
     grades = [1, 3, 0, 2]
     pairs = tuple(
         PoolPair(f"q{q}", f"query {q}", f"d{i}", f"text {i}", g) for q in range(2) for i, g in enumerate(grades)
     )
     judged = {f"q{q}": {f"d{i}": g for i, g in enumerate(grades)} | {"x": 3} for q in range(2)}
-    near = np.full((8, 2, 1, 2), 0.5)
+    mass, near = np.full((8, 2, 1, 2), 0.5), np.zeros((8, 2, 1, 2))
     near[[0, 4], :, :, 0] += 7e-6
     far = near.copy()
     far[[3, 7]] += 0.1
@@ -234,11 +234,11 @@ def test_ndcg_of_heads_has_its_cutoff_gain_and_ideal_and_ties_what_is_small_besi
         (Pool("all", PoolSpec(None, 0, 0), pairs, ideal="qrels", qrels=judged), 7 + 7 / math.log2(3)),
     ):
         first = 1 + (7 + 0 + 3) / 3 / math.log2(3)  # grade 1 alone at the top, the others in any order
-        assert a_field(near, pool).ndcg(0, [0]).tolist() == pytest.approx([first / ideal] * 2, abs=1e-12)
+        assert a_field(mass, pool, near).ndcg(0, [0]).tolist() == pytest.approx([first / ideal] * 2, abs=1e-12)
         every = (1 + 7 + 0 + 3) / 4 * (1 + 1 / math.log2(3))
-        assert a_field(near, pool).ndcg(0, [0, 1]).tolist() == pytest.approx([every / ideal] * 2, abs=1e-12)
+        assert a_field(mass, pool, near).ndcg(0, [0, 1]).tolist() == pytest.approx([every / ideal] * 2, abs=1e-12)
         best = 3 + (1 + 7 + 0) / 3 / math.log2(3)
-        assert a_field(far, pool).ndcg(0, [1]).tolist() == pytest.approx([best / ideal] * 2, abs=1e-12)
+        assert a_field(mass, pool, far).ndcg(0, [1]).tolist() == pytest.approx([best / ideal] * 2, abs=1e-12)
 
 
 def test_a_criterion_that_one_half_lacks_chooses_on_neither():

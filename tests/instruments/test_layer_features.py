@@ -4,13 +4,14 @@ import family_oracle as oracle
 import family_texts as texts
 import numpy as np
 import pytest
+import torch
 from family_models import COVERED, opened
 from family_worlds import MODELS
 from tiny_models import port, run_hf, tiny_hf, tiny_rows, to_batch
 
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.instruments.direct_attribution import score_lens
-from tl_crossenc.instruments.layer_features import POOLINGS, layer_features
+from tl_crossenc.instruments.layer_features import POOLINGS, _pooled, layer_features
 from tl_crossenc.instruments.layer_tokens import layer_tokens
 from tl_crossenc.instruments.token_sets import SETS
 
@@ -147,6 +148,15 @@ def test_what_cannot_be_read_is_said(bert):
         layer_tokens(model, batch, "DOC", most=0)
     with model.ablating("DOC->QUERY"), pytest.raises(ValueError, match="measure outside of `ablating`"):
         layer_features(model, batch)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_what_stands_outside_of_a_set_takes_no_part_be_it_infinite(pooling):
+    stream = torch.tensor([[[1.0, -2.0], [torch.inf, torch.nan], [3.0, -5.0]]])
+    members = torch.tensor([[[True, False, True], [False, False, False]]])
+    found = _pooled(stream, members, pooling)
+    assert found[0, 0].tolist() == ([2.0, -3.5] if pooling == "mean" else [3.0, -2.0])
+    assert found[0, 1].tolist() == [0.0, 0.0]
 
 
 def test_states_that_are_no_numbers_are_said(bert):

@@ -1,5 +1,6 @@
 """Zhan et al.'s probe against loops: its maximum over a pair's own tokens, its training step by step, and what it can find."""
 
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -73,6 +74,52 @@ def test_training_is_adamw_on_clipped_gradients_with_a_rate_that_falls_to_nothin
     assert min(norms) > 0.2  # each was clipped
     for mine, theirs in zip(params, found.parameters(), strict=True):
         np.testing.assert_allclose(theirs.detach().double(), mine.detach(), atol=2e-4)
+
+
+def test_what_is_not_said_is_the_papers():
+    """Zhan et al. 2020, probing/: AdamW 1e-4, weight decay 1e-5, batches of 32, five epochs, clipped at 1, dropout .1."""
+    expected = {"learning_rate": 1e-4, "weight_decay": 1e-5, "batch": 32, "epochs": 5, "clip": 1.0, "dropout": 0.1}
+    assert asdict(TokenProbeSettings()) == expected
+    assert TokenProbe(WIDTH).dropout.p == 0.1
+
+
+def test_dropout_is_before_each_of_the_two_maps():
+    states, offsets = tokens()
+    probe = TokenProbe(WIDTH, 0.4).train()
+    torch.manual_seed(5)
+    found = probe(torch.from_numpy(states), torch.tensor(LENGTHS))
+    torch.manual_seed(5)
+    first, second = (torch.nn.functional.dropout(torch.ones(len(states), WIDTH), 0.4) for _ in range(2))
+    each = probe.last(second * torch.tanh(probe.inner(first * torch.from_numpy(states))))
+    expected = [each[start:stop].max(0).values for start, stop in pairwise(offsets)]
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert (first == 0).any()
+    assert (second == 0).any()
+
+
+def test_batches_are_of_pairs_in_an_order_drawn_anew_each_epoch_and_the_last_is_what_is_left():
+    """Five pairs in twos: three steps an epoch, of two epochs, at rates that fall by a sixth each."""
+    states, offsets = tokens()
+    labels, given = torch.tensor([1, 0, 0, 1, 1]), torch.from_numpy(states)
+    settings = TokenProbeSettings(dropout=0.0, learning_rate=0.05, weight_decay=0.2, epochs=2, batch=2, clip=1e6)
+    found = fit_token_probe(states, offsets, labels.numpy(), settings, seed=4)
+    torch.manual_seed(4)
+    own = TokenProbe(WIDTH, 0.0)
+    steps = iter(range(6))
+    optimizer = torch.optim.AdamW(own.parameters(), lr=1.0, weight_decay=0.2)
+    seen = []
+    for _ in range(2):
+        order = torch.randperm(5).tolist()
+        seen.append(order)
+        for some in (order[:2], order[2:4], order[4:]):
+            each = [own.last(torch.tanh(own.inner(given[offsets[i] : offsets[i + 1]]))).max(0).values for i in some]
+            optimizer.param_groups[0]["lr"] = 0.05 * (6 - next(steps)) / 6
+            optimizer.zero_grad()
+            (-torch.log_softmax(torch.stack(each), 1)[range(len(some)), labels[some]].mean()).backward()
+            optimizer.step()
+    for mine, theirs in zip(own.parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(theirs, mine, atol=1e-5, rtol=1e-4)
+    assert seen[0] != seen[1]
 
 
 def test_it_finds_a_token_that_stands_out_in_pairs_it_has_not_seen_and_nothing_where_there_is_none():
