@@ -1,8 +1,10 @@
 """Bits by layer: frames by plain loops over what the instrument gives, the draw, the store, a job that dies, bad input."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import VOCABULARY, bert_tokenizer
@@ -11,11 +13,20 @@ from scipy import stats
 from small_worlds import forbid_model_work, identities, pool_of_words, snapshot, tiny_model
 from type_checks import unchecked
 
+from tl_crossenc.executors.executor import IN_PROCESS
 from tl_crossenc.executors.task import CellsFailed
 from tl_crossenc.experiments import bottleneck_cells
 from tl_crossenc.experiments.bottleneck import run_bottleneck
-from tl_crossenc.experiments.bottleneck_cells import About, bottleneck_tasks, moments_tasks
-from tl_crossenc.experiments.bottleneck_frames import GROUPS, memberships, token_kinds
+from tl_crossenc.experiments.bottleneck_cells import About, bottleneck_tasks, moments_tasks, read_moments
+from tl_crossenc.experiments.bottleneck_frames import (
+    GROUPS,
+    Group,
+    memberships,
+    per_query_frame,
+    query_bits,
+    score_frame,
+    token_kinds,
+)
 from tl_crossenc.experiments.bottleneck_sample import folds
 from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.inputs.pairs import EncodedPairs
@@ -35,6 +46,10 @@ QUERIES = {
 GRADES = dict.fromkeys(QUERIES, (3, 2, 0, 1, -1, -1))
 WORDS = ["flea", "fleas", "egg", "the", "bread", "rise", "lay", "do", "how"]
 FEW = Fitting(beta=0.5, steps=2, copies=2)
+OTHER_SETTINGS = {
+    **{"objective": "relevant", "beta": 0.4, "steps": 3, "lr": 0.9, "alpha0": 4.0, "copies": 3},
+    **{"by": "part", "min_sigma": 0.02, "seed": 1},
+}
 CHOICE = {"n_queries": 4, "per_query": 3, "seed": 3, "token_budget": 90}
 
 
@@ -350,6 +365,81 @@ def test_bad_input_is_one_sentence(reranker, pool, tmp_path):
         pytest.raises(ValueError, match="hook"),
     ):
         run_bottleneck(reranker, [pool], store)
+
+
+def test_queries_of_two_collections_are_two_whatever_their_ids():
+    """A CLS and a QUERY token of three pairs: 1 and 4 bits, 5 and 6, 7 and 8."""
+    owners = [("a", "q"), ("b", "q"), ("a", "q")]
+    bits = [np.array([[1.0, 4.0]]), np.array([[5.0, 6.0]]), np.array([[7.0, 8.0]])]
+    members = [memberships(np.array([0, 1]), np.array([-1, 2]))] * 3
+    found = query_bits(owners, bits, members)
+    names = {name: GROUPS.index(Group("part", name, name)) for name in ("CLS", "QUERY", "DOC", "ALL")}
+    assert found.queries == (("a", "q"), ("b", "q"))
+    assert found.bits[:, 0, names["CLS"]].tolist() == [4, 5]
+    assert found.per_token[:, 0, names["ALL"]].tolist() == [5, 5.5]
+    np.testing.assert_allclose(found.share[:, 0, names["CLS"]], [(1 / 5 + 7 / 15) / 2, 5 / 11])
+    assert np.isnan(found.bits[:, 0, names["DOC"]]).all()
+    assert found.n_pairs[:, names["QUERY"]].tolist() == [2, 1]
+    frame = per_query_frame(found, [3])
+    assert set(frame["name"]) == {"CLS", "QUERY", "ALL", "other"}
+    assert frame[frame["what"] == "match"]["part"].unique().tolist() == ["QUERY"]
+
+    columns = ["collection", "query_id", "layer", "score", "masked", "score_sd", "floored"]
+    rows = [("a", "q", 3, 1.0, 2.0, 0.5, 4), ("b", "q", 3, 5.0, 4.0, 2.0, 9), ("a", "q", 3, 3.0, 2.5, 0.5, 4)]
+    (row,) = score_frame(pd.DataFrame(rows, columns=columns)).to_dict("records")
+    assert (row["score"], row["masked"]) == ((1 + 3) / 4 + 5 / 2, (2 + 2.5) / 4 + 4 / 2)
+    assert row["error"] == ((2 + 1) / 2 + 0.5) / 2  # in standard deviations, whichever way
+    assert (row["n_queries"], row["n_pairs"], row["floored"]) == (2, 3, 9)
+
+
+def test_cls_has_half_first_after_the_first_layer_where_it_has(found):
+    def half(shares):
+        frame = pd.DataFrame({"layer": range(4), "part": "CLS", "share": shares})
+        return replace(found, by_layer=pd.concat([frame, frame.assign(part="DOC", share=0.9)])).first_half
+
+    assert half([0.2, 0.5, 0.4, 0.9]) == 1
+    assert half([0.2, 0.49, 0.4, 0.3]) is None
+
+
+def test_every_setting_of_a_fit_is_in_the_key_and_so_is_the_noise(pool):
+    sample, noise = folds(pool, n_queries=2, per_query=2, noise_pairs=5, seed=0)[0]
+    about = About({"weights": "w"}, "none", 90, 2)
+    fits = [FEW, *(Fitting(**FEW.fields | {name: value}) for name, value in OTHER_SETTINGS.items())]
+    assert set(OTHER_SETTINGS) == set(FEW.fields)
+    tasks = [task for fit in fits for task in bottleneck_tasks(about, sample, noise, [0, 1], fit)]
+    tasks += bottleneck_tasks(about, sample, sample, [0, 1], FEW)
+    tasks += bottleneck_tasks(replace(about, token_budget=91), sample, noise, [0, 1], FEW)
+    tasks += bottleneck_tasks(replace(about, condition="other"), sample, noise, [0, 1], FEW)
+    keys = [key for task in tasks for key in task.keys]
+    assert len(set(keys)) == len(keys) == 2 * (1 + len(OTHER_SETTINGS) + 3)
+
+
+def test_moments_of_many_shards_are_those_of_all_pairs_and_floored_features_are_stored(
+    reranker, pool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bottleneck_cells, "MOMENTS_SHARD", 7)
+    about, store = About({"weights": "w"}, "none", 90, 2), Store(tmp_path)
+    tasks = moments_tasks(about, pool)
+    assert len({task.keys for task in tasks}) == len(tasks) == -(-len(pool) // 7) > 3
+    IN_PROCESS.run(reranker, tasks, store)
+    found, whole = read_moments(reranker, store, tasks), LayerStatistics.fit(reranker, encode(reranker, pool.pairs))
+    for name in ("count", "mean", "m2", "scores"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-9, atol=1e-11)
+    assert found.digests == whole.digests
+    given = {"fitting": Fitting(steps=0, copies=1, min_sigma=100.0), "layers": [1], "n_queries": 1, "per_query": 1}
+    assert run_bottleneck(reranker, [pool], store, **given).pairs["floored"].tolist() == [reranker.cfg.d_model]
+
+
+def test_scores_that_do_not_vary_are_no_unit_of_an_error(pool, tmp_path):
+    """With `relevant` such a model has bits all the same."""
+    silent = tiny_model(tmp_path / "m")
+    with torch.no_grad():
+        silent.classifier.weight.zero_()
+    given = {"fitting": Fitting("relevant", steps=1, copies=1), "layers": [1], "n_queries": 2, "per_query": 1}
+    found = run_bottleneck(silent, [pool], Store(tmp_path / "s"), **given)
+    assert found.scores[["error", "error_low", "error_high"]].isna().all(axis=None)
+    assert found.scores["masked"].tolist() == found.scores["score"].tolist() == [found.pairs["score"].iloc[0]]
+    assert (found.by_layer["bits"] > 0).all()
 
 
 def test_planted_cls_gathers_after_the_moving_head(tmp_path):
