@@ -1,10 +1,14 @@
 """An adapter's updates by layer and projection, against adapters saved with those factors alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from checkpoints.test_adapters import MODULES, save_adapter, save_base
+from checkpoints.test_adapters_families import adapted
 from helpers import WORDS, one_sentence
+from scipy import stats
 from small_worlds import forbid_model_work, pool_of_words, tiny_model
 from tiny_models import N_LAYERS
 
@@ -120,11 +124,23 @@ def pool():
 
 
 @pytest.fixture(scope="module")
-def found(model, pool, tmp_path_factory):
-    return run_adapter_updates(model, [pool], Store(tmp_path_factory.mktemp("store")), cutoff=3)
+def other():
+    """With an easy negative, which is not ranked."""
+    return pool_of_words("other", {"q1": "egg rise", "q5": "flea"}, {"q1": [2, 0, -1], "q5": [0, 1, 3]}, WORDS[3:])
 
 
-def test_rankings_are_those_of_adapters_saved_in_part(found, base, pool):
+@pytest.fixture(scope="module")
+def told():
+    return []
+
+
+@pytest.fixture(scope="module")
+def found(model, pool, other, told, tmp_path_factory):
+    store, how = Store(tmp_path_factory.mktemp("store")), {"cutoff": 3, "gain": "exponential"}
+    return run_adapter_updates(model, [pool, other], store, **how, progress=lambda *done: told.append(done))
+
+
+def test_rankings_are_those_of_adapters_saved_in_part(found, base, pool, other):
     every = [Updated(layer, name) for layer in range(N_LAYERS) for name in MODULE_OF] + [Updated(-1, "pooler")]
     chosen = {
         NONE: [],
@@ -139,11 +155,11 @@ def test_rankings_are_those_of_adapters_saved_in_part(found, base, pool):
     }
     for label, places in chosen.items():
         reference = with_only(base, places)
-        for query, rows in pool.by_query().items():
-            pairs = [pool.pairs[row] for row in rows]
+        for some, query, rows in [(one, *item) for one in (pool, other) for item in one.ranked.by_query().items()]:
+            pairs = [some.ranked.pairs[row] for row in rows]
             scores = reference.score([p.query for p in pairs], [p.text for p in pairs]).double().numpy()
-            expected = ndcg(scores, [p.grade for p in pairs], cutoff=3, tolerance=1e-12)
-            assert found.per_query.loc[("words", query), label] == pytest.approx(expected, abs=1e-12), label
+            expected = ndcg(scores, [p.grade for p in pairs], 3, "exponential", tolerance=1e-12)
+            assert found.per_query.loc[(some.collection, query), label] == pytest.approx(expected, abs=1e-12), label
         assert found.rankings.set_index("ranking").loc[label, "n_updates"] == len(places)
 
 
@@ -159,7 +175,65 @@ def test_differences_are_from_the_whole_model_over_queries(found):
     difference = found.per_query["only layer 0"] - found.per_query[ALL]
     row = found.rankings.set_index("ranking").loc["only layer 0"]
     assert row["difference"] == pytest.approx(float(np.mean(difference)))
-    assert row["n_queries"] == 3
+    assert row["n_queries"] == 5
+    values = found.per_query["only layer 0"]
+    half = stats.t.ppf(0.975, 4) * np.std(values, ddof=1) / np.sqrt(5)
+    assert (row["low"], row["high"]) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    half = stats.t.ppf(0.975, 4) * np.std(difference, ddof=1) / np.sqrt(5)
+    assert (row["diff_low"], row["diff_high"]) == pytest.approx((difference.mean() - half, difference.mean() + half))
+
+
+def test_all_rankings_are_corrected_for_together(found):
+    rows = found.rankings.set_index("ranking").drop(ALL)
+    changes = {label: found.per_query[label] - found.per_query[ALL] for label in rows.index}
+    ps = [stats.ttest_1samp(change, 0).pvalue if change.abs().max() > 1e-12 else 1.0 for change in changes.values()]
+    np.testing.assert_allclose(rows["p_holm"], multipletests_holm(ps), rtol=1e-9)
+
+
+def multipletests_holm(ps):
+    """Of m p-values the i-th smallest times m - i, at least what the one before it has, at most 1."""
+    found, most = dict.fromkeys(range(len(ps))), 0.0
+    for place, i in enumerate(sorted(found, key=lambda i: ps[i])):
+        most = max(most, min(1.0, ps[i] * (len(ps) - place)))
+        found[i] = most
+    return list(found.values())
+
+
+def test_a_random_ranking_s_ndcg_is_told_and_the_work_to_its_end(found, pool, other, told):
+    values = []
+    for some in (pool, other):
+        for rows in some.ranked.by_query().values():
+            gains = sorted((2 ** some.ranked.pairs[row].grade - 1 for row in rows), reverse=True)
+            discounts = [1 / np.log2(rank + 1) for rank in (1, 2, 3)][: len(gains)]
+            best = sum(gain * discount for gain, discount in zip(gains, discounts, strict=False))
+            values.append(np.mean(gains) * sum(discounts) / best)
+    assert found.random == found.scalars["random"] == pytest.approx(np.mean(values), abs=1e-12)
+    done, total = told[-1]
+    assert done == total == N_LAYERS * (12 + 5) * len(found.rankings)
+    assert [step for step, _ in told] == sorted({step for step, _ in told})
+    assert len(told) == 2 * len(found.rankings)
+
+
+def test_pools_that_cannot_be_ranked_together_are_refused(model, pool, tmp_path):
+    bare = pool_of_words("bare", {"q1": "egg"}, {"q1": [-1, -1]}, WORDS)
+    judged = replace(pool, collection="run", ideal="qrels", qrels={})
+    for pools, said in (
+        ([], "expected pools with passages to rank"),
+        ([pool, bare], r"expected pools with passages to rank, got \['words', 'bare'\]"),
+        ([pool, pool], "words"),
+        ([pool, judged], "expected pools of one kind"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run_adapter_updates(model, pools, Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("module", "projection"), [("gate_proj", "mlp_gate"), ("up_proj", "mlp_in"), ("v_proj", "value")]
+)
+def test_projections_of_a_gated_family_have_their_own_names(module, projection, tmp_path):
+    _, _, folder = adapted("gte-split", tmp_path, targets=[module])
+    found = AdapterUpdates(HookedCrossEncoder.from_pretrained(str(folder), device="cpu")).sizes
+    assert {place.projection for place in found} == {projection}
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -1,6 +1,8 @@
 """Circuits: the planted one found exactly, and every number of a circuit recomputed by hand."""
 
+import math
 import random
+import statistics
 from itertools import product
 
 import numpy as np
@@ -13,9 +15,10 @@ from type_checks import unchecked
 from tl_crossenc.checkpoints.planted import MATCHING_HEAD, MOVING_HEAD
 from tl_crossenc.executors.executor import IN_PROCESS
 from tl_crossenc.experiments import circuits
-from tl_crossenc.experiments.circuit_search import Found, search
+from tl_crossenc.experiments.circuit_search import Found, Lab, search
 from tl_crossenc.experiments.circuit_units import Unit, costs_of, importance_of, keep_only, units_of, without
 from tl_crossenc.experiments.circuits import run_circuits
+from tl_crossenc.experiments.query_folds import two_folds
 from tl_crossenc.inputs.parts import Part
 from tl_crossenc.interventions.conditions import Condition
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -53,6 +56,12 @@ def test_the_planted_circuit_is_faithful_and_complete_on_the_other_half(found):
     np.testing.assert_allclose(rows["faithfulness"], 1, atol=1e-9)
     np.testing.assert_allclose(rows["completeness"], 1, atol=1e-9)  # all scores tie: the value of a random ranking
     np.testing.assert_allclose(rows["drawn"], rows["random"], atol=1e-9)
+    for _, curve in found.curve.groupby(
+        "fold"
+    ):  # either of the two alone ranks nothing, and without either nothing does
+        assert curve["faithfulness"].to_numpy() == pytest.approx([0.0] + [1.0] * (len(curve) - 1), abs=1e-9)
+        assert curve["completeness"].to_numpy() == pytest.approx(1, abs=1e-9)
+        assert (np.diff(curve["multiply_adds"]) > 0).all()
     assert set(found.per_query.query("fold == 0")["query_id"]).isdisjoint(
         found.per_query.query("fold == 1")["query_id"]
     )
@@ -105,11 +114,99 @@ def store_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cells")
 
 
+GIVEN = {"shares": (0.5, 0.5), "seed": 3, "most_runs": 9, "mode": "mask", "cutoff": 3, "gain": "exponential"}
+
+
 @pytest.fixture(scope="module")
-def any_circuits(model, pool, store_folder):
+def asked():
+    """(the target, the result) of each search, and (query ids, conditions) of each ranking, as they come."""
+    return {"search": [], "values": []}
+
+
+@pytest.fixture(scope="module")
+def any_circuits(model, pool, store_folder, asked):
+    values = Lab.values
+
+    def searched(lab, pools, order, least, most_runs, known=()):
+        result = search(lab, pools, order, least, most_runs, known)
+        asked["search"].append((least, list(order), result))
+        return result
+
+    def ranked(lab, pools, conditions):
+        asked["values"].append(([*pools[0].by_query()], list(conditions)))
+        return values(lab, pools, conditions)
+
     with pytest.MonkeyPatch.context() as patch, unchecked():  # `found` is checked
         patch.setattr(circuits, "_require_better", lambda whole, random: None)
-        return run_circuits(model, [pool], Store(store_folder), shares=(0.5,), seed=3, most_runs=9, mode="mask")
+        patch.setattr(circuits, "search", searched)
+        patch.setattr(Lab, "values", ranked)
+        return run_circuits(model, [pool], Store(store_folder), **GIVEN)
+
+
+def value(model, pool, query, condition):
+    """nDCG of a query under a condition, from scores that are asked for one query at a time."""
+    pairs = [pool.pairs[i] for i in pool.by_query()[query]]
+    with model.ablating(condition):
+        scores = model.score([pair.query for pair in pairs], [pair.text for pair in pairs]).numpy()
+    return ndcg(scores, [pair.grade for pair in pairs], 3, "exponential", tolerance=1e-12)
+
+
+def random_value(pool, query):
+    """Every rank of a random order gains the mean of 2^grade - 1."""
+    gains = [2 ** pool.pairs[i].grade - 1 for i in pool.by_query()[query]]
+    discounts = [1 / math.log2(rank + 1) for rank in (1, 2, 3)]
+    best = sum(gain * discount for gain, discount in zip(sorted(gains, reverse=True), discounts, strict=False))
+    return statistics.mean(gains) * sum(discounts) / best
+
+
+def shares_of(model, pairs, kept):
+    """What share of all cells these units have, one pair at a time."""
+    units, own, all_cells = units_of(model), 0, 0
+    for pair in pairs:
+        codes = model.encode_pairs([pair.query], [pair.text]).batch(np.arange(1)).parts.codes[0].tolist()
+        for unit in units:
+            cells = codes.count(unit.attender) * codes.count(unit.attended)
+            all_cells += cells
+            own += cells * (unit in kept)
+    return own / all_cells
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_circuit_is_searched_for_on_its_half_and_told_of_the_other(any_circuits, asked, model, pool, store_folder):
+    halves = two_folds([("words", query) for query in pool.by_query()], 3)
+    assert len(any_circuits.circuits) == len(asked["search"]) == 2  # a share that is given twice counts once
+    assert all(str(condition).startswith(("mask(", "none")) for _, some in asked["values"] for condition in some)
+    for fold, (least, order, result) in enumerate(asked["search"]):
+        here, there = ([query for _, query in half] for half in (halves[fold], halves[1 - fold]))
+        whole = np.mean([value(model, pool, query, Condition()) for query in here])
+        random = np.mean([random_value(pool, query) for query in here])
+        assert least == pytest.approx(random + 0.5 * (whole - random), abs=1e-12)
+        row = any_circuits.circuits.query("fold == @fold").iloc[0]
+        kept = keep_only(result.units, order, "mask")
+        assert row["chosen"] == pytest.approx(np.mean([value(model, pool, query, kept) for query in here]), abs=1e-12)
+        assert row["random"] == pytest.approx(np.mean([random_value(pool, query) for query in there]), abs=1e-12)
+        others = [pair for pair in pool.pairs if pair.query_id in there]
+        assert row["multiply_adds"] == pytest.approx(shares_of(model, others, result.units), rel=1e-9)
+        per_query = any_circuits.per_query.query("fold == @fold").set_index("query_id")
+        assert set(per_query.index) == set(there)
+        measured = next(some for queries, some in asked["values"] if set(queries) == set(there) and len(some) == 8)
+        sizes = {len(order) - sum(len(edit.layers) * len(edit.heads) for edit in drawn.edits) for drawn in measured[3:]}
+        assert sizes == {len(result.units)}
+        assert len(set(measured[3:])) == 5
+        drawn = [[value(model, pool, query, condition) for condition in measured[3:]] for query in per_query.index]
+        assert per_query["drawn"].to_numpy() == pytest.approx(np.mean(drawn, axis=1), abs=1e-12)
+        units = any_circuits.units.query("fold == @fold")
+        assert [order[rank - 1] for rank in units["rank"]] == sorted(result.units, key=order.index)
+        pools = [pool.select(here)]
+        worth = importance_of(model, pools, order, Store(store_folder), None, IN_PROCESS)
+        assert (np.diff(worth) <= 0).all()
+        assert units["importance"].to_numpy() == pytest.approx(worth[units["rank"].to_numpy() - 1])
+        second = any_circuits.curve.query("fold == @fold and k == 2").iloc[0]
+        two = order[:2]
+        for name, condition in (("kept", keep_only(two, order, "mask")), ("removed", without(two, "mask"))):
+            expected = np.mean([value(model, pool, query, condition) for query in there])
+            assert second[name] == pytest.approx(expected, abs=1e-12)
+        assert second["multiply_adds"] == pytest.approx(shares_of(model, others, two), rel=1e-9)
 
 
 def test_measured_values_are_those_of_the_conditions_on_the_other_half(any_circuits, model, pool):
@@ -121,14 +218,10 @@ def test_measured_values_are_those_of_the_conditions_on_the_other_half(any_circu
         ]
         per_query = any_circuits.per_query[any_circuits.per_query["fold"] == fold].set_index("query_id")
         for name, condition in (("kept", keep_only(kept, units, "mask")), ("removed", without(kept, "mask"))):
-            for query, own in pool.by_query().items():
-                if query not in per_query.index:
-                    continue
-                pairs = [pool.pairs[i] for i in own]
-                with model.ablating(condition):
-                    scores = model.score([pair.query for pair in pairs], [pair.text for pair in pairs]).numpy()
-                expected = ndcg(scores, [pair.grade for pair in pairs], tolerance=1e-12)
-                assert per_query.loc[query, name] == pytest.approx(expected, abs=1e-12)
+            for query in pool.by_query():
+                if query in per_query.index:
+                    expected = value(model, pool, query, condition)
+                    assert per_query.loc[query, name] == pytest.approx(expected, abs=1e-12)
         row = any_circuits.circuits[any_circuits.circuits["fold"] == fold].iloc[0]
         means = per_query[["unablated", "random", "kept", "removed"]].mean()
         over = means["unablated"] - means["random"]
@@ -137,12 +230,14 @@ def test_measured_values_are_those_of_the_conditions_on_the_other_half(any_circu
             assert row["completeness"] == pytest.approx(1 - (means["removed"] - means["random"]) / over)
 
 
-def test_importance_is_the_mean_spread_of_effects_over_a_querys_passages(model, pool, tmp_path):
+def test_importance_is_the_mean_spread_of_effects_over_a_querys_passages(model, pool, tmp_path, monkeypatch):
     units = units_of(model)
-    found = importance_of(model, [pool], units, Store(tmp_path), None, IN_PROCESS)
+    other = pool_of_words("other", {"q0": "bread egg", "q4": "rise"}, {"q0": [3, 1, 0], "q4": [1, 0]}, WORDS[:3])
+    monkeypatch.setattr("tl_crossenc.experiments.circuit_units.SHARD", 7)  # queries reach from one to the next
+    found = importance_of(model, [pool, other], units, Store(tmp_path), None, IN_PROCESS)
     spreads = []
-    for own in pool.by_query().values():
-        alone = [model.encode_pairs([pool.pairs[i].query], [pool.pairs[i].text]) for i in own]
+    for some, own in [(one, own) for one in (pool, other) for own in one.by_query().values()]:
+        alone = [model.encode_pairs([some.pairs[i].query], [some.pairs[i].text]) for i in own]
         effects = [direction_effects(model, pairs)[0] for pairs in alone]
         spreads.append([np.std([one[unit] for one in effects]) for unit in units])
     np.testing.assert_allclose(found, np.mean(spreads, axis=0), rtol=1e-8, atol=1e-9 * np.max(spreads))
@@ -168,6 +263,12 @@ def test_shares_are_ratios_of_means_with_intervals_over_queries():
     assert value == pytest.approx(ratio(triples), abs=1e-12)
     assert low == pytest.approx(draws[100], abs=0.06)
     assert high == pytest.approx(draws[-100], abs=0.06)
+    bounds = [circuits._share(frame.assign(kept=kept), "kept", False, seed)[1:] for seed in range(9)]
+    low, high = np.mean(bounds, axis=0)
+    assert abs(low - draws[100]) < abs(low - draws[200])  # the 2.5 % bound, not the 5 % one
+    assert abs(high - draws[-100]) < abs(high - draws[-200])
+    worse = frame.assign(kept=kept, unablated=frame["random"] - 0.1)
+    assert np.isnan(circuits._share(worse, "kept", False, 5)).all()
 
 
 def test_the_curve_ends_at_the_whole_model(any_circuits, model):
@@ -186,8 +287,7 @@ def test_a_second_run_computes_nothing(any_circuits, model, pool, store_folder, 
     told = []
     forbid_model_work(monkeypatch)
     monkeypatch.setattr(circuits, "_require_better", lambda whole, random: None)
-    given = {"shares": (0.5,), "seed": 3, "most_runs": 9, "mode": "mask"}
-    again = run_circuits(model, [pool], Store(store_folder), progress=lambda *now: told.append(now), **given)
+    again = run_circuits(model, [pool], Store(store_folder), progress=lambda *now: told.append(now), **GIVEN)
     assert (
         told[-1][0] == told[-1][1] == max(done for done, _ in told) > 0
     )  # a bar that is full, wherever the search ended
@@ -221,6 +321,34 @@ def test_the_search_ends_with_what_is_needed_and_nothing_else(needed):
     assert [unit.head for unit in found.units] == needed
     assert found.minimal
     assert found.ndcg == 1.0
+
+
+@pytest.mark.parametrize("least", [1.0, 0.5])
+def test_what_just_suffices_suffices(least):
+    order = [Unit(0, head, Part.CLS, Part.DOC) for head in range(19)]
+    with unchecked():
+        found = search(Bench([3, 11]), [], order, least, 500)
+    assert [unit.head for unit in found.units] == [3, 11]
+
+
+@pytest.mark.parametrize("needed", [[18], [3, 11], [0, 5, 6, 18]])
+def test_minimal_is_said_where_each_unit_was_left_out_by_itself_and_nowhere_else(needed):
+    order = [Unit(0, head, Part.CLS, Part.DOC) for head in range(19)]
+    minimal = []
+    for most_runs in range(1, 50):
+        bench = Bench(needed)
+        with unchecked():
+            found = search(bench, [], order, 0.9, most_runs)
+        assert found.runs <= most_runs
+        without_one = [{*range(19)} - {u.head for u in found.units} | {unit.head} for unit in found.units]
+        tried = [set(np.flatnonzero(gone).tolist()) for gone in bench.seen]
+        minimal.append(found.minimal)
+        if found.minimal:
+            assert all(gone in tried for gone in without_one)
+            assert [unit.head for unit in found.units] == needed
+    assert minimal == sorted(minimal)
+    assert minimal[0] is False
+    assert minimal[-1] is True
 
 
 def test_a_search_that_runs_out_says_so():

@@ -157,7 +157,7 @@ def run_circuits(
         costs = costs_of(model, there, units)
         circuits: dict[float, Found] = {}
         known: Sequence[Unit] = ()
-        for share in sorted(set(shares), reverse=True):
+        for share in sorted(shares, reverse=True):
             circuits[share] = search(lab, here, order, random + share * (whole - random), most_runs, known)
             known = circuits[share].units
         for share, found in ((share, circuits[share]) for share in shares):
