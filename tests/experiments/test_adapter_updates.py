@@ -227,9 +227,7 @@ def test_pools_that_cannot_be_ranked_together_are_refused(model, pool, tmp_path)
             run_adapter_updates(model, pools, Store(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("module", "projection"), [("gate_proj", "mlp_gate"), ("up_proj", "mlp_in"), ("v_proj", "value")]
-)
+@pytest.mark.parametrize(("module", "projection"), [("gate_proj", "mlp_gate"), ("up_proj", "mlp_in")])
 def test_projections_of_a_gated_family_have_their_own_names(module, projection, tmp_path):
     _, _, folder = adapted("gte-split", tmp_path, targets=[module])
     found = AdapterUpdates(HookedCrossEncoder.from_pretrained(str(folder), device="cpu")).sizes

@@ -143,6 +143,19 @@ def test_a_pair_has_the_same_values_in_any_batch_and_all_have_them_at_the_text_a
         np.testing.assert_allclose(single, own, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["gradients", "direct", "leave-one-out"])
+def test_upper_layers_and_a_head_that_are_drawn_anew_have_another_map(hf, name):
+    """An attribution that looked at the input alone would not tell (Adebayo et al. 2018): ranks within pairs, of 11 pairs."""
+    redrawn = tiny.tiny_hf(n_labels=2, seed=9).double()
+    lower = {key: own for key, own in hf.state_dict().items() if "embeddings" in key or "layer.0." in key}
+    redrawn.load_state_dict(redrawn.state_dict() | lower)
+    pairs = tiny.encoded(tiny.tiny_rows(((2, 9),) * 11, seed=4))
+    given = Attributing(REMOVAL, nodes=32)
+    maps = [token_attributions(tiny.port(one), pairs, name, given).reshape(11, -1)[:, 4:13] for one in (hf, redrawn)]
+    ranks = [np.argsort(np.argsort(values, axis=1), axis=1) - 4.0 for values in maps]
+    assert abs((ranks[0] * ranks[1]).sum() / (11 * 60)) < 0.3  # Spearman's: the squares of -4..4 add up to 60
+
+
 def test_random_values_are_of_the_seed_and_the_pair(model):
     first, again, other = (
         token_attributions(model, PAIRS, "random", Attributing(REMOVAL, seed=seed)) for seed in (0, 0, 1)
