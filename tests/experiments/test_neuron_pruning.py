@@ -1,5 +1,7 @@
 """Neurons pruned by conductance: a model whose MLPs write through few neurons, halves by hand, tests by scipy, the store."""
 
+from inspect import signature
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -72,6 +74,15 @@ def test_the_writing_neurons_are_chosen_and_pruning_them_is_a_model_without_mlps
     assert found.scalars["shared"]["4"] == 4
     whole = [(layer, neuron) for layer in range(2) for neuron in range(reranker.cfg.d_mlp)]
     without = ndcgs(reranker, pool, whole)
+    plain = {}
+    for query_id, rows in pool.ranked.by_query().items():
+        pairs = [pool.ranked.pairs[i] for i in rows]
+        scores = [float(reranker.score(pair.query, [pair.text])[0]) for pair in pairs]
+        plain[query_id] = ndcg(scores, [pair.grade for pair in pairs], 5, "linear", 1e-9)
+    own = found.per_query["unpruned"]
+    assert {query: value for (_, query), value in own.items()} == pytest.approx(plain, abs=1e-12)
+    assert found.scalars["unpruned"] == pytest.approx(np.mean([*plain.values()]), abs=1e-12)
+    assert plain != pytest.approx(without, abs=1e-3)
     for k in (4, 7):  # the others write nothing
         own = found.per_query[f"zero; k={k}; conductance"]
         assert {query: value for (_, query), value in own.items()} == pytest.approx(without, abs=1e-12)
@@ -144,6 +155,10 @@ def test_what_both_halves_choose_is_counted_and_the_random_ranking_is_the_mean_o
     ]
     assert found.scalars["random_ranking"] == pytest.approx(np.mean(tied), abs=1e-12)
     assert abs(np.mean(tied[:3]) - np.mean(tied[3:])) > 1e-3
+
+
+def test_draws_are_twenty_by_default():
+    assert signature(run_neuron_pruning).parameters["draws"].default == 20
 
 
 def test_largest_first_and_ties_in_the_neurons_order():
