@@ -1,5 +1,7 @@
 """States by layer and set: every mean and maximum by plain loops over Hugging Face's own hidden states, on every family."""
 
+from itertools import pairwise
+
 import family_oracle as oracle
 import family_texts as texts
 import numpy as np
@@ -128,6 +130,16 @@ def test_another_seed_draws_other_tokens_and_every_token_can_be_drawn(bert):
     assert len(set(drawn)) > 50
     tokens, _, parts = ROWS[0]
     assert {i for draw in drawn for i in draw} == set(places("DOC", tokens, parts))
+
+
+def test_which_tokens_are_drawn_is_by_the_pair_s_own_tokens(bert):
+    """Six pairs of one length and other tokens: not all the same places; one of them twice: the same."""
+    _, model = bert
+    rows = tiny_rows(((3, 19),) * 6, seed=5)
+    found = layer_tokens(model, to_batch([*rows, rows[2]]), "DOC", layers=(0,), most=5, seed=2)
+    drawn = [tuple(found.positions[start:stop].tolist()) for start, stop in pairwise(found.offsets)]
+    assert len(set(drawn[:6])) > 3
+    assert drawn[6] == drawn[2]
 
 
 def test_what_cannot_be_read_is_said(bert):
