@@ -145,10 +145,12 @@ def test_what_both_halves_choose_is_counted_and_the_random_ranking_is_the_mean_o
 ):
     orders = [{name: np.roll(np.arange(2 * reranker.cfg.d_mlp), -shift) for name in MEASURES} for shift in (0, 3)]
     monkeypatch.setattr("tl_crossenc.experiments.neuron_pruning._orders", lambda found, folds: orders)
+    monkeypatch.setattr("tl_crossenc.experiments.neuron_pruning.LARGEST_ERROR", 0.0)
     given = {**SETTINGS, "counts": (2, 5), "draws": 2, "kinds": ("zero",)}
     found = run_neuron_pruning(reranker, [pool], Store(folder), **given)
     assert found.scalars["shared"] == {"2": 0, "5": 2}  # 3 and 4 of 0..4 and 3..7
     assert found.scalars["fold_sizes"] == [3, 2]
+    assert found.scalars["missed"] == 1.0  # a share
     tied = [
         ndcg([0.0] * len(own), [pool.ranked.pairs[i].grade for i in own], 5, "linear", 1e-9)
         for own in pool.ranked.by_query().values()
