@@ -215,6 +215,7 @@ def test_bad_input_is_told_before_anything_is_run(reranker, pool, tmp_path, monk
         ({"attributions": []}, "expected attributions among bottleneck"),
         ({"fractions": (0.0, 1.0)}, "expected fractions that rise from 0 to 1"),
         ({"share": 1.0}, "a share between 0 and 1, and a seed of at least 0, got 1, None, 3, 5, 1.0 and 0"),
+        ({"nodes": 8}, "^expected at least 32 nodes, got 8"),
         ({"removal": "blank"}, "expected tokens of passage or query removed by mask, pad, delete"),
         ({"text": "title"}, "expected tokens of passage or query removed by mask, pad, delete"),
         ({"queries": 0}, "expected at least one pool, query and draw"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 from small_worlds import collection_folder, forbid_model_work, identities, tiny_model
+from type_checks import unchecked
 
 from tl_crossenc.executors.executor import InProcess
 from tl_crossenc.executors.task import CellsFailed
@@ -239,17 +240,18 @@ def test_a_second_run_does_no_model_work(found, reranker, pool, folder, monkeypa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"baseline": "both:zzz"}, "^expected pad, mask, unk or a piece of the vocabulary, got 'zzz'"),
         ({"counts": ()}, "expected counts from 1 to below the"),
         ({"counts": (0, 4)}, "expected counts from 1"),
         ({"counts": (10**6,)}, "expected counts from 1"),
         ({"counts": (4, 4.5)}, r"expected whole numbers of neurons, got \[4, 4\.5\]"),
         ({"draws": 1}, "at least 2 draws"),
         ({"kinds": ("median",)}, "kinds among zero, mean"),
-        ({"nodes": 3}, "expected at least 32 nodes, got 3"),
+        ({"nodes": 3}, "^expected at least 32 nodes, got 3"),
         ({"baseline": "query:pad:"}, "has no such|or a piece of the vocabulary"),
         ({"queries": 1}, "needs two, got 1"),
     ],
 )
 def test_bad_input_is_one_sentence(reranker, pool, tmp_path, given, message):
-    with pytest.raises(ValueError, match=message):
+    with unchecked(), pytest.raises(ValueError, match=message):
         run_neuron_pruning(reranker, [pool], Store(tmp_path), **{**SETTINGS, **given})

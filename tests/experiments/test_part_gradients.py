@@ -248,7 +248,8 @@ def test_bad_input_is_one_sentence(reranker, pools, tmp_path):
         ({"baselines": []}, "at least one pool and one baseline, got 2 and 0"),
         ({"baselines": ["title"]}, "expected a baseline that replaces query, passage or both"),
         ({"queries": 0}, "at least one query and one passage each, got 0 and None"),
-        ({"nodes": 8}, "expected at least 32 nodes, got 8"),
+        ({"nodes": 8}, "^expected at least 32 nodes, got 8"),
+        ({"baselines": ["query:zzz"]}, "^expected pad, mask, unk or a piece of the vocabulary, got 'zzz'"),
         ({"score": "index:7"}, "expected a score that"),
     ]:
         with pytest.raises(ValueError, match=message):

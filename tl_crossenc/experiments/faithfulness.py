@@ -35,9 +35,9 @@ from tl_crossenc.experiments.faithfulness_cells import (
 from tl_crossenc.experiments.faithfulness_frames import curve_frame, measure_frame, query_frame, ranking_frame
 from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.experiments.query_folds import sampled_pools
+from tl_crossenc.instruments.attributed_difference import NODES, check_nodes
 from tl_crossenc.instruments.faithfulness import BINS, FRACTIONS, check_fractions
 from tl_crossenc.instruments.fitting import Fitting
-from tl_crossenc.instruments.integrated_gradients import NODES
 from tl_crossenc.instruments.removal import as_removal
 from tl_crossenc.instruments.token_attributions import (
     ATTRIBUTIONS,
@@ -152,6 +152,7 @@ def run_faithfulness(
         )
     require_distinct([pool.collection for pool in pools])
     check_unhooked(model)
+    check_nodes(nodes)
     about = About(
         executor.identity(model),
         str(model.active_condition),

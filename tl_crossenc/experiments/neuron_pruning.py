@@ -35,10 +35,11 @@ from tl_crossenc.experiments.neuron_frames import (
     query_frame,
     ranking_frame,
 )
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.experiments.query_folds import Folds, of_queries, sampled_pools, two_folds
 from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.experiments.replacement import NONE, run_replacement
-from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES
+from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES, check_nodes
 from tl_crossenc.instruments.baselines import BaselineLike, as_baseline
 from tl_crossenc.interventions.targets import Target, format_targets, neuron_targets
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -136,10 +137,12 @@ def run_neuron_pruning(
     if not pools:
         raise ValueError("expected at least one pool, got none")
     require_distinct([pool.collection for pool in pools])
+    check_nodes(nodes)
     used = [pool.ranked for pool in sampled_pools(pools, queries, seed) or pools]
     folds = two_folds([(pool.collection, query) for pool in used for query in pool.by_query()], seed)
     relevant, grades = relevant_pools(used, relevant_grades, passages=passages, seed=seed)
     chosen = as_baseline(baseline)
+    chosen.token_id(model, encode(model, relevant[0].pairs[:1]))  # told here, and not of every cell
     run: dict[str, Any] = {"executor": executor, "progress": progress}
     found = query_conductance(model, relevant, store, chosen, nodes=nodes, token_budget=token_budget, **run)
     orders = _orders(found, folds)

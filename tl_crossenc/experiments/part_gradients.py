@@ -21,10 +21,17 @@ import pandas as pd
 from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
+from tl_crossenc.experiments.pair_tasks import encode
 from tl_crossenc.experiments.part_gradient_cells import STOPS, part_gradient_tasks
 from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.inputs.parts import REAL_PART_NAMES
-from tl_crossenc.instruments.attributed_difference import LARGEST_ERROR, NODES, attributed_score, relative
+from tl_crossenc.instruments.attributed_difference import (
+    LARGEST_ERROR,
+    NODES,
+    attributed_score,
+    check_nodes,
+    relative,
+)
 from tl_crossenc.instruments.baselines import Baseline, BaselineLike, as_baseline
 from tl_crossenc.instruments.token_sets import full_stop_ids
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
@@ -107,9 +114,12 @@ def run_part_gradients(
         raise ValueError(f"expected at least one pool and one baseline, got {len(pools)} and {len(chosen)}")
     require_distinct([pool.collection for pool in pools])
     attributed_score(model, score)
+    check_nodes(nodes)
     used, grades = relevant_pools(pools, relevant_grades, queries=queries, passages=passages, seed=seed)
     every, _ = relevant_pools(pools, relevant_grades)
     drawn = sum(map(len, used)) < sum(map(len, every))
+    for baseline in chosen:  # told here, and not of every cell
+        baseline.token_id(model, encode(model, used[0].pairs[:1]))
     stops = full_stop_ids(model)
     given: dict[str, Any] = {"score": score, "nodes": nodes, "stops": stops, "token_budget": token_budget}
     tasks = {

@@ -59,13 +59,22 @@ def check_path(model: HookedCrossEncoder, pairs: EncodedPairs, nodes: int) -> No
     """
     if not len(pairs):
         raise ValueError("expected at least one pair to attribute, got none")
+    check_nodes(nodes)
+    check_unhooked(model)
+
+
+def check_nodes(nodes: int) -> None:
+    """Whether a path has nodes enough.
+
+    Raises:
+        ValueError: fewer than `FEWEST_NODES`, or no whole number.
+    """
     if isinstance(nodes, bool) or not isinstance(nodes, Integral):
         raise ValueError(f"expected a whole number of nodes, {FEWEST_NODES} at least, got {nodes!r:.60}")
     if nodes < FEWEST_NODES:
         raise ValueError(
             f"expected at least {FEWEST_NODES} nodes, got {nodes}: with fewer the sum misses s - s' by per cents"
         )
-    check_unhooked(model)
 
 
 def relative(error: np.ndarray, difference: np.ndarray) -> np.ndarray:
