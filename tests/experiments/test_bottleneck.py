@@ -462,3 +462,12 @@ def test_planted_cls_gathers_after_the_moving_head(tmp_path):
     matched = found.matches.set_index(["layer", "part", "kind"])
     assert matched.loc[(0, "DOC", "same_piece"), "p_holm"] < 0.01
     assert matched.loc[(0, "DOC", "same_piece"), "difference"] > 50
+
+
+def test_which_queries_are_measured_is_drawn(pool):
+    drawn = set()
+    for seed in range(20):
+        sides = folds(pool, n_queries=2, per_query=None, noise_pairs=512, seed=seed)
+        drawn.add(frozenset(pair.query_id for side in sides for pair in side.sample.pairs))
+    assert len(drawn) > 5
+    assert {len(queries) for queries in drawn} == {2}
