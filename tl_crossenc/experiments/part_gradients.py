@@ -129,10 +129,10 @@ def run_part_gradients(
     }
     executor.run(model, [task for own in tasks.values() for task in own], store, progress)
     frames = []
-    for (baseline, collection), own in tasks.items():
+    for (name, collection), own in tasks.items():
         for task in own:
             frame = store.read(task.keys[0]).to_pandas()
-            frames.append(frame.assign(baseline=baseline, collection=collection))
+            frames.append(frame.assign(baseline=name, collection=collection))
     by_pair = pd.concat(frames, ignore_index=True)
     by_pair[TOTAL] = by_pair[list(REAL_PART_NAMES)].sum(axis=1)
     by_pair[SEP] = by_pair["SEP1"] + by_pair["SEP2"]

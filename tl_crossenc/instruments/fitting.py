@@ -55,7 +55,8 @@ class Fitting:
             for name, value in given.items():
                 if isinstance(value, bool) or not isinstance(value, of):
                     raise TypeError(f"expected {kind} as {name}, got {value!r:.60}")
-                object.__setattr__(self, name, int(value) if of is Integral else value)
+        for name, value in whole.items():
+            object.__setattr__(self, name, int(value))
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"expected a seed of 64 bits, got {self.seed}")
         numbers = (self.beta, self.lr, self.alpha0, self.min_sigma)
