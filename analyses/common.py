@@ -52,12 +52,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def grade_options(options: argparse.ArgumentParser) -> None:
     """Which passages are compared with which, and by what; `grade_settings` reads them."""
-    options.add_argument(
-        "--relevant-grades",
-        type=parse_grades,
-        metavar="G",
-        help="such as 1,2,3 (default: the upper half of the collection's scale)",
-    )
+    relevant_grades_option(options)
     options.add_argument(
         "--against",
         type=parse_grades,
@@ -65,6 +60,16 @@ def grade_options(options: argparse.ArgumentParser) -> None:
         help="-1 or easy negatives, 0 or hard ones, or several such as hard,easy (default: -1; 0 with --run)",
     )
     options.add_argument("--quantity", choices=QUANTITIES, default=QUANTITY, help=f"(default: {QUANTITY})")
+
+
+def relevant_grades_option(options: argparse.ArgumentParser) -> None:
+    """Which passages are called relevant."""
+    options.add_argument(
+        "--relevant-grades",
+        type=parse_grades,
+        metavar="G",
+        help="such as 1,2,3 (default: the upper half of the collection's scale)",
+    )
 
 
 def grade_settings(given: argparse.Namespace) -> dict[str, Any]:

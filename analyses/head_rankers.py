@@ -10,13 +10,12 @@ strongest heads for `--heads @rankers` in `heads/rankers.json`.
 
 import argparse
 
-from common import run, write_table
+from common import relevant_grades_option, run, write_table
 
 from tl_crossenc.experiments.head_rankers import COUNTS, run_head_rankers
 from tl_crossenc.instruments.head_rankers import TEMPERATURES
 from tl_crossenc.interventions.heads import format_heads, save_heads
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.grades import parse_grades
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.results.job import heads_source, model_source
 from tl_crossenc.store.cells import Store
@@ -41,12 +40,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
         metavar="K",
         help=f"heads that rank together, fewer than all, which always do (default: {' '.join(map(str, COUNTS))})",
     )
-    options.add_argument(
-        "--relevant-grades",
-        type=parse_grades,
-        metavar="G",
-        help="such as 1,2,3 (default: the upper half of the collection's scale)",
-    )
+    relevant_grades_option(options)
     options.add_argument("--queries", type=int, help="a random sample of so many (default: all)")
     options.add_argument("--seed", type=int, default=0, help="of the halves and the sample (default: 0)")
 

@@ -9,12 +9,11 @@ each layer's sums meet the difference of scores) and
 
 import argparse
 
-from common import run, write_table
+from common import relevant_grades_option, run, write_table
 
 from tl_crossenc.experiments.part_gradients import BASELINES, PARTS, run_part_gradients
 from tl_crossenc.instruments.attributed_difference import NODES
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.grades import parse_grades
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.statistics.published import ZHAN_2020
 from tl_crossenc.store.cells import Store
@@ -28,12 +27,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
         default=list(BASELINES),
         help=f"query, passage or both, by pad, mask, unk or a word piece: query:mask (default: {' '.join(BASELINES)})",
     )
-    options.add_argument(
-        "--relevant-grades",
-        type=parse_grades,
-        metavar="G",
-        help="such as 2,3 (default: the upper half of the collection's scale)",
-    )
+    relevant_grades_option(options)
     options.add_argument("--queries", type=int, metavar="N", help="so many, drawn at random (default: all)")
     options.add_argument("--passages", type=int, metavar="N", help="so many of a query, drawn at random (default: all)")
     options.add_argument("--nodes", type=int, default=NODES, help=f"of the quadrature (default: {NODES})")

@@ -9,11 +9,10 @@ Neurons are chosen on one half of the queries and pruned in rankings of the othe
 
 import argparse
 
-from common import run, write_table
+from common import relevant_grades_option, run, write_table
 
 from tl_crossenc.experiments.neuron_pruning import COUNTS, DRAWS, KINDS, run_neuron_pruning
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
-from tl_crossenc.pools.grades import parse_grades
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.cells import Store
 
@@ -32,12 +31,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
         "--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what takes their place (default: both)"
     )
     options.add_argument("--baseline", default="both:pad", help="of the conductance (default: both:pad)")
-    options.add_argument(
-        "--relevant-grades",
-        type=parse_grades,
-        metavar="G",
-        help="such as 2,3 (default: the upper half of the collection's scale)",
-    )
+    relevant_grades_option(options)
     options.add_argument("--queries", type=int, metavar="N", help="so many, drawn at random (default: all)")
     options.add_argument(
         "--passages", type=int, metavar="N", help="relevant ones a query for conductance (default: all)"

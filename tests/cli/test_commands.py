@@ -1,6 +1,7 @@
 """The command line: what it prints, its exit statuses, and every bad input as one sentence with nothing stored harmed."""
 
 import errno
+import importlib
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ from small_worlds import CONTEXT, collection_folder, forbid_model_work, identiti
 from tl_crossenc import cli
 from tl_crossenc.cli import main
 from tl_crossenc.model import parity
+from tl_crossenc.results.artefacts import NOT_ASKED
 
 LAST = 2  # layers of the tiny model
 
@@ -137,6 +140,20 @@ def test_score_and_parity_take_a_length_and_a_rule_and_say_what_the_score_is(run
         assert status == 2
         assert err.count("\n") == 1
         assert "expected" in err
+
+
+def test_reproduce_names_each_method_that_was_left_out_once(run, model, collection, finished, monkeypatch):
+    """And no other that is lacking, which has a reason of its own."""
+    module = importlib.import_module("tl_crossenc.reproduce")
+    whole, asked = module.reproduce, dict.fromkeys(("probes", "probe_features", "circuits"), NOT_ASKED)
+
+    def lacking(*given, **named):
+        return replace(whole(*given, **named), unavailable={"sinks": "no full stop."} | asked)
+
+    monkeypatch.setattr(module, "reproduce", lacking)
+    _, out, _ = run("reproduce", "--only-table1", "--model", model, "--collection", collection, "--out", finished)
+    assert "sinks: not drawn: no full stop." in out
+    assert "Left out, for --method NAME or --all: probes, circuits." in out
 
 
 @pytest.mark.usefixtures("unchecked")

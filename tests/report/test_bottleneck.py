@@ -73,5 +73,8 @@ def test_the_caption_says_when_cls_has_half_and_how_far_scores_are_off(tmp_path,
         f"{first:.0%} after layer 0, {last:.0%} after layer 5",
     ):
         assert words in text
+    table = given.by_layer.pivot(index="layer", columns="part", values="share")
+    most = max(table["SEP1"][layer] + table["SEP2"][layer] for layer in range(6))
+    assert f"the separators, not drawn, have up to {most:.0%}." in text
     errors = given.scores["error"]
     assert f"{errors.min():.2f} to {errors.max():.2f} standard deviations" in text

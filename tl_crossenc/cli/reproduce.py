@@ -29,6 +29,7 @@ MOST_DRAWS = 10_000
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Add what the command takes."""
+    from tl_crossenc.results.artefact import by_result
     from tl_crossenc.results.beyond import BEYOND
 
     parser.add_argument(
@@ -111,7 +112,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="M",
         help="a method beyond the paper in place of the quick ones, or none; several times for several: "
-        + ", ".join(dict.fromkeys(artefact.result for artefact in BEYOND)),
+        + ", ".join(by_result(BEYOND)),
     )
     executor_options(parser)
     model_options(parser)
@@ -128,6 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tl_crossenc.pools.pool import PoolSpec
     from tl_crossenc.report.terminal import progress_bar, table1_for_terminal
     from tl_crossenc.reproduce import Settings, compute_shard, reproduce
+    from tl_crossenc.results.artefact import by_result
     from tl_crossenc.results.artefacts import ARTEFACTS, NOT_ASKED
     from tl_crossenc.results.outputs import default_folder
 
@@ -185,10 +187,9 @@ def run(arguments: argparse.Namespace) -> int:
     for name, reason in found.unavailable.items():
         if reason != NOT_ASKED:
             say(f"{name}: not drawn: {reason}")
-    lacking = [name for name, reason in found.unavailable.items() if reason == NOT_ASKED]
-    if lacking:
-        methods = ", ".join(dict.fromkeys(ARTEFACTS[name].result for name in lacking))
-        say(f"Left out, for --method NAME or --all: {methods}.")
+    left = by_result(ARTEFACTS[name] for name, reason in found.unavailable.items() if reason == NOT_ASKED)
+    if left:
+        say(f"Left out, for --method NAME or --all: {', '.join(left)}.")
     say(f"Everything is in {settings.out}/" + (f"; open {found.report}" if found.report else ""))
     refuse_failed(found.failed)
     return 0

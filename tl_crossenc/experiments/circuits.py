@@ -160,7 +160,8 @@ def run_circuits(
         for share in sorted(shares, reverse=True):
             circuits[share] = search(lab, here, order, random + share * (whole - random), most_runs, known)
             known = circuits[share].units
-        for share, found in ((share, circuits[share]) for share in shares):
+        for share in shares:
+            found = circuits[share]
             row, per_query = _measure(lab, there, found.units, units, seed)
             about = {"fold": fold, "share": share}
             row = about | {

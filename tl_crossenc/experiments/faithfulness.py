@@ -143,7 +143,7 @@ def run_faithfulness(
         ValueError: no pools, two of one name, names, numbers or a removal that there are not, or hooks on the model.
         CellsFailed, Waiting: see `Executor.run`.
     """
-    names = check_attributions([*(name for name in check_attributions(attributions) if name != RANDOM), RANDOM])
+    names = (*(name for name in check_attributions(attributions) if name != RANDOM), RANDOM)
     fractions, bins = check_fractions(fractions, bins)
     if not pools or draws < 1 or sets < 2 or not 0 < share < 1 or seed < 0 or (queries is not None and queries < 1):
         raise ValueError(

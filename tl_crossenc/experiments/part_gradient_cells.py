@@ -18,6 +18,7 @@ from tl_crossenc.experiments.pair_tasks import OneCellTask, cell_meta, encode
 from tl_crossenc.inputs.parts import REAL_PART_NAMES, Part
 from tl_crossenc.instruments.baselines import Baseline
 from tl_crossenc.instruments.integrated_gradients import integrated_gradients, integration_cost
+from tl_crossenc.instruments.token_sets import STOPS
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.pools.pool import Pool
 from tl_crossenc.store.keys import CellKey
@@ -25,8 +26,6 @@ from tl_crossenc.store.keys import CellKey
 KIND = "part-gradients"
 SHARD = 16
 """Pairs a cell: some minutes of two cores for a model of BERT-base's size."""
-STOPS = "STOPS"
-"""Full stops in the passage, which DOC has too."""
 METHOD = 1
 """Counts up with every change of how attributions are computed, batched or stored that changes a cell's numbers."""
 

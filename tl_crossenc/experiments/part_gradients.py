@@ -22,7 +22,7 @@ from tl_crossenc.console.framed import Framed
 from tl_crossenc.console.reprs import short_repr
 from tl_crossenc.executors.executor import IN_PROCESS, Executor, Progress
 from tl_crossenc.experiments.pair_tasks import encode
-from tl_crossenc.experiments.part_gradient_cells import STOPS, part_gradient_tasks
+from tl_crossenc.experiments.part_gradient_cells import part_gradient_tasks
 from tl_crossenc.experiments.relevant_sample import relevant_pools
 from tl_crossenc.inputs.parts import REAL_PART_NAMES
 from tl_crossenc.instruments.attributed_difference import (
@@ -33,7 +33,7 @@ from tl_crossenc.instruments.attributed_difference import (
     relative,
 )
 from tl_crossenc.instruments.baselines import Baseline, BaselineLike, as_baseline
-from tl_crossenc.instruments.token_sets import full_stop_ids
+from tl_crossenc.instruments.token_sets import STOPS, full_stop_ids
 from tl_crossenc.model.cross_encoder import HookedCrossEncoder
 from tl_crossenc.model.made_by import recorded
 from tl_crossenc.pools.pool import Pool, require_distinct

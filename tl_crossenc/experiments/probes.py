@@ -185,7 +185,8 @@ def run_probes(
             )
             kept = np.flatnonzero(counts)
             left_out[name] = len(counts) - len(kept)
-            if not work.can_fit(kept) and source == MODEL:
+            fits = work.can_fit(kept)
+            if not fits and source == MODEL:
                 unread.append(name)
                 logger.warning(
                     "no probe of %s: %d of %d pairs have no token of it, and too few queries are left",
@@ -193,7 +194,7 @@ def run_probes(
                 )  # fmt: skip
             reader = token_reader(cells[-1], name, kept) if probe == "tokens" else None
             for layer in range(values.shape[1]):
-                if work.can_fit(kept):
+                if fits:
                     place, shuffled = (source, name, layer), source == MODEL
                     found = work.measured(place, values[kept, layer], kept, reader, shuffled=shuffled)
                     tables += found[0]

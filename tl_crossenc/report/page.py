@@ -7,7 +7,7 @@ What could not be made says why in its place.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from tl_crossenc.report.head_table import head_table
 from tl_crossenc.report.run_record import Run
 from tl_crossenc.report.table1_files import EXISTING_CELLS
 from tl_crossenc.report.tables import SIDES, cell_text, holm_text, interval_text
+from tl_crossenc.results.artefact import by_result
 from tl_crossenc.results.artefacts import (
     ARTEFACTS,
     NOT_ASKED,
@@ -102,7 +103,7 @@ def page(folder: Path) -> str:
         run=run,
         facts=_facts(folder, run, missing),
         sections=sections,
-        left_out=left_out(left),
+        left_out=by_result(ARTEFACTS[key] for key in left),
         drawing_css=Markup(styles.css),
         table1=None if "table1" in missing else table1_cells(folder),
         sides=SIDES,
@@ -110,14 +111,6 @@ def page(folder: Path) -> str:
         heads=_head_rows(folder),
         provenance=_provenance(run),
     )
-
-
-def left_out(keys: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """What computes these artefacts, a method each, and the titles of what it makes, in the report's order."""
-    found: dict[str, list[str]] = {}
-    for key in keys:
-        found.setdefault(ARTEFACTS[key].result, []).append(ARTEFACTS[key].title)
-    return list(found.items())
 
 
 def table1_cells(folder: Path) -> list[list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tl_crossenc.results.layout import TABLES
@@ -31,6 +32,14 @@ class Artefact:
     def result(self) -> str:
         """The key of the result that it is made from."""
         return self.source or self.key
+
+
+def by_result(artefacts: Iterable[Artefact]) -> dict[str, list[Artefact]]:
+    """The key of a result -> the artefacts that are made from it, in the order given."""
+    found: dict[str, list[Artefact]] = {}
+    for artefact in artefacts:
+        found.setdefault(artefact.result, []).append(artefact)
+    return found
 
 
 def tables(**files: str) -> dict[str, str]:

@@ -58,9 +58,9 @@ def _chosen(heads: pd.DataFrame, scalars: dict[str, Any]) -> str:
     if scalars["given_heads"]:
         return "the given heads"
     chosen = int((heads["chosen"] > 0).sum())
-    return f"the {min(chosen, MOST_HEADS)} of {chosen} heads that most folds chose" if chosen > MOST_HEADS else (
-        f"the {chosen} heads that any of the folds chose"
-    )  # fmt: skip
+    if chosen > MOST_HEADS:
+        return f"the {MOST_HEADS} of {chosen} heads that most folds chose"
+    return f"the {chosen} heads that any of the folds chose"
 
 
 def _difference(comparisons: pd.DataFrame, system: str, split: str) -> str:
